@@ -1,0 +1,1 @@
+"""Capture activations, train or load sparse autoencoders, index every firing, clamp features."""

@@ -1,0 +1,224 @@
+"""Documents of text, and what a capture keeps of them: tokens with character offsets, rows, splits, copies.
+
+Corpora: `stdlib` (the running interpreter's own standard library), a .txt file (one document), a .jsonl file (one document a line,
+under "text" or "prompt"), or a folder of such files.
+
+A document's split is decided by the hash of its normalised text, shares 60 / 10 / 30. Documents that share over half of the smaller
+one's 32-token shingles form a group and share a split, decided by the smallest hash in the group. A token is *copied* when the
+32-token window around it also stands in an explain document: scores leave such windows out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import UsageError
+from core.records import SPLITS
+
+SHARES = {"explain": 0.6, "calibrate": 0.1, "score": 0.3}
+SHINGLE = 32  # tokens
+SKIPPED = {"test", "tests", "idlelib", "encodings", "site-packages", "lib2to3", "ensurepip", "pydoc_data", "turtledemo", "__pycache__"}
+TABLES = {"stringprep.py", "entities.py"}  # generated tables
+
+
+@dataclass(frozen=True)
+class Document:
+    name: str
+    text: str
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_corpus(spec: str) -> list[Document]:
+    """All documents of the corpus `spec`, in the order of their text's hash; raises UsageError when there are none."""
+    if spec == "stdlib":
+        documents = list(_stdlib())
+    else:
+        path = Path(spec)
+        if not path.exists():
+            raise UsageError(f"There is no corpus {spec!r}.", "Give stdlib, a .txt or .jsonl file, or a folder of them.")
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".jsonl"))
+        documents = [d for file in files for d in _read_file(file)]
+    if not documents:
+        raise UsageError(f"The corpus {spec!r} is empty.", "Give stdlib, a .txt or .jsonl file, or a folder of them.")
+    return sorted(documents, key=lambda d: (text_hash(d.text)[::-1], d.name))  # reversed: a limit must not choose a split
+
+
+def _read_file(path: Path) -> Iterator[Document]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.", "Convert it to UTF-8.") from None
+    if path.suffix != ".jsonl":
+        yield Document(path.name, text)
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            content = record["text"] if "text" in record else record["prompt"]
+            if not isinstance(content, str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{path}, line {number}, is not a JSON object with a string under 'text' or 'prompt'.", "Mend the line, or take it out.") from None
+        yield Document(f"{path.name}:{number}", content)
+
+
+def _stdlib() -> Iterator[Document]:
+    """The .py files of the standard library, without tests and generated tables; the help topics as one document each."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root)
+        if SKIPPED & set(inside.parts) or path.name in TABLES or path.name.startswith("_sysconfigdata") or inside.parts[0].startswith("config-"):
+            continue
+        yield Document(str(inside), path.read_text(encoding="utf-8", errors="replace"))
+    from pydoc_data.topics import topics
+
+    for name, text in sorted(topics.items()):
+        yield Document(f"topics/{name}", text)
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of the text with case and runs of white space folded."""
+    return hashlib.sha256(" ".join(text.split()).lower().encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- splits and copies
+
+
+def shingle_hashes(tokens: np.ndarray, size: int = SHINGLE) -> np.ndarray:
+    """Hashes uint64 (n - size + 1,) of all runs of `size` tokens; empty when there are fewer."""
+    if len(tokens) < size:
+        return np.zeros(0, np.uint64)
+    hashes = np.zeros(len(tokens) - size + 1, np.uint64)
+    for offset in range(size):
+        hashes *= np.uint64(6364136223846793005)
+        hashes += tokens[offset : offset + len(hashes)].astype(np.uint64) + np.uint64(1442695040888963407)
+    return hashes ^ (hashes >> np.uint64(29))
+
+
+def near_duplicate_groups(documents: list[np.ndarray]) -> np.ndarray:
+    """A group number for each document (list of token arrays): two that share over half of the smaller one's distinct shingles
+    are in one group. Exact: every shingle is counted, not a sketch of them."""
+    sets = [np.unique(shingle_hashes(d)) for d in documents]
+    sizes = np.array([len(s) for s in sets], dtype=np.int64)
+    owner = np.repeat(np.arange(len(documents)), sizes)
+    shingle = np.concatenate(sets) if sets else np.zeros(0, np.uint64)
+    order = np.lexsort((owner, shingle))
+    shingle, owner = shingle[order], owner[order]
+    shared: dict[tuple[int, int], int] = {}
+    starts = np.flatnonzero(np.r_[True, shingle[1:] != shingle[:-1]])
+    ends = np.r_[starts[1:], len(shingle)]
+    for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1]):
+        members = owner[start:end]
+        for i, a in enumerate(members[:20]):  # a shingle that stands in very many documents (a licence) makes no pair by itself
+            for b in members[i + 1 : 20]:
+                shared[(a, b)] = shared.get((a, b), 0) + 1
+    parent = np.arange(len(documents))
+
+    def root(i):
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for (a, b), count in shared.items():
+        if 2 * count > min(sizes[a], sizes[b]):
+            parent[max(root(a), root(b))] = min(root(a), root(b))
+    return np.array([root(i) for i in range(len(documents))], dtype=np.int64)
+
+
+def assign_splits(hashes: list[str], groups: np.ndarray) -> np.ndarray:
+    """The split of each document as an index into SPLITS, from the smallest text hash of its group."""
+    smallest: dict[int, str] = {}
+    for value, group in zip(hashes, groups.tolist()):
+        smallest[group] = min(value, smallest.get(group, value))
+    bounds = np.cumsum([SHARES[s] for s in SPLITS])
+    place = np.array([int(smallest[g][:12], 16) / 16**12 for g in groups.tolist()])
+    return np.minimum(np.searchsorted(bounds, place, side="right"), len(SPLITS) - 1).astype(np.uint8)
+
+
+def copied_tokens(documents: list[np.ndarray], splits: np.ndarray) -> np.ndarray:
+    """bool (n,), in document order: the 32-token window around the token also stands in an explain document.
+
+    Always False inside explain. The window is clipped to the document, so that it always has 32 tokens where the document has.
+    """
+    explain = [shingle_hashes(d) for d, s in zip(documents, splits) if SPLITS[s] == "explain"]
+    known = np.unique(np.concatenate(explain)) if explain else np.zeros(0, np.uint64)
+    out = []
+    for tokens, split in zip(documents, splits):
+        flags = np.zeros(len(tokens), bool)
+        if SPLITS[split] != "explain" and len(tokens) >= SHINGLE and len(known):
+            own = shingle_hashes(tokens)
+            seen = known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own
+            flags = seen[np.clip(np.arange(len(tokens)) - SHINGLE // 2, 0, len(own) - 1)]
+        out.append(flags)
+    return np.concatenate(out) if out else np.zeros(0, bool)
+
+
+# ---------------------------------------------------------------- the tables on disk
+
+
+class Tokens:
+    """What a capture keeps of its text, memory-mapped: tokens, offsets, rows, documents.
+
+    `ids` (n,) token ids; `starts`, `ends` (n,) character offsets in the document; `row_offsets` (R + 1,) ordinals at which rows
+    begin; `row_document` (R,); `document_offsets` (documents + 1,) ordinals; `split` (documents,) index into SPLITS; `copied` (n,)
+    bool; `vocabulary` (V,) text of each token.
+    """
+
+    ARRAYS = ("ids", "starts", "ends", "row_offsets", "row_document", "document_offsets", "split", "copied", "text_offsets")
+
+    def __init__(self, folder: Path):
+        from core.files import read_array, read_json
+
+        self.folder = folder
+        for name in self.ARRAYS:
+            setattr(self, name, read_array(folder / f"{name}.npy"))
+        self.names: list[str] = read_json(folder / "documents.json")
+        self.vocabulary: list[str] = read_json(folder / "vocabulary.json")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def document_of(self, ordinals: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.document_offsets, ordinals, side="right") - 1
+
+    def locate(self, ordinal: int) -> tuple[int, int]:
+        """(document, position) of an ordinal."""
+        document = int(self.document_of(np.asarray([ordinal]))[0])
+        return document, int(ordinal - self.document_offsets[document])
+
+    def ordinal(self, document: int, position: int) -> int:
+        """The ordinal of a position; raises UsageError when the document has no such token."""
+        if not 0 <= document < len(self.names):
+            raise UsageError(f"There is no document {document}.", f"There are documents 0 to {len(self.names) - 1}.")
+        length = int(self.document_offsets[document + 1] - self.document_offsets[document])
+        if not 0 <= position < length:
+            raise UsageError(f"Document {document} has no position {position}.", f"It has positions 0 to {length - 1}.")
+        return int(self.document_offsets[document]) + position
+
+    def text(self, document: int) -> str:
+        """The source text of a document, exactly as it was read."""
+        start, end = int(self.text_offsets[document]), int(self.text_offsets[document + 1])
+        with open(self.folder / "text.txt", "rb") as handle:
+            handle.seek(start)
+            return handle.read(end - start).decode("utf-8", errors="surrogatepass")
+
+    def split_of(self, ordinals: np.ndarray) -> np.ndarray:
+        return self.split[self.document_of(ordinals)]
+
+    def in_split(self, name: str) -> np.ndarray:
+        """bool (n,): the token belongs to a document of split `name`."""
+        return np.repeat(self.split == SPLITS.index(name), np.diff(self.document_offsets))
+
+    def row_of(self, ordinals: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.row_offsets, ordinals, side="right") - 1

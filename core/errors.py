@@ -1,0 +1,39 @@
+"""Errors shown to people: what was wrong, what was found, and what to type next.
+
+    ToolError
+      UsageError      exit 2   a flag, name, file or setting that cannot be used
+      NotReady        exit 3   something is missing, stale or busy
+      ProviderError   exit 4   the LLM endpoint failed, the budget is spent, or too many requests failed
+
+`main` prints one as two lines without a traceback and exits with its code. Any other exception is a bug and shows its traceback.
+An interrupted command exits with 130.
+"""
+
+
+class ToolError(Exception):
+    """`message` says what was wrong and what was found; `next_step` what to type next."""
+
+    code = 1
+
+    def __init__(self, message: str, next_step: str):
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.next_step}"
+
+
+class UsageError(ToolError):
+    code = 2
+
+
+class NotReady(ToolError):
+    code = 3
+
+
+class ProviderError(ToolError):
+    code = 4
+
+
+INTERRUPTED = 130

@@ -1,0 +1,61 @@
+"""Whole-file writes: flushed, then renamed, so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """A temporary path beside `path` that takes its name when the block ends well, and is removed when it raises."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """An .npy file; never holds Python objects, so it can be read without unpickling."""
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
+def read_array(path: Path, mapped: bool = True) -> np.ndarray:
+    """The array in an .npy file, memory-mapped read-only unless `mapped` is False or it is empty."""
+    array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False) if path.stat().st_size > 4096 else np.load(path, allow_pickle=False)
+    return array
+
+
+def write_table(path: Path, frame) -> None:
+    """A Parquet file of a pandas frame, without its index."""
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def canonical_hash(value) -> str:
+    """SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()

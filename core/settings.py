@@ -1,0 +1,106 @@
+"""The settings of each core stage, in the standard library only: command-line flags, help and manifest entries come from them.
+
+A field is a default, a sentence and, where it has one, a unit. `in_key=False` marks what changes how fast a stage runs but not
+what it writes. An unknown key in a stored settings table is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+
+from core.errors import UsageError
+
+
+def setting(default, text: str, *, choices: tuple = (), in_key: bool = True):
+    """A dataclass field with its help sentence; `choices` are the values that it accepts."""
+    return field(default=default, metadata={"help": text, "choices": choices, "in_key": in_key})
+
+
+def from_table(kind, table: dict):
+    """The settings of dataclass `kind` that `table` holds; raises UsageError on an unknown key or a value outside its choices."""
+    known = {f.name: f for f in fields(kind)}
+    for name, value in table.items():
+        if name not in known:
+            raise UsageError(f"{kind.__name__} has no setting {name!r}.", f"It has: {', '.join(known)}.")
+        choices = known[name].metadata.get("choices")
+        if choices and value not in choices:
+            raise UsageError(f"{name} is {value!r}.", f"Use one of: {', '.join(map(str, choices))}.")
+    return kind(**table)
+
+
+def key_table(settings) -> dict:
+    """The settings that decide what a stage writes, as a plain table."""
+    return {f.name: getattr(settings, f.name) for f in fields(settings) if f.metadata.get("in_key", True)}
+
+
+def required(kind) -> list[str]:
+    """Names of the fields of `kind` that have no default."""
+    return [f.name for f in fields(kind) if f.default is MISSING]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is about. Fixed when the run is made."""
+
+    subject: str = setting("data/subject", "Hugging Face name or local folder of the causal language model")
+    revision: str = setting("", "branch, tag or commit of the subject on the hub")
+    weights: str = setting("trained", "trained, or random: the same architecture with untrained weights (a control)", choices=("trained", "random"))
+    site: str = setting("resid_post.3", "where activations are read: resid_post.3, mlp_out.0, or <module path>.output")
+    corpus: str = setting("stdlib", "stdlib, a .txt or .jsonl file, or a folder of them")
+    seed: int = setting(0, "seed of everything random in the run")
+    device: str = setting("auto", "cpu, cuda, mps, or auto", in_key=False)
+    dtype: str = setting("auto", "type of the subject's weights; auto is bfloat16 where the hardware is fast in it", choices=("auto", "float32", "bfloat16", "float16"))
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """capture: documents -> rows of tokens, activations, splits."""
+
+    tokens: int = setting(0, "stop after about this many tokens; 0 reads the whole corpus")
+    context: int = setting(256, "tokens in a row, BOS included; at most the subject's own context")
+    generate: int = setting(0, "let the subject continue every document (prompt) by this many tokens")
+    temperature: float = setting(1.0, "temperature of generated continuations; 0 is greedy")
+    shard_tokens: int = setting(131_072, "tokens in a shard file, about")
+    batch_tokens: int = setting(4096, "tokens in one pass through the subject", in_key=False)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """train: activations of the explain split -> a sparse autoencoder."""
+
+    architecture: str = setting("topk", "topk (Gao et al. 2024) or tied_l1 (Cunningham et al. 2023)", choices=("topk", "tied_l1"))
+    expansion: float = setting(8.0, "features for each dimension of the site")
+    k: int = setting(32, "topk: features that fire on a token")
+    l1: float = setting(1e-3, "tied_l1: the penalty alpha on the mean L1 norm, with activations scaled to unit variance")
+    l0: float = setting(0.0, "tied_l1: adapt the penalty until this many features fire on a token; 0 keeps --l1")
+    epochs: float = setting(4.0, "passes over the explain split, at most")
+    batch: int = setting(4096, "vectors in a step")
+    rate: float = setting(0.0, "peak learning rate of Adam; 0 takes the architecture's own default")
+    warmup: int = setting(100, "steps over which learning rate and L1 penalty rise to their peak")
+    decay: float = setting(0.3, "last share of all steps over which the learning rate falls to 0")
+    dead_after: int = setting(500_000, "a feature that did not fire on this many vectors counts as dead")
+    check_every: int = setting(100, "steps between measurements on the calibrate split")
+    patience: int = setting(8, "measurements without improvement before training stops early")
+    checkpoint_every: int = setting(200, "steps between checkpoints", in_key=False)
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """evaluate: fidelity of the SAE on the score split."""
+
+    tokens: int = setting(200_000, "stored vectors for FVU, L0 and dead features; 0 takes the whole split")
+    loss_tokens: int = setting(40_000, "tokens of whole rows for the cross-entropy with the SAE spliced in")
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """index: every firing of every feature, inverted."""
+
+    batch: int = setting(2048, "vectors encoded at once", in_key=False)
+
+
+@dataclass(frozen=True)
+class EffectsSettings:
+    """effects: tokens that each direction promotes and suppresses through the subject's own final norm and unembedding."""
+
+    top: int = setting(20, "tokens kept at either end")

@@ -1,0 +1,356 @@
+"""The subject: a Hugging Face causal language model, read and edited through PyTorch forward hooks. The only hooks are here.
+
+A hook sits on one module of one layer. Layers return a Tensor or a tuple, and take their hidden states by position or by keyword;
+both are handled, and an edited value goes back in the container that it came in. Reading stops the forward pass at the hooked module
+by raising through it: on the embedded subject a read at layer 3 of 6 costs about half a whole pass.
+
+Rows are padded on the right for reading (a causal model never looks there) and on the left for generating.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from core.errors import NotReady, UsageError
+from core.records import Site
+
+Edit = Callable[[Tensor, Tensor], Tensor]  # (hidden (R, T, D), editable (R, T) bool) -> hidden (R, T, D)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module paths of one architecture. `layer` has a {} for the layer's number; the others are below the layer."""
+
+    layer: str
+    attn: str
+    attn_projection: str  # its input is attn_z
+    mlp: str
+    final_norm: str
+
+
+_LLAMA = Family("model.layers.{}", "self_attn", "self_attn.o_proj", "mlp", "model.norm")
+FAMILIES = {
+    "gpt2": Family("transformer.h.{}", "attn", "attn.c_proj", "mlp", "transformer.ln_f"),
+    "gpt_neox": Family("gpt_neox.layers.{}", "attention", "attention.dense", "mlp", "gpt_neox.final_layer_norm"),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+
+
+class _Stop(Exception):
+    """Raised in a hook to end the forward pass; carries nothing."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One continuation. `activations` (n, D) float32 belong to `tokens` (n,), prompt and continuation, BOS included, and are as
+    they leave the site, after an edit."""
+
+    text: str
+    prompt: str
+    tokens: list[int]
+    n_prompt: int
+    activations: Tensor
+
+
+class Subject:
+    """A causal language model and its tokenizer: read a site, edit a site, generate with activations."""
+
+    def __init__(self, model: nn.Module, tokenizer):
+        if not getattr(tokenizer, "is_fast", False):
+            raise UsageError(f"The tokenizer of {model.config.name_or_path!r} gives no character offsets.", "Use a subject with a fast tokenizer (tokenizer.json).")
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.device = next(model.parameters()).device
+        self.family = FAMILIES.get(model.config.model_type)
+        self.bos: int | None = tokenizer.bos_token_id
+        self.eos: int | None = tokenizer.eos_token_id
+        self.n_vocabulary: int = model.get_output_embeddings().weight.shape[0]
+        self.context: int = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", 2048)
+
+    @classmethod
+    def load(cls, name: str, revision: str = "", device: str = "auto", dtype: str = "auto", weights: str = "trained", seed: int = 0) -> Subject:
+        """The subject called `name` on the hub, or in the local folder `name`. `weights="random"` leaves it untrained.
+
+        Raises UsageError for a name that is neither, and NotReady for a repository that wants a token.
+        """
+        device = pick_device(device)
+        kind = pick_dtype(dtype, device)
+        source = {"revision": revision} if revision else {}
+        transformers_logging.disable_progress_bar()
+        with _explained(name):
+            tokenizer = AutoTokenizer.from_pretrained(name, **source)
+            if weights == "random":
+                torch.manual_seed(seed)
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, **source)).to(kind)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, **source)
+        return cls(model.to(device), tokenizer)
+
+    # ------------------------------------------------------------ sites
+
+    def module(self, site: Site) -> tuple[nn.Module, str]:
+        """The module that `site` names and the side of it, "input" or "output"; raises UsageError when there is none."""
+        path, side = self._path(site)
+        try:
+            return self.model.get_submodule(path), side
+        except AttributeError:
+            layers = f"layers 0 to {self.n_layers - 1}" if self.family else "no known layers: give a module path"
+            raise UsageError(f"The subject has no site {site}: there is no module {path}.", f"It has {layers}.") from None
+
+    def _path(self, site: Site) -> tuple[str, str]:
+        if site.module is not None:
+            return site.module, site.kind
+        if self.family is None:
+            raise UsageError(
+                f"Named sites are not known for the architecture {self.model.config.model_type!r}.",
+                "Give a module path and a side, such as model.layers.3.output.",
+            )
+        layer = self.family.layer.format(site.layer)
+        return {
+            "resid_pre": (layer, "input"),
+            "resid_post": (layer, "output"),
+            "attn_out": (f"{layer}.{self.family.attn}", "output"),
+            "attn_z": (f"{layer}.{self.family.attn_projection}", "input"),
+            "mlp_out": (f"{layer}.{self.family.mlp}", "output"),
+        }[site.kind]
+
+    @cached_property
+    def n_layers(self) -> int:
+        return self.model.config.num_hidden_layers
+
+    # ------------------------------------------------------------ hooks
+
+    @contextlib.contextmanager
+    def _hooked(self, site: Site, see: Callable[[Tensor], Tensor | None]):
+        """Call `see(hidden)` whenever `site` is computed; what it returns, unless None, takes hidden's place."""
+        module, side = self.module(site)
+
+        def before(_module, args, kwargs):
+            by_keyword = not (args and isinstance(args[0], Tensor))
+            new = see(kwargs["hidden_states"] if by_keyword else args[0])
+            if new is None:
+                return None
+            return (args, kwargs | {"hidden_states": new}) if by_keyword else ((new, *args[1:]), kwargs)
+
+        def after(_module, _args, output):
+            new = see(output if isinstance(output, Tensor) else output[0])
+            return new if new is None or isinstance(output, Tensor) else (new, *output[1:])
+
+        handle = module.register_forward_pre_hook(before, with_kwargs=True) if side == "input" else module.register_forward_hook(after)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @torch.inference_mode()
+    def read(self, site: Site, tokens: Tensor) -> Tensor:
+        """Activations (R, T, D) at `site` for token ids (R, T), padded on the right; the pass ends at the site."""
+        seen: list[Tensor] = []
+
+        def stop(hidden):
+            seen.append(hidden)
+            raise _Stop
+
+        with self._hooked(site, stop), contextlib.suppress(_Stop):
+            self.model(input_ids=tokens.to(self.device), use_cache=False)
+        if not seen:
+            raise UsageError(f"The forward pass never reached {site}.", "Choose a site that the subject computes for every token.")
+        return seen[0]
+
+    @contextlib.contextmanager
+    def editing(self, site: Site, edit: Edit, editable: Callable[[], Tensor]):
+        """Within the block every forward pass has `edit(hidden, editable())` in the place of hidden at `site`."""
+        with self._hooked(site, lambda hidden: edit(hidden, editable()).to(hidden.dtype)):
+            yield
+
+    @torch.inference_mode()
+    def losses(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None) -> Tensor:
+        """Cross-entropy in nats (R, T - 1) of predicting tokens[:, 1:], with `edit` at `site` on every position but the first."""
+        tokens = tokens.to(self.device)
+        editable = torch.ones_like(tokens, dtype=torch.bool)
+        editable[:, 0] = False
+        with self.editing(site, edit, lambda: editable) if edit else contextlib.nullcontext():
+            logits = self.model(input_ids=tokens, use_cache=False).logits
+        loss = torch.empty(tokens.shape[0], tokens.shape[1] - 1, device=self.device)
+        for row in range(len(tokens)):  # float32 logits of one row at a time: V is large
+            loss[row] = nn.functional.cross_entropy(logits[row, :-1].float(), tokens[row, 1:], reduction="none")
+        return loss
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None) -> Tensor:
+        """Logits (R, T, V) float32 for unpadded token ids (R, T), with `edit` at `site` on every position but the first."""
+        tokens = tokens.to(self.device)
+        editable = torch.ones_like(tokens, dtype=torch.bool)
+        editable[:, 0] = False
+        with self.editing(site, edit, lambda: editable) if edit else contextlib.nullcontext():
+            return self.model(input_ids=tokens, use_cache=False).logits.float()
+
+    # ------------------------------------------------------------ text
+
+    def prompt_tokens(self, text: str) -> list[int]:
+        """Token ids of `text` behind BOS, where the subject has one; raises UsageError when nothing is left to read."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        ids = ([self.bos] if self.bos is not None else []) + ids
+        if not ids:
+            raise UsageError("The text has no tokens.", "Give some text.")
+        return ids
+
+    def token_texts(self) -> list[str]:
+        """The text of every token of the vocabulary, decoded alone."""
+        return self.tokenizer.batch_decode([[i] for i in range(self.n_vocabulary)], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def generate(
+        self, prompts: list[str], n_new: int, site: Site, *, temperature: float = 1.0, seeds: list[int] | None = None, edit: Edit | None = None, edit_prompt: bool = True
+    ) -> list[Generation]:
+        """A continuation of each prompt by up to `n_new` tokens, with the activations of every token.
+
+        Each row draws from its own generator, seeded by `seeds`, one uniform number a token, so a row's text does not depend on the
+        rows beside it and two runs with the same seeds use the same luck. `edit` holds at every position but the first and the
+        padding, in the prompt (unless `edit_prompt` is False) and at every generated token, through the KV cache.
+        """
+        if n_new < 0:
+            raise UsageError(f"Cannot generate {n_new} tokens.", "Give 0 or more.")
+        ids = [self.prompt_tokens(p)[-max(1, self.context - n_new) :] for p in prompts]
+        loop = _Decoding(self, ids, site, edit, edit_prompt)
+        rows = loop.run(n_new, temperature, seeds or list(range(len(prompts))))
+        return [self._generation(p, i, *row) for p, i, row in zip(prompts, ids, rows)]
+
+    def _generation(self, prompt: str, prompt_ids: list[int], new: list[int], activations: Tensor) -> Generation:
+        text = self.tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Generation(text, prompt, prompt_ids + new, len(prompt_ids), activations)
+
+    # ------------------------------------------------------------ output side
+
+    @torch.inference_mode()
+    def logit_lens(self, directions: Tensor) -> Tensor:
+        """What each direction (F, D) adds to the logits (F, V), float32: the final norm of the direction alone, then the unembedding.
+
+        The norm's bias is taken off, so a zero direction promotes nothing. A direction is scale-free here: the norm divides by its length.
+        """
+        if self.family is None:
+            raise UsageError(f"The final norm of the architecture {self.model.config.model_type!r} is not known.", "Effects need a known architecture.")
+        norm = _float_copy(self.model.get_submodule(self.family.final_norm))
+        directions = directions.to(self.device, torch.float32)
+        normed = norm(directions) - norm(torch.zeros_like(directions[:1]))
+        return normed @ self.model.get_output_embeddings().weight.float().T
+
+
+def _float_copy(module: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(module).float()
+
+
+class _Decoding:
+    """The state of one batch being decoded: left-padded rows, the KV cache, and what the hook has seen."""
+
+    def __init__(self, subject: Subject, ids: list[list[int]], site: Site, edit: Edit | None, edit_prompt: bool):
+        self.subject, self.site, self.edit, self.edit_prompt = subject, site, edit, edit_prompt
+        width = max(map(len, ids))
+        fill = subject.bos if subject.bos is not None else 0
+        device = subject.device
+        self.tokens = torch.tensor([[fill] * (width - len(i)) + i for i in ids], device=device)  # (R, T)
+        self.mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i in ids], device=device)
+        self.first = torch.tensor([width - len(i) for i in ids], device=device)  # place of each row's first token
+        self.editable = torch.zeros(0)
+        self.seen: list[Tensor] = []
+
+    @torch.inference_mode()
+    def run(self, n_new: int, temperature: float, seeds: list[int]) -> list[tuple[list[int], Tensor]]:
+        """(new token ids, activations (n, D)) of each row; a row ends at EOS or after n_new tokens."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        new: list[list[int]] = [[] for _ in seeds]
+        done = [n_new == 0] * len(seeds)
+        place = torch.arange(self.tokens.shape[1], device=self.tokens.device)[None]
+        self.editable = (place > self.first[:, None]) & self.edit_prompt
+        with self._hook():
+            cache, logits = self._forward(self.tokens, (place - self.first[:, None]).clamp(min=0), None)
+            while not all(done):
+                chosen = torch.stack([_draw(row, temperature, g) for row, g in zip(logits, generators)])
+                for row, token in enumerate(chosen.tolist()):
+                    if not done[row]:
+                        new[row].append(token)
+                        done[row] = token == self.subject.eos or len(new[row]) == n_new
+                positions = self.mask.sum(1, keepdim=True)
+                self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
+                self.editable = torch.ones_like(chosen[:, None], dtype=torch.bool)
+                cache, logits = self._forward(chosen[:, None].to(self.tokens.device), positions, cache)
+        return self._rows(new)
+
+    def _forward(self, tokens: Tensor, positions: Tensor, cache):
+        out = self.subject.model(input_ids=tokens, attention_mask=self.mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        return out.past_key_values, out.logits[:, -1].float().cpu()
+
+    def _hook(self):
+        def see(hidden):
+            new = hidden if self.edit is None else self.edit(hidden, self.editable).to(hidden.dtype)
+            self.seen.append(new.float().cpu())
+            return None if self.edit is None else new
+
+        return self.subject._hooked(self.site, see)
+
+    def _rows(self, new: list[list[int]]) -> list[tuple[list[int], Tensor]]:
+        seen = torch.cat(self.seen, 1)  # (R, T + steps, D)
+        width = self.tokens.shape[1]
+        return [(n, seen[row, int(self.first[row]) : width + len(n)]) for row, n in enumerate(new)]
+
+
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """One token of the row's distribution by inverting its cumulative sum at one uniform number; greedy at temperature 0."""
+    uniform = torch.rand((), generator=generator, dtype=torch.float64)
+    if temperature == 0:
+        return logits.argmax()
+    cumulative = (logits.double() / temperature).softmax(0).cumsum(0)
+    return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp(max=len(logits) - 1)
+
+
+# ---------------------------------------------------------------- loading
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise UsageError(f"There is no device {name!r} here.", "Use --device cpu, or leave it out.") from None
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it fast (CUDA from Ampere, AMX), else float32, when `name` is auto."""
+    if name != "auto":
+        return getattr(torch, name)
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+@contextlib.contextmanager
+def _explained(name: str):
+    """Turn the hub's exceptions into errors for a person."""
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        yield
+    except OSError as error:  # transformers raises OSError and keeps the hub's own error as its cause
+        causes = [error, error.__cause__, error.__context__]
+        if any(isinstance(c, GatedRepoError) for c in causes) or "gated repo" in str(error):
+            raise NotReady(f"{name} is a gated repository and this machine has no access to it.", "Accept its terms on the hub, then set HF_TOKEN and type the command again.") from None
+        if any(isinstance(c, LocalEntryNotFoundError) for c in causes) or "couldn't connect" in str(error):
+            raise NotReady(f"{name} is not a folder here, and the hub cannot be reached.", "Check the name and the connection, or give a local folder.") from None
+        if any(isinstance(c, (RepositoryNotFoundError, HFValidationError)) for c in causes) or "not a local folder" in str(error):
+            raise UsageError(f"There is no subject {name!r}, neither as a folder here nor on the hub.", "Give a folder with config.json and weights, or a hub name such as gpt2.") from None
+        raise UsageError(f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}", "Give a folder with config.json, weights and tokenizer.json, or a hub name such as gpt2.") from None
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}", "Give a causal language model in Hugging Face layout.") from None

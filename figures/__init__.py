@@ -1,0 +1,1 @@
+"""Figures, the terminal and the report: arrays in, pictures out. Never imports torch."""
