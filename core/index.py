@@ -1,0 +1,98 @@
+"""Stage `index`: every firing of every feature, inverted like a search engine's posting lists.
+
+Per shard of the capture: `offsets-00000.npy` (F + 1,) int64, `positions-00000.npy` uint32 (token within the shard) and
+`firings-00000.npy` float32 (activation), sorted by feature and then by position: 8 bytes a firing. Tokens get the same structure for
+the whole corpus: `token_offsets.npy` (V + 1,) and `token_ordinals.npy` (n,). A shard is made from its own activations alone, so shards
+can be made in any order and are never merged; a killed index goes on with the first shard that is missing.
+
+The SAE encodes in float32: with bfloat16 products, which features are among the k largest would depend on the hardware.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.activations import ActivationStore
+from core.corpus import Tokens
+from core.files import write_array
+from core.progress import progress
+from core.records import Manifest
+from core.run import Run
+from core.saes import load_sae
+from core.saes.protocol import SAE
+from core.settings import IndexSettings
+
+UNIT, VERSION = "index", 1
+PARTS = ("offsets", "positions", "firings")
+
+
+def index(run: Run, settings: IndexSettings, redo: bool = False) -> Manifest:
+    work = run.begin(UNIT, VERSION, settings, ["capture", "train"], redo)
+    if work is None:
+        return run.manifest(UNIT)
+    store, tokens = ActivationStore(run.folder("capture")), Tokens(run.folder("capture"))
+    sae = load_sae(run.folder("train"))
+    with progress(total=len(store), label="index", unit="tok") as bar:
+        for number in range(store.n_shards):
+            if not (work.folder / f"firings-{number:05d}.npy").exists():  # written last of the three
+                write_shard(work.folder, number, *invert_shard(sae, store.shard(number), settings.batch))
+            bar.update(int(store.bounds[number + 1] - store.bounds[number]))
+    offsets, ordinals = invert_tokens(np.asarray(tokens.ids), len(tokens.vocabulary))
+    write_array(work.folder / "token_offsets.npy", offsets)
+    write_array(work.folder / "token_ordinals.npy", ordinals)
+    return work.commit(summary(work.folder, store, sae.n_features))
+
+
+def invert_shard(sae: SAE, activations: Tensor, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(offsets (F + 1,), positions (m,), firings (m,)) of the activations (n, D) of one shard."""
+    features, positions, values = [], [], []
+    for start in range(0, len(activations), batch):
+        row, feature, value = encode_firings(sae, activations[start : start + batch].float())
+        positions.append(row + start)
+        features.append(feature)
+        values.append(value)
+    feature = np.concatenate(features)
+    order = np.argsort(feature, kind="stable")  # stable: positions stay in order within a feature
+    offsets = np.r_[0, np.cumsum(np.bincount(feature, minlength=sae.n_features))].astype(np.int64)
+    return offsets, np.concatenate(positions)[order].astype(np.uint32), np.concatenate(values)[order]
+
+
+@torch.inference_mode()
+def encode_firings(sae: SAE, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, feature, activation) of every firing on vectors x (B, D), sorted by row."""
+    if hasattr(sae, "encode_sparse"):
+        values, features = sae.encode_sparse(x)  # (B, k)
+        fires = values > 0
+        return fires.nonzero()[:, 0].numpy(), features[fires].numpy().astype(np.int32), values[fires].numpy()
+    f = sae.encode(x)
+    row, feature = f.nonzero(as_tuple=True)
+    return row.numpy(), feature.numpy().astype(np.int32), f[row, feature].numpy()
+
+
+def invert_tokens(ids: np.ndarray, n_vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """(offsets (V + 1,), ordinals (n,)) such that ordinals[offsets[v] : offsets[v + 1]] is where token v stands."""
+    offsets = np.r_[0, np.cumsum(np.bincount(ids, minlength=n_vocabulary))].astype(np.int64)
+    return offsets, np.argsort(ids, kind="stable").astype(np.uint32)
+
+
+def write_shard(folder: Path, number: int, *arrays: np.ndarray) -> None:
+    for name, array in zip(PARTS, arrays, strict=True):
+        write_array(folder / f"{name}-{number:05d}.npy", array)
+
+
+def summary(folder: Path, store: ActivationStore, n_features: int) -> dict:
+    counts = sum(np.diff(np.load(folder / f"offsets-{i:05d}.npy")) for i in range(store.n_shards))
+    density = counts / len(store)
+    return {
+        "features": n_features,
+        "tokens": len(store),
+        "firings": int(counts.sum()),
+        "firings_per_token": round(float(counts.sum() / len(store)), 3),
+        "dead": int((counts == 0).sum()),
+        "dense": int((density > 0.1).sum()),
+        "median_density": float(np.median(density)),
+    }

@@ -1,0 +1,57 @@
+"""Tied-weight autoencoder with an L1 penalty (Cunningham et al. 2023, arXiv 2309.08600).
+
+    M = rows of E divided by their length       f = ReLU(M (x - t) + b)       x_hat = M^T f + t
+    loss = mean over vectors and dimensions of (x_hat - x)^2 + alpha * mean over vectors of |f|_1
+
+E (F, D) and b (F,) are learned; t (D,) is the data's mean, fixed, as the paper's code has it in its centring transform. Trained on
+activations divided by one constant scale, which `fold_scale` takes into b and t.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class TiedL1(nn.Module):
+    """Weights E (F, D), b (F,) and the centre t (D,)."""
+
+    architecture = "tied_l1"
+
+    def __init__(self, d_in: int, n_features: int):
+        super().__init__()
+        self.d_in, self.n_features = d_in, n_features
+        self.E = nn.Parameter(torch.zeros(n_features, d_in))
+        self.b = nn.Parameter(torch.zeros(n_features))
+        self.register_buffer("t", torch.zeros(d_in))
+
+    @torch.no_grad()
+    def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
+        """Xavier-uniform E and zero b, as in the paper's code; t is the data's mean (D,)."""
+        bound = (6 / (self.n_features + self.d_in)) ** 0.5
+        self.E.uniform_(-bound, bound, generator=generator)
+        self.t.copy_(mean)
+
+    @property
+    def W_dec(self) -> Tensor:
+        return self.E / self.E.norm(dim=1, keepdim=True).clamp(min=1e-8)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return ((x.to(self.E.dtype) - self.t) @ self.W_dec.T + self.b).relu()
+
+    def decode(self, f: Tensor) -> Tensor:
+        return f @ self.W_dec + self.t
+
+    def edit(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
+        """Reads only the rows of `features`: nothing else decides whether they fire."""
+        rows = self.W_dec[features]
+        current = ((x.float() - self.t) @ rows.T + self.b[features]).relu()
+        return (values - current) @ rows
+
+    @torch.no_grad()
+    def fold_scale(self, scale: float) -> None:
+        self.b.mul_(scale)
+        self.t.mul_(scale)
+
+    def settings(self) -> dict:
+        return {"d_in": self.d_in, "n_features": self.n_features}
