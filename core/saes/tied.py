@@ -12,11 +12,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from core.saes.protocol import TrainingLoss
+
 
 class TiedL1(nn.Module):
     """Weights E (F, D), b (F,) and the centre t (D,)."""
 
     architecture = "tied_l1"
+    default_rate = 1e-3
 
     def __init__(self, d_in: int, n_features: int):
         super().__init__()
@@ -47,6 +50,29 @@ class TiedL1(nn.Module):
         rows = self.W_dec[features]
         current = ((x.float() - self.t) @ rows.T + self.b[features]).relu()
         return (values - current) @ rows
+
+    def training_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+        """The paper's loss at alpha = `penalty`. Dead features are revived by `revive`, not by the loss."""
+        f = self.encode(x)
+        reconstruction = (x - self.decode(f).float()).square().mean()
+        l1 = f.float().sum(-1).mean()
+        fires = f > 0
+        return TrainingLoss(reconstruction + penalty * l1, reconstruction.detach(), l1.detach(), fires.sum() / len(x), fires.any(0))
+
+    def before_step(self) -> None:
+        pass
+
+    def after_step(self) -> None:
+        pass
+
+    @torch.no_grad()
+    def revive(self, dead: Tensor, x: Tensor, generator: torch.Generator) -> None:
+        """Point dead features (F,) bool at errors of x (B, D), drawn in proportion to their square (Bricken et al. 2023)."""
+        error = x - self.decode(self.encode(x))
+        chosen = torch.multinomial(error.square().sum(1), int(dead.sum()), replacement=True, generator=generator)
+        length = self.E[~dead].norm(dim=1).mean() if bool((~dead).any()) else 1.0
+        self.E[dead] = torch.nn.functional.normalize(error[chosen], dim=1) * length
+        self.b[dead] = 0.0
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UsageError
+from core.saes.protocol import TrainingLoss
 
 
 class TopK(nn.Module):
     """Weights W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,) and k."""
 
     architecture = "topk"
+    default_rate = 1.5e-3
 
     def __init__(self, d_in: int, n_features: int, k: int):
         super().__init__()
@@ -56,6 +58,36 @@ class TopK(nn.Module):
         """Needs the whole encoder: only then is it known whether a feature is among the k."""
         current = self.encode(x.float())[..., features]
         return (values - current) @ self.W_dec[features]
+
+    def training_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+        """Mean squared error per vector and dimension, plus AuxK: the D / 2 largest pre-activations of *dead* features (F,) bool
+        reconstruct the error that the others leave, with weight 1/32 on its share of that error (Gao et al. 2024, appendix A.2).
+        `penalty` is not used."""
+        pre = self.preactivations(x)
+        values, features = pre.topk(self.k, dim=-1, sorted=False)
+        f = torch.zeros_like(pre).scatter_(-1, features, values.relu())
+        error = x - self.decode(f).float()
+        reconstruction = error.square().mean()
+        fired = torch.zeros(self.n_features, dtype=torch.bool, device=x.device)
+        fired[features[values > 0]] = True
+        total = reconstruction
+        if n_dead := int(dead.sum()):
+            index = dead.nonzero()[:, 0]
+            chosen, place = pre[:, index].topk(min(self.d_in // 2, n_dead), dim=-1, sorted=False)
+            f_dead = torch.zeros(len(x), n_dead, dtype=pre.dtype, device=x.device).scatter_(-1, place, chosen.relu())
+            left = error.detach()
+            total = total + (f_dead @ self.W_dec[index] - left).square().mean() / left.square().mean() / 32
+        return TrainingLoss(total, reconstruction.detach(), torch.zeros(()), (values > 0).sum() / len(x), fired)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Take out of the decoder's gradient what would only change a row's length."""
+        self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Decoder rows have unit length."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-8))
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:
