@@ -129,8 +129,8 @@ class Run:
         plan = self._partial(unit) / "plan.json"
         return read_json(plan)["settings"] if plan.exists() else None
 
-    def begin(self, unit: str, version: int, settings, inputs: list[str], redo: bool = False) -> Work | None:
-        """A place to work on `unit`, or None when it is committed with the same key.
+    def begin(self, unit: str, version: int, settings, inputs: list[str], redo: bool = False, extend: bool = False) -> Work | None:
+        """A place to work on `unit`, or None when it is committed with the same key and not to be extended.
 
         Raises NotReady when an input is missing or stale, or when the unit is committed with another key and `redo` is not set.
         """
@@ -141,9 +141,9 @@ class Run:
         subject = {} if inputs else key_table(self.settings)
         key = canonical_hash({"unit": unit, "version": version, "settings": table, "run": subject, "inputs": keys})
         found = self.find(unit)
-        if found and found.key == key and not redo:
+        if found and found.key == key and not (redo or extend):
             return None
-        if found and not redo:
+        if found and found.key != key and not redo:
             changed = differences(found.settings, table) + differences(found.inputs, keys) + differences({"version": found.version}, {"version": version})
             shown = "; ".join(c if len(c) < 90 else c.split(" ")[0] + " was made anew" for c in changed)
             raise NotReady(f"{unit} is committed and differs: {shown}.", f"Make it anew: python main.py {unit.split('/')[0]} {self.name} ... --redo")

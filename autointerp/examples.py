@@ -1,0 +1,152 @@
+"""Windows of text by stratum and split, drawn from the index without the model.
+
+    top        the largest activations, near copies of one another left out
+    q90..q0    strata by quantile of the non-zero activations: 90-100, 70-90, 40-70, 10-40, 0-10 %
+    firing     any firing
+    near_miss  silent, on the token that the feature fires on most
+    random     any token
+
+A window is 20 tokens before its peak and 11 after, cut at the ends of the row: what lies beyond them the subject did not see. In
+splits other than explain, a peak whose surroundings also stand in an explain document is left out and counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from autointerp.postings import Postings, lookup
+from core.corpus import Tokens
+from core.records import SPLITS, Snippet
+
+BEFORE, AFTER = 20, 11
+STRATA = (("q90", 0.9, 1.0), ("q70", 0.7, 0.9), ("q40", 0.4, 0.7), ("q10", 0.1, 0.4), ("q0", 0.0, 0.1))
+NAMES = ("top", *(name for name, _, _ in STRATA), "firing", "near_miss", "random")
+SPACING = 16  # tokens between two peaks of the top stratum
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Peaks of one feature: ordinals (m,), the stratum of each as an index into NAMES, its weight, and firings left out as copies."""
+
+    ordinals: np.ndarray
+    strata: np.ndarray
+    weights: np.ndarray
+    n_firings: int  # in the split, copies not counted
+    n_copied: int
+
+
+class Examples:
+    """Draws windows from one capture and its index."""
+
+    def __init__(self, postings: Postings, tokens: Tokens):
+        self.postings, self.tokens = postings, tokens
+        self._split = np.repeat(np.asarray(tokens.split), np.diff(tokens.document_offsets))  # (n,)
+        self.copied = np.asarray(tokens.copied)
+        self._rows = np.asarray(tokens.row_offsets)
+        self._ids = np.asarray(tokens.ids)
+        self._pools: dict[str, np.ndarray] = {}
+
+    def pool(self, split: str) -> np.ndarray:
+        """Ordinals of all tokens of `split` (or of "all") that are not copies."""
+        if split not in self._pools:
+            inside = np.ones(len(self._split), bool) if split == "all" else self._split == SPLITS.index(split)
+            self._pools[split] = np.flatnonzero(inside & ~self.copied)
+        return self._pools[split]
+
+    def firings_in(self, firings: tuple[np.ndarray, np.ndarray], split: str) -> tuple[np.ndarray, np.ndarray, int]:
+        """(ordinals, activations, firings left out as copies) of a feature's firings inside `split`."""
+        where, values = firings
+        inside = np.ones(len(where), bool) if split == "all" else self._split[where] == SPLITS.index(split)
+        copied = inside & self.copied[where]
+        keep = inside & ~copied
+        return where[keep], values[keep], int(copied.sum())
+
+    def draw(self, firings: tuple[np.ndarray, np.ndarray], split: str, counts: dict[str, int], rng: np.random.Generator) -> Drawn:
+        """Peaks by stratum: `counts` says how many of each (a stratum that has fewer gives what it has).
+
+        The key "strata" stands for each of the five quantile strata.
+        """
+        where, values, n_copied = self.firings_in(firings, split)
+        counts = {name: counts["strata"] for name, _, _ in STRATA if "strata" in counts} | {k: v for k, v in counts.items() if k != "strata"}
+        order = np.argsort(values, kind="stable")
+        found = []
+        for number, name in enumerate(NAMES):
+            wanted = counts.get(name, 0)
+            if not wanted:
+                continue
+            chosen, weight = self._stratum(name, wanted, where, values, order, split, rng)
+            found.append((chosen, np.full(len(chosen), number), np.full(len(chosen), weight)))
+        ordinals, strata, weights = (np.concatenate(part) if found else np.zeros(0, np.int64) for part in (zip(*found) if found else ((), (), ())))
+        return Drawn(ordinals, strata, weights, len(where), n_copied)
+
+    def _stratum(self, name: str, wanted: int, where, values, order, split: str, rng) -> tuple[np.ndarray, float]:
+        """(ordinals, weight of each) of one stratum."""
+        pick = lambda pool: rng.choice(pool, min(wanted, len(pool)), replace=False) if len(pool) else np.zeros(0, np.int64)
+        if name == "top":
+            return self._top(where, order, wanted), 0.0
+        if name == "random":
+            return pick(self.pool(split)), 0.0
+        if name == "near_miss":
+            return self._near_misses(where, values, split, pick), 0.0
+        if name == "firing":
+            chosen = pick(where)
+            return chosen, 1.0 / max(1, len(chosen))
+        low, high = next((a, b) for n, a, b in STRATA if n == name)
+        members = where[order[int(low * len(order)) : int(high * len(order)) if high < 1 else len(order)]]
+        chosen = pick(members)
+        return chosen, len(members) / max(1, len(where)) / max(1, len(chosen))
+
+    def _top(self, where: np.ndarray, order: np.ndarray, wanted: int) -> np.ndarray:
+        """The largest activations, no two within SPACING tokens of each other or with the same 8 tokens up to the peak."""
+        chosen: list[int] = []
+        seen: set[bytes] = set()
+        for ordinal in where[order[::-1][: wanted * 20]].tolist():
+            text = self._ids[max(0, ordinal - 7) : ordinal + 1].tobytes()
+            if text in seen or any(abs(ordinal - c) < SPACING for c in chosen):
+                continue
+            seen.add(text)
+            chosen.append(ordinal)
+            if len(chosen) == wanted:
+                break
+        return np.array(chosen, dtype=np.int64)
+
+    def _near_misses(self, where: np.ndarray, values: np.ndarray, split: str, pick) -> np.ndarray:
+        """Places where the token with the largest summed activation stands and the feature is silent."""
+        if not len(where):
+            return np.zeros(0, np.int64)
+        mass = np.bincount(self._ids[where], weights=values)
+        places = self.postings.token(int(mass.argmax()))
+        inside = places if split == "all" else places[self._split[places] == SPLITS.index(split)]
+        silent = inside[(lookup(where, values, inside) == 0) & ~self.copied[inside]]
+        return pick(silent)
+
+    # ------------------------------------------------------------ windows
+
+    def window(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(first, past the last) ordinal of the window around each peak, inside its row."""
+        row = np.searchsorted(self._rows, ordinals, side="right") - 1
+        return np.maximum(ordinals - BEFORE, self._rows[row]), np.minimum(ordinals + AFTER + 1, self._rows[row + 1])
+
+    def covered(self, ordinals: np.ndarray) -> np.ndarray:
+        """All ordinals that the windows around `ordinals` cover, each once, ascending."""
+        starts, ends = self.window(ordinals)
+        lengths = ends - starts
+        offsets = np.repeat(starts - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
+        return np.unique(offsets + np.arange(int(lengths.sum())))
+
+    def snippets(self, feature: int, split: str, counts: dict[str, int], rng: np.random.Generator) -> list[Snippet]:
+        """Windows with their tokens and activations, stratum by stratum in the order of NAMES."""
+        where, values = self.postings.firings(feature)
+        drawn = self.draw((where, values), split, counts, rng)
+        starts, ends = self.window(drawn.ordinals)
+        out = []
+        for ordinal, stratum, weight, start, end in zip(drawn.ordinals.tolist(), drawn.strata.tolist(), drawn.weights.tolist(), starts, ends, strict=True):
+            inside = np.arange(start, end)
+            document, position = self.tokens.locate(ordinal)
+            texts = tuple(self.tokens.vocabulary[i] for i in self._ids[start:end])
+            activations = tuple(float(v) for v in lookup(where, values, inside))
+            own_split = SPLITS[int(self.tokens.split[document])]
+            out.append(Snippet(feature, document, position - int(ordinal - start), int(ordinal - start), texts, activations, NAMES[stratum], own_split, weight))
+        return out

@@ -1,0 +1,206 @@
+"""The one place that assembles all that is known of a feature: terminal, report and export read it from here."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from autointerp.examples import Examples
+from autointerp.postings import Postings
+from core.corpus import Tokens
+from core.errors import UsageError
+from core.files import read_array
+from core.records import FeatureStats
+from core.run import Run
+
+RARE_DOCUMENTS = 5  # a feature that fires in fewer score documents has no score
+DENSE = 0.1  # share of tokens
+SHOWN = {"top": 5, "strata": 1, "near_miss": 2}
+
+
+class Features:
+    """Everything that the committed units of a run say, by feature. Units that do not exist yet are simply not there."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.tokens = Tokens(run.folder("capture"))
+        self.postings = Postings(run.folder("index"), run.folder("capture"))
+        self.examples = Examples(self.postings, self.tokens)
+
+    def check(self, feature: int) -> int:
+        if not 0 <= feature < self.postings.n_features:
+            raise UsageError(f"There is no feature {feature}.", f"Run {self.run.name} has features 0 to {self.postings.n_features - 1}.")
+        return feature
+
+    # ------------------------------------------------------------ tables
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """feature, set, text, confidence, kind of all label sets, rules last, so that a better labeller's text comes first."""
+        parts = [self._table(unit, "labels.parquet").assign(set=unit.split("/")[1]) for unit in self._units("label/")]
+        columns = ["feature", "set", "text", "confidence", "kind"]
+        if not parts:
+            return pd.DataFrame({c: [] for c in columns})
+        rank = {"hand": 0, "rules": 2}
+        table = pd.concat(parts, ignore_index=True)
+        return table.sort_values("set", key=lambda s: s.map(lambda name: rank.get(name, 1)), kind="stable")[columns]
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """feature, set, kind, value, low, high, null, n_tokens, n_documents, undefined of all score sets and kinds."""
+        parts = [self._table(unit, "scores.parquet") for unit in self._units("score/")]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"feature": [], "set": [], "kind": [], "value": []})
+
+    @cached_property
+    def clusters(self) -> pd.DataFrame | None:
+        """The cluster stage's table by feature, with the title of each group where there is one."""
+        if self.run.find("cluster") is None:
+            return None
+        table = self._table("cluster", "features.parquet").set_index("feature")
+        return table.assign(title=table["group"].map(self.titles).fillna(""))
+
+    @cached_property
+    def titles(self) -> dict[int, str]:
+        if self.run.find("title") is None:
+            return {}
+        table = self._table("title", "titles.parquet")
+        return dict(zip(table["group"], table["title"], strict=True))
+
+    @cached_property
+    def effects(self) -> pd.DataFrame | None:
+        if self.run.find("effects") is None or not (self.run.path / "effects" / "effects.parquet").exists():
+            return None
+        return self._table("effects", "effects.parquet").set_index("feature")
+
+    def _units(self, prefix: str) -> list[str]:
+        return [unit for unit in self.run.committed() if unit.startswith(prefix)]
+
+    def _table(self, unit: str, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.run.folder(unit) / name)
+
+    # ------------------------------------------------------------ one feature
+
+    def stats(self, feature: int) -> FeatureStats:
+        where, values = self.postings.firings(self.check(feature))
+        documents = np.unique(self.tokens.document_of(where))
+        scored = int((self.tokens.split[documents] == 2).sum())
+        density = len(where) / self.postings.n_tokens
+        status = "dead" if not len(where) else "dense" if density > DENSE else "rare" if scored < RARE_DOCUMENTS else "alive"
+        return FeatureStats(feature, status, density, len(where), len(documents), float(values.max()) if len(values) else 0.0)
+
+    def histogram(self, feature: int, bins: int = 30) -> tuple[np.ndarray, np.ndarray]:
+        """(counts (bins,), edges (bins + 1,)) of the non-zero activations."""
+        values = self.postings.firings(feature)[1]
+        return np.histogram(values, bins=bins, range=(0, float(values.max()) if len(values) else 1.0))
+
+    def neighbours(self, feature: int, count: int = 6) -> list[tuple[int, float]]:
+        """(feature, cosine) of the nearest decoder directions among live features; empty before `cluster`."""
+        if self.run.find("cluster") is None:
+            return []
+        folder = self.run.folder("cluster")
+        ids, cosines = read_array(folder / "neighbours.npy"), read_array(folder / "cosines.npy")
+        return [(int(i), float(c)) for i, c in zip(ids[feature], cosines[feature], strict=True) if i >= 0][:count]
+
+    def label(self, feature: int) -> str:
+        """The first label's text, or an empty string."""
+        found = self.labels[self.labels["feature"] == feature]["text"]
+        return str(found.iloc[0]) if len(found) else ""
+
+    def card(self, feature: int, counts: dict[str, int] | None = None, split: str = "all") -> dict:
+        """All that is known of a feature, as `show --json` prints it."""
+        stats = self.stats(feature)
+        snippets = self.examples.snippets(feature, split, SHOWN if counts is None else counts, np.random.default_rng([self.run.settings.seed, feature]))
+        group = None if self.clusters is None or feature not in self.clusters.index else self.clusters.loc[feature]
+        return {
+            "feature": feature, "status": stats.status, "density": stats.density, "n_firings": stats.n_firings,
+            "n_documents": stats.n_documents, "max": stats.max,
+            "labels": self._labels_of(feature),
+            "promoted": self._effects_of(feature, "promoted"), "suppressed": self._effects_of(feature, "suppressed"),
+            "neighbours": [{"feature": i, "cosine": c, "label": self.label(i)} for i, c in self.neighbours(feature)],
+            "cluster": None if group is None else {"group": int(group["group"]), "title": group["title"]},
+            "notes": [n for n in read_notes(self.run.path) if n["feature"] == feature],
+            "snippets": [
+                {"stratum": s.stratum, "split": s.split, "document": self.tokens.names[s.document], "start": s.start, "peak": s.peak,
+                 "tokens": list(s.tokens), "activations": list(s.activations)}
+                for s in snippets
+            ],
+        }  # fmt: skip
+
+    def _labels_of(self, feature: int) -> list[dict]:
+        rows = self.labels[self.labels["feature"] == feature]
+        scores = self.scores[self.scores["feature"] == feature]
+        fields = ["kind", "value", "low", "high", "null", "n_documents", "undefined"]
+        return [
+            {"text": row.text, "set": row.set, "confidence": row.confidence, "scores": plain(scores[scores["set"] == row.set].reindex(columns=fields))}
+            for row in rows.itertuples()
+        ]
+
+    def _effects_of(self, feature: int, side: str) -> list[dict]:
+        if self.effects is None:
+            return []
+        row = self.effects.loc[feature]
+        return [{"token": t, "logit": float(v)} for t, v in zip(row[side], row[f"{side}_logit"], strict=True)]
+
+    # ------------------------------------------------------------ many features
+
+    def overview(self, label_set: str = "") -> pd.DataFrame:
+        """feature, label, score, density, cluster of every feature; the label of `label_set`, or the first one there is."""
+        labels = self.labels if not label_set else self.labels[self.labels["set"] == label_set]
+        first = labels.drop_duplicates("feature").set_index("feature")
+        table = pd.DataFrame({"feature": range(self.postings.n_features), "density": self.postings.n_firings / self.postings.n_tokens})
+        table["label"] = table["feature"].map(first["text"]).fillna("")
+        simulated = self.scores[self.scores["kind"] == "simulation"] if len(self.scores) else self.scores
+        keyed = simulated.set_index(["feature", "set"])["value"]
+        table["score"] = [keyed.get((f, s), np.nan) for f, s in zip(table["feature"], table["feature"].map(first["set"]), strict=True)]
+        table["cluster"] = -1 if self.clusters is None else table["feature"].map(self.clusters["group"]).fillna(-1).astype(int)
+        return table[["feature", "label", "score", "density", "cluster"]]
+
+    def find(self, words: str) -> pd.DataFrame:
+        """Features whose labels, promoted tokens or notes hold the words, most words first, then by score."""
+        wanted = [w for w in words.lower().split() if w]
+        if not wanted:
+            raise UsageError("There is nothing to search for.", 'Give some words: find RUN "days of the week"')
+        texts = self.labels.groupby("feature")["text"].agg(" ".join)
+        table = self.overview()
+        text = table["feature"].map(texts).fillna("")
+        if self.effects is not None:
+            text += " " + table["feature"].map(self.effects["promoted"].map(lambda p: " ".join(p[:5]))).fillna("")
+        for note in read_notes(self.run.path):
+            text.loc[note["feature"]] += " " + note["text"]
+        hits = sum(text.str.lower().str.contains(w, regex=False).astype(int) for w in wanted)
+        return table.assign(hits=hits)[hits > 0].sort_values(["hits", "score"], ascending=[False, False], kind="stable").drop(columns="hits")
+
+
+def plain(table: pd.DataFrame) -> list[dict]:
+    """Rows as dicts that JSON can hold: NaN becomes None."""
+    return [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in table.astype(object).to_dict("records")]
+
+
+# ---------------------------------------------------------------- notes
+
+
+def read_notes(run_folder: Path) -> list[dict]:
+    """What people wrote, oldest first: feature, text, time. A half-written last line is passed over."""
+    path = run_folder / "notes.jsonl"
+    if not path.exists():
+        return []
+    notes = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            notes.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return notes
+
+
+def add_note(run_folder: Path, feature: int, text: str) -> None:
+    """Append a note; nothing ever changes one."""
+    if not text.strip():
+        raise UsageError("The note is empty.", 'Write what you think: note RUN 1234 "what I think it is"')
+    with open(run_folder / "notes.jsonl", "a", encoding="utf-8") as handle:
+        handle.write(json.dumps({"feature": feature, "text": text.strip(), "time": datetime.now().isoformat(timespec="seconds")}, ensure_ascii=False) + "\n")

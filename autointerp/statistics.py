@@ -1,0 +1,72 @@
+"""Correlations, nulls and intervals from sums per document.
+
+Everything a Pearson correlation needs of one document is six sums, so a correlation over any set or weighting of documents is a matrix
+product. Columns of `sums` (documents, 6): n, sum p, sum a, sum p^2, sum a^2, sum p a, for predictions p and activations a.
+
+The interval is a delete-one-document jackknife of Fisher's z with Student's t: with few documents it holds its 95 % better than a
+percentile bootstrap does (`tests/benchmarks/coverage.py`; figures in docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import t as student
+
+MIN_DOCUMENTS = 20  # documents in which the feature fires; with fewer, no interval is shown
+
+
+def document_sums(predicted: np.ndarray, activations: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Sums (d, 6), float64, of predictions (n,) and activations (n,) for each distinct value of ascending `documents` (n,)."""
+    p, a = predicted.astype(np.float64), activations.astype(np.float64)
+    columns = np.stack([np.ones_like(p), p, a, p * p, a * a, p * a], axis=1)
+    starts = np.flatnonzero(np.r_[True, documents[1:] != documents[:-1]]) if len(documents) else np.zeros(0, np.int64)
+    return np.add.reduceat(columns, starts, axis=0) if len(starts) else np.zeros((0, 6))
+
+
+def correlation(sums: np.ndarray) -> np.ndarray:
+    """Pearson's r (...,) of summed columns (..., 6), sign kept; NaN where either side is constant."""
+    n, p, a, pp, aa, pa = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    spread_p, spread_a = n * pp - p * p, n * aa - a * a
+    tiny = 1e-12
+    constant = (spread_p <= tiny * np.maximum(n * pp, tiny)) | (spread_a <= tiny * np.maximum(n * aa, tiny))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = (n * pa - p * a) / np.sqrt(spread_p * spread_a)
+    return np.where(constant, np.nan, np.clip(r, -1.0, 1.0))
+
+
+def interval(sums: np.ndarray, level: float = 0.95) -> tuple[float, float] | None:
+    """A two-sided interval for the correlation over documents (d, 6), or None when deleting a document leaves it undefined."""
+    d = len(sums)
+    if d < 3:
+        return None
+    total = sums.sum(0)
+    whole, left = correlation(total), correlation(total - sums)
+    if np.isnan(whole) or np.isnan(left).any():
+        return None
+    z, z_left = np.arctanh(np.clip([whole], -0.9999, 0.9999))[0], np.arctanh(np.clip(left, -0.9999, 0.9999))
+    pseudo = d * z - (d - 1) * z_left
+    half = student.ppf(0.5 + level / 2, d - 1) * pseudo.std(ddof=1) / np.sqrt(d)
+    return float(np.tanh(z - half)), float(np.tanh(z + half))
+
+
+def matched_null(density: np.ndarray, rng: np.random.Generator, window: int = 16) -> np.ndarray:
+    """For each entry of `density` (m,) the index of another one of like density: a random one among its `window` nearest in rank."""
+    m = len(density)
+    if m < 2:
+        return np.full(m, -1)
+    order = np.argsort(density, kind="stable")
+    reach = min(window, m - 1)
+    low = np.clip(np.arange(m) - reach // 2, 0, m - 1 - reach)
+    drawn = low + rng.integers(0, reach, m)  # reach candidates, the place itself stepped over
+    drawn += drawn >= np.arange(m)
+    out = np.empty(m, dtype=np.int64)
+    out[order] = order[drawn]
+    return out
+
+
+def bootstrap_median(values: np.ndarray, rng: np.random.Generator, draws: int = 1000) -> tuple[float, float, float]:
+    """(median, low, high) of values (m,) with a 95 % percentile interval over its entries; NaN when there are none."""
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    medians = np.median(values[rng.integers(0, len(values), (draws, len(values)))], axis=1)
+    return float(np.median(values)), float(np.quantile(medians, 0.025)), float(np.quantile(medians, 0.975))

@@ -1,0 +1,116 @@
+"""A feature, a table, a clamp in the terminal. Colour only where standard output is a terminal; control characters never get through."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+
+RAMP = (230, 222, 214, 208, 202)  # 256-colour backgrounds, pale yellow to orange
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def coloured() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def visible(text: str) -> str:
+    """The text on one line: newlines as ↵, tabs as →, other control and bidirectional characters as their code point."""
+    out = []
+    for character in text:
+        if character == "\n":
+            out.append("↵")
+        elif character == "\t":
+            out.append("→")
+        elif unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn"):
+            out.append(f"\\u{ord(character):04x}")
+        else:
+            out.append(character)
+    return "".join(out)
+
+
+def quoted(text: str) -> str:
+    return f"‹{visible(text)}›"
+
+
+def highlighted(tokens: list[str], activations: list[float], top: float, peak: int, colour: bool) -> str:
+    """Tokens on one line, shaded by activation / `top`; without colour, tokens over half of the top stand in «», the peak in «« »»."""
+    out = []
+    for i, (token, activation) in enumerate(zip(tokens, activations, strict=True)):
+        text, share = visible(token), activation / top if top > 0 else 0.0
+        if colour and share > 0:
+            shade = RAMP[min(len(RAMP) - 1, int(share * len(RAMP)))]
+            out.append(f"\x1b[48;5;{shade}m\x1b[38;5;16m{text}\x1b[0m")
+        elif not colour and activation > 0 and i == peak:
+            out.append(f"««{text}»»")
+        elif not colour and share > 0.5:
+            out.append(f"«{text}»")
+        else:
+            out.append(text)
+    return "".join(out)
+
+
+def sparkline(counts) -> str:
+    """Counts as bars on a logarithmic scale; an empty bin is a blank."""
+    import numpy as np
+
+    heights = np.log1p(np.asarray(counts, dtype=float))
+    top = heights.max() or 1.0
+    return "".join(BARS[0] if h == 0 else BARS[max(1, round(h / top * (len(BARS) - 1)))] for h in heights)
+
+
+def score_text(score: dict) -> str:
+    if score["value"] is None:
+        return f"{score['kind']} undefined: {score['undefined']}"
+    span = f" [{score['low']:.2f}, {score['high']:.2f}]" if score["low"] is not None else ""
+    null = f", null {score['null']:.2f}" if score["null"] is not None else ""
+    return f"{score['kind']} {score['value']:.2f}{span}{null}, {score['n_documents']} documents"
+
+
+def feature_text(card: dict, histogram) -> str:
+    """A feature's card as `show` prints it."""
+    colour = coloured()
+    counts, edges = histogram
+    lines = [
+        f"feature {card['feature']}   {card['status']}   fires on {card['density']:.3%} of tokens   {card['n_firings']:,} firings in {card['n_documents']} documents   max {card['max']:.2f}"
+    ]
+    for label in card["labels"]:
+        scores = "; ".join(score_text(s) for s in label["scores"]) or "not scored"
+        lines += [f"  {label['set']:10} {visible(label['text'])}", f"  {'':10} confidence {label['confidence']:.2f}; {scores}"]
+    lines += [f"  note       {visible(n['text'])}  ({n['time'][:10]})" for n in card["notes"]]
+    if card["cluster"]:
+        group = card["cluster"]
+        lines.append(f"  group      {'none (noise)' if group['group'] < 0 else str(group['group']) + ' ' + visible(group['title'])}")
+    lines.append(f"  activation 0 {sparkline(counts)} {edges[-1]:.2f}  (log count)")
+    for side in ("promoted", "suppressed"):
+        if card[side]:
+            lines.append(f"  {side:10} " + " ".join(quoted(t["token"]) for t in card[side][:10]))
+    if card["neighbours"]:
+        lines.append("  neighbours " + "\n             ".join(f"{n['feature']:<6} cos {n['cosine']:+.2f}  {visible(n['label'])}" for n in card["neighbours"]))
+    stratum = None
+    for s in card["snippets"]:
+        if s["stratum"] != stratum:
+            stratum = s["stratum"]
+            lines.append(f"  -- {stratum}")
+        value = s["activations"][s["peak"]]
+        lines.append(f"  {value:7.2f}  {highlighted(s['tokens'], s['activations'], card['max'], s['peak'], colour)}   [{s['document']}, {s['split']}]")
+    return "\n".join(lines)
+
+
+def table_text(rows: list[dict], columns: list[str], limit: int = 40) -> str:
+    """Rows under a header, numbers short; says how many were left out."""
+
+    def cell(value) -> str:
+        if value is None or value != value:
+            return "-"
+        if isinstance(value, float):
+            return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.2f}"
+        return visible(str(value))[:90]
+
+    shown = [[cell(row[c]) for c in columns] for row in rows[:limit]]
+    widths = [max([len(c), *(len(r[i]) for r in shown)]) for i, c in enumerate(columns)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip()]
+    lines += ["  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in shown]
+    if len(rows) > limit:
+        lines.append(f"... and {len(rows) - limit} more (--limit, or --json for all)")
+    return "\n".join(lines)
