@@ -31,6 +31,7 @@ def effects(run: Run, settings: EffectsSettings, redo: bool = False) -> Manifest
         up, down = logits.topk(settings.top), (-logits).topk(settings.top)
         parts.append(
             pd.DataFrame({
+                "promoted_id": up.indices.tolist(),
                 "promoted": [[texts[i] for i in row] for row in up.indices.tolist()],
                 "promoted_logit": up.values.tolist(),
                 "suppressed": [[texts[i] for i in row] for row in down.indices.tolist()],

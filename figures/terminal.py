@@ -114,3 +114,34 @@ def table_text(rows: list[dict], columns: list[str], limit: int = 40) -> str:
     if len(rows) > limit:
         lines.append(f"... and {len(rows) - limit} more (--limit, or --json for all)")
     return "\n".join(lines)
+
+
+def reading_text(tokens: list[str], firings: list[dict], maxima: dict[int, float], limit: int) -> str:
+    """The features that fire on a text, strongest (as a share of their own maximum) first, each with its tokens shaded."""
+    by_feature: dict[int, list[float]] = {}
+    labels = {}
+    for f in firings:
+        by_feature.setdefault(f["feature"], [0.0] * len(tokens))[f["position"]] = f["activation"]
+        labels[f["feature"]] = f["label"]
+    share = lambda feature: max(by_feature[feature]) / (maxima[feature] or 1.0)
+    ordered = sorted(by_feature, key=share, reverse=True)
+    colour = coloured()
+    lines = ["feature  of its max  text, and label"]
+    for feature in ordered[:limit]:
+        values = by_feature[feature]
+        shown = highlighted(tokens, values, maxima[feature], max(range(len(values)), key=values.__getitem__), colour)
+        lines += [f"{feature:7}  {share(feature):10.0%}  {shown}", f"{'':21}{visible(labels[feature])}"]
+    if len(ordered) > limit:
+        lines.append(f"... and {len(ordered) - limit} more (--limit, or --json for all)")
+    return "\n".join(lines)
+
+
+def clamp_text(record: dict) -> str:
+    """Baseline and clamped continuations, one above the other, under each prompt; then the doses."""
+    lines = [f"{clamp}   {visible(record['labels'].get(str(f), ''))}" for clamp, f in zip(record["clamps"], record["features"], strict=True)]
+    for prompt, seed, baseline, clamped in zip(record["prompts"], record["seeds"], record["baseline"], record["clamped"], strict=True):
+        lines += [f"-- {visible(prompt)}   (seed {seed})", f"   baseline  {visible(baseline)}", f"   clamped   {visible(clamped)}"]
+    if "doses" in record:
+        lines.append("   dose   target (nats)   KL (nats/token)   random direction: target, KL")
+        lines += [f"   {d['dose']:4g}x  {d['target']:+13.2f}  {d['kl']:16.3f}   {d['control_target']:+10.2f}  {d['control_kl']:.3f}" for d in record["doses"]]
+    return "\n".join(lines)

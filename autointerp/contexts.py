@@ -1,0 +1,152 @@
+"""The arrays that rules are matched on: for each token its lexeme, its shapes, its contexts, and where the tokens it relates to stand.
+
+Computed once, for a whole capture or for one typed text. Contexts of code (in a string, in brackets) come from one scan of each
+document's characters. Relations never leave the row, because the subject did not see beyond it: there is no token before the first of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from autointerp.lexemes import lexeme, shape_bits
+from autointerp.scanner import BRACKETS, COMMENT, DOCSTRING, STRING, line_heads, scan
+from core.corpus import Tokens
+
+CONTEXTS = (
+    "in a string",
+    "in a docstring",
+    "in a comment",
+    "in brackets",
+    "at the start of a line",
+    "early in the text",
+    "early in the document",
+    "repeated",
+    "in a repeated pair",
+    "after a space",
+    "continuing a word",
+)
+CONTEXT_BITS = {name: np.uint16(1 << i) for i, name in enumerate(CONTEXTS)}
+SCANNED = {"in a string": STRING, "in a docstring": DOCSTRING, "in a comment": COMMENT, "in brackets": BRACKETS}
+RELATIONS = ("here", "after 1", "after 2", "after 3", "before", "line", "call")
+EARLY = 16  # tokens
+MEMORY = 64  # tokens of the row in which a repetition counts
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Arrays over the n tokens of a capture or of one text."""
+
+    lexemes: list[str]  # (L,) distinct, their numbers are the codes
+    codes: np.ndarray  # (n,) int32
+    shapes: np.ndarray  # (n,) uint32 bits of lexemes.SHAPE_BITS
+    contexts: np.ndarray  # (n,) uint16 bits of CONTEXT_BITS
+    place: np.ndarray  # (n,) int32 index in the row
+    line: np.ndarray  # (n,) int32 ordinal of the first token of the line, -1 when it is in another row
+    call: np.ndarray  # (n,) int32 ordinal of the token before the innermost open bracket, -1 when there is none in the row
+
+    @classmethod
+    def from_tokens(cls, tokens: Tokens) -> Corpus:
+        """The corpus of a whole capture: about 4 s and 26 bytes a token for 2.5 million tokens."""
+        texts = ((tokens.text(d), slice(int(tokens.document_offsets[d]), int(tokens.document_offsets[d + 1]))) for d in range(len(tokens.names)))
+        return _build(tokens.vocabulary, np.asarray(tokens.ids), np.asarray(tokens.starts), np.asarray(tokens.ends), tokens.row_offsets, texts)
+
+    @classmethod
+    def from_text(cls, token_texts: list[str]) -> Corpus:
+        """The corpus of one document in one row, given as the texts of its tokens."""
+        vocabulary = sorted(set(token_texts))
+        number = {text: i for i, text in enumerate(vocabulary)}
+        ends = np.cumsum([len(text) for text in token_texts], dtype=np.int64)
+        starts = np.r_[0, ends[:-1]] if len(ends) else ends
+        ids = np.array([number[text] for text in token_texts], np.int64)
+        return _build(vocabulary, ids, starts, ends, np.array([0, len(ids)]), [("".join(token_texts), slice(0, len(ids)))])
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @cached_property
+    def lexeme_codes(self) -> dict[str, int]:
+        return {text: i for i, text in enumerate(self.lexemes)}
+
+    def related(self, relation: str, ordinals: np.ndarray) -> np.ndarray:
+        """Ordinals int64 of the tokens that stand in `relation` to `ordinals`; -1 where the row has none."""
+        if relation == "here":
+            return ordinals
+        if relation == "before":
+            following = np.minimum(ordinals + 1, len(self) - 1)
+            return np.where((following > ordinals) & (self.place[following] > 0), following, -1)
+        if relation.startswith("after"):
+            return self.back(ordinals, int(relation[-1]))
+        return (self.line if relation == "line" else self.call)[ordinals].astype(np.int64)
+
+    def back(self, ordinals: np.ndarray, distance: int) -> np.ndarray:
+        return np.where(self.place[ordinals] >= distance, ordinals - distance, -1)
+
+
+def _build(vocabulary: list[str], ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, row_offsets: np.ndarray, texts) -> Corpus:
+    stripped = [lexeme(text) for text in vocabulary]
+    lexemes = sorted(set(stripped))
+    number = {text: i for i, text in enumerate(lexemes)}
+    codes = np.array([number[text] for text in stripped], np.int32)[ids]
+    shapes = np.array([shape_bits(text) for text in lexemes], np.uint32)[codes]
+    row_offsets = np.asarray(row_offsets, np.int64)
+    place = (np.arange(len(ids)) - np.repeat(row_offsets[:-1], np.diff(row_offsets))).astype(np.int32)
+    contexts = np.zeros(len(ids), np.uint16)
+    line, call = np.full(len(ids), -1, np.int32), np.full(len(ids), -1, np.int32)
+    spaces = np.array([len(text) - len(lexeme(text)) for text in vocabulary])[ids]
+    for text, part in texts:
+        contexts[part], line[part], call[part] = _document(text, starts[part].astype(np.int64), ends[part].astype(np.int64), spaces[part], part.start)
+    row_start = np.arange(len(ids)) - place
+    contexts |= np.where(place < EARLY, CONTEXT_BITS["early in the text"], np.uint16(0))
+    for name, keys in (("repeated", codes.astype(np.int64)), ("in a repeated pair", _pairs(codes, place))):
+        contexts |= np.where(_repeated(keys, row_start), CONTEXT_BITS[name], np.uint16(0))
+    return Corpus(lexemes, codes, shapes, contexts, place, np.where(line >= row_start, line, -1), np.where(call >= row_start, call, -1))
+
+
+def _document(text: str, starts: np.ndarray, ends: np.ndarray, spaces: np.ndarray, base: int) -> tuple[np.ndarray, ...]:
+    """(context bits, line, call) of one document's tokens; `base` is the ordinal of its first."""
+    n = len(starts)
+    if not n or not text:
+        return np.zeros(n, np.uint16), np.full(n, -1, np.int32), np.full(n, -1, np.int32)
+    bits, opener = scan(text)
+    last = np.clip(ends - 1, 0, len(text) - 1)  # the state after the token has been read
+    first = np.minimum(starts + spaces, last)
+    contexts = np.zeros(n, np.uint16)
+    for name, bit in SCANNED.items():
+        contexts[(bits[last] & bit) > 0] |= CONTEXT_BITS[name]
+    begins, heads = line_heads(text)
+    head = heads[np.searchsorted(begins, np.minimum(starts, last), side="right") - 1]
+    contexts[(head >= starts) & (head < ends)] |= CONTEXT_BITS["at the start of a line"]
+    contexts[:EARLY] |= CONTEXT_BITS["early in the document"]
+    contexts[spaces > 0] |= CONTEXT_BITS["after a space"]
+    word = np.fromiter((c.isalnum() or c == "_" for c in text), bool, len(text))
+    contexts[(spaces == 0) & (starts > 0) & word[first] & word[np.maximum(starts - 1, 0)]] |= CONTEXT_BITS["continuing a word"]
+    line = np.where(head >= 0, base + _token_at(ends, head), -1)
+    bracket = opener[last]
+    holder = _token_at(ends, bracket)
+    holder -= (bracket >= 0) & ~word[first[holder]]  # a token such as foo( names itself
+    return contexts, line.astype(np.int32), np.where((bracket >= 0) & (holder >= 0), base + holder, -1).astype(np.int32)
+
+
+def _token_at(ends: np.ndarray, characters: np.ndarray) -> np.ndarray:
+    """The index of the token that holds each character."""
+    return np.minimum(np.searchsorted(ends, characters, side="right"), len(ends) - 1)
+
+
+def _pairs(codes: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """A number for each (previous, current) pair of lexemes; a row's first token has one of its own."""
+    before = np.r_[np.int64(0), codes[:-1].astype(np.int64)] if len(codes) else codes.astype(np.int64)
+    size = int(codes.max(initial=0)) + 1
+    return np.where(place > 0, before * size + codes, -1 - np.arange(len(codes)))
+
+
+def _repeated(keys: np.ndarray, row_start: np.ndarray) -> np.ndarray:
+    """bool (n,): the same key stands among the MEMORY tokens before, in the same row."""
+    order = np.argsort(keys, kind="stable")
+    same = keys[order[1:]] == keys[order[:-1]]
+    near = (order[1:] - order[:-1] <= MEMORY) & (row_start[order[1:]] == row_start[order[:-1]])
+    out = np.zeros(len(keys), bool)
+    out[order[1:][same & near]] = True
+    return out

@@ -1,0 +1,202 @@
+"""The search for one predicate: a conjunction of options, grown slot by slot.
+
+The aim is the correlation of the whole prediction with the activation over *all* tokens of the ground, firing or not; it needs only
+two sums over the tokens that a candidate matches: how many they are, and their activation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from autointerp.contexts import CONTEXTS, RELATIONS
+from autointerp.rule_tables import N_GROUPS, WINDOWS, Ground, Option
+from autointerp.rules import WEAK
+
+SLOTS = (*RELATIONS, *WINDOWS, "contexts")
+MAX_TERMS = {"here": 6, "after 1": 5}  # literals of a set, by slot
+OTHER_TERMS = 4
+TERM_COST, SLOT_COST, PREDICATE_COST = 0.004, 0.006, 0.008  # correlation that one more of them must bring
+DOUBT = 0.5  # share of the mass that is not believed when it comes from one group of documents
+THRESHOLDS = np.array([0.08, 0.15, 0.25, 0.4, 0.6])  # of the feature's peak mean: tokens above one make a set
+N_STARTS = 2
+MAX_OPTIONS = 4
+PROPOSAL_TOKENS = 20_000  # more are strided when options are proposed, never when they are compared
+WINDOW_TOKENS = 3_000  # the same for windows, each of which is many look-ups
+
+
+@dataclass(frozen=True)
+class Target:
+    """One feature on a ground of N tokens, with the sums that correlations need."""
+
+    ground: Ground
+    activation: np.ndarray  # (N,) float64, SAE units
+    firing: np.ndarray  # (m,) indices, ascending
+    total: float
+    spread: float  # standard deviation times N
+
+    @classmethod
+    def build(cls, ground: Ground, activation: np.ndarray, firing: np.ndarray) -> Target:
+        values = activation[firing]
+        total = float(values.sum())
+        return cls(ground, activation, firing, total, float(np.sqrt(max(len(ground) * (values @ values) - total**2, 0.0))))
+
+    def correlation(self, mass, ones, squares):
+        """Correlation of predictions y with the activation a, from sums of y a, y and y^2; 0 when either is constant."""
+        n = len(self.ground)
+        spread = np.sqrt(np.maximum(n * squares - ones**2, 0.0)) * self.spread
+        return np.where(spread > 0, (n * mass - ones * self.total) / np.where(spread > 0, spread, 1.0), 0.0)
+
+
+@dataclass(frozen=True)
+class Cover:
+    """The prediction so far: its sums, and the tokens it speaks of, which later predicates leave alone."""
+
+    mass: float
+    ones: float
+    squares: float
+    mask: np.ndarray  # (N,) bool
+    indices: np.ndarray  # where `mask` holds
+
+    def without(self, at: np.ndarray) -> np.ndarray:
+        return at[~self.mask[at]] if len(self.indices) else at
+
+    def score(self, target: Target, mass, ones):
+        """Correlation when uncovered tokens with these sums join at their best level (1 / WEAK: they become strong and the rest weak)."""
+        levels = (1.0, WEAK, 1 / WEAK) if self.ones else (1.0,)
+        return np.max([target.correlation(self.mass + v * mass, self.ones + v * ones, self.squares + v * v * ones) for v in levels], axis=0)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The uncovered tokens that match the options so far, as what the next option can be chosen from."""
+
+    at: np.ndarray | None  # indices; None for all
+    firing: np.ndarray  # those that fire
+
+
+def grow(target: Target, cover: Cover) -> list[Option]:
+    """The options of the predicate that adds most to the prediction so far; empty when none is worth its words."""
+    everything = Pool(None, cover.without(target.firing))
+    if not len(everything.firing):
+        return []
+    starts = sorted((propose(target, cover, everything, slot) for slot in SLOTS), key=lambda found: -found[0])[:N_STARTS]
+    base = float(target.correlation(cover.mass, cover.ones, cover.squares))
+    best: tuple[float, list[Option]] = (base + PREDICATE_COST, [])
+    for _, option in starts:
+        if option is not None:
+            best = max(best, _refine(target, cover, option), key=lambda found: found[0])
+    return best[1]
+
+
+def _refine(target: Target, cover: Cover, option: Option) -> tuple[float, list[Option]]:
+    """Add the best option of another slot while that pays; each time, choose the first one again given the rest."""
+    options = [option]
+    at = _pool(target, cover, options)
+    score = _worth(target, cover, options, at.at)
+    while len(options) < MAX_OPTIONS:
+        used = {o.slot for o in options}
+        found = max((propose(target, cover, at, slot) for slot in SLOTS if slot not in used), key=lambda f: f[0])[1]
+        if found is None or found.slot in used:
+            break
+        wider, inside = _refit(target, cover, [*options, found])
+        worth = _worth(target, cover, wider, inside.at)
+        if worth < score + SLOT_COST:
+            break
+        options, score, at = wider, worth, inside
+    return score, options
+
+
+def _refit(target: Target, cover: Cover, options: list[Option]) -> tuple[list[Option], Pool]:
+    pool = _pool(target, cover, options)
+    if options[0].kind == "context":
+        return options, pool
+    rest = _pool(target, cover, options[1:])
+    _, again = propose(target, cover, rest, options[0].slot)
+    if again is None or again == options[0]:
+        return options, pool
+    changed = [again, *options[1:]]
+    other = _pool(target, cover, changed)
+    better = _worth(target, cover, changed, other.at) > _worth(target, cover, options, pool.at)
+    return (changed, other) if better else (options, pool)
+
+
+def _pool(target: Target, cover: Cover, options: list[Option]) -> Pool:
+    at = cover.without(target.ground.matches(options))
+    return Pool(at, at[target.activation[at] > 0])
+
+
+def _worth(target: Target, cover: Cover, options: list[Option], at: np.ndarray) -> float:
+    return float(cover.score(target, target.activation[at].sum(), float(len(at)))) - TERM_COST * sum(o.n_terms for o in options)
+
+
+# ---------------------------------------------------------------- one slot
+
+
+def propose(target: Target, cover: Cover, pool: Pool, slot: str) -> tuple[float, Option | None]:
+    """(correlation less costs, the option) that is best for `slot` on the pool."""
+    limit = WINDOW_TOKENS if slot in WINDOWS else PROPOSAL_TOKENS
+    counts = _counts(target, cover, pool, slot, limit)
+    firing, scale = strided(pool.firing, limit)
+    values = target.activation[firing] * scale
+    if slot == "contexts":
+        return _best_context(target, cover, counts, target.ground.counts(slot, firing, values))
+    if slot in WINDOWS:
+        sums = target.ground.counts(slot, firing, values)
+        return _best_set(target, cover, slot, counts, sums * (1 - DOUBT / np.sqrt(N_GROUPS)))
+    codes = target.ground.views[slot][firing]
+    n_codes = target.ground.n_codes
+    grouped = np.bincount(target.ground.groups[firing] * n_codes + codes, values, N_GROUPS * n_codes).reshape(N_GROUPS, n_codes)
+    sums = grouped.sum(0)
+    literals = _best_set(target, cover, slot, counts, sums - DOUBT * np.sqrt((grouped**2).sum(0)))
+    return max(literals, _best_shape(target, cover, slot, counts, sums), key=lambda found: found[0])
+
+
+def _counts(target: Target, cover: Cover, pool: Pool, slot: str, limit: int) -> np.ndarray:
+    """How often each code stands in `slot` to the tokens of the pool."""
+    if pool.at is not None:
+        at, scale = strided(pool.at, limit)
+        return target.ground.counts(slot, at) * scale
+    covered, scale = strided(cover.indices, limit)
+    return np.maximum(target.ground.total_counts(slot) - target.ground.counts(slot, covered) * scale, 0)
+
+
+def strided(indices: np.ndarray, limit: int) -> tuple[np.ndarray, float]:
+    """(at most 2 `limit` of the indices, evenly taken; how many each stands for)."""
+    step = max(1, len(indices) // limit)
+    taken = indices[::step]
+    return taken, len(indices) / max(len(taken), 1)
+
+
+def _best_set(target: Target, cover: Cover, slot: str, counts, believed) -> tuple[float, Option | None]:
+    """The best set of literals. Given a threshold on the mean activation, the best k literals have the k largest excesses over it."""
+    codes = np.flatnonzero(believed[:-1] > 0)
+    if not len(codes):
+        return -1.0, None
+    n, mass = np.maximum(counts[codes], 1.0), believed[codes]
+    means = mass / (n + 2)
+    order = np.argsort(-means)
+    peak = means[order[min(np.searchsorted(np.cumsum(mass[order]), 0.1 * mass.sum()), len(order) - 1)]]
+    size = min(MAX_TERMS.get(slot, OTHER_TERMS), len(codes))
+    excess = mass - (THRESHOLDS * peak)[:, None] * n
+    top = np.argpartition(-excess, size - 1, axis=1)[:, :size]
+    top = np.take_along_axis(top, np.argsort(-np.take_along_axis(excess, top, 1), axis=1), 1)
+    scores = cover.score(target, np.cumsum(mass[top], 1), np.cumsum(n[top], 1)) - TERM_COST * np.arange(1, size + 1)
+    row, column = np.unravel_index(int(np.argmax(scores)), scores.shape)
+    return float(scores[row, column]), Option(slot, "literals", tuple(codes[top[row, : column + 1]].tolist()))
+
+
+def _best_shape(target: Target, cover: Cover, slot: str, counts, sums) -> tuple[float, Option | None]:
+    shapes = target.ground.shapes
+    scores = cover.score(target, sums @ shapes, counts @ shapes) - TERM_COST
+    best = int(np.argmax(scores))
+    return float(scores[best]), Option(slot, "shape", (best,))
+
+
+def _best_context(target: Target, cover: Cover, counts, sums) -> tuple[float, Option | None]:
+    bits = target.ground.bits
+    n, mass = counts @ bits, sums @ bits
+    scores = cover.score(target, np.stack([sums.sum() - mass, mass]), np.stack([counts.sum() - n, n])) - TERM_COST
+    holds, context = np.unravel_index(int(np.argmax(scores)), scores.shape)
+    return float(scores[holds, context]), Option(CONTEXTS[context], "context", (int(context), int(holds)))

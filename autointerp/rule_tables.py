@@ -1,0 +1,199 @@
+"""The tokens that rules are fitted on, as integer views with exact counts: what makes a candidate's precision one look-up.
+
+A view gives for each token the code of the lexeme in one relation to it (itself, the one before, the first of its line, ...), so that
+the activation mass and the count of every literal are one `bincount` away. An *option* is a condition on one slot, a relation or the
+contexts, which together make a predicate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from autointerp.contexts import CONTEXTS, RELATIONS, Corpus
+from autointerp.lexemes import SHAPES
+from autointerp.rules import Predicate, Terms
+from core.corpus import Tokens
+from core.records import SPLITS
+
+N_GROUPS = 8  # of documents: mass that comes from one of them alone is not trusted
+WINDOWS = {"within 4": 4, "within 16": 16}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A condition on one slot. `values` are lexeme codes, one shape's number, or (a context's number, whether it holds)."""
+
+    slot: str  # a relation, a window, or a context's phrase
+    kind: str  # literals, shape, context
+    values: tuple[int, ...]
+
+    @property
+    def n_terms(self) -> int:
+        return len(self.values) if self.kind == "literals" else 1
+
+
+@dataclass(frozen=True)
+class Ground:
+    """N tokens of one split, in order. An *index* counts them, an ordinal counts the corpus."""
+
+    corpus: Corpus
+    ordinals: np.ndarray  # (N,) int64
+    views: dict[str, np.ndarray]  # relation -> (N,) int64 codes, L where the row has no such token
+    contexts: np.ndarray  # (N,) int64 bits
+    shapes: np.ndarray  # (L + 1, shapes) float64, 0 or 1
+    bits: np.ndarray  # (2 ** contexts, contexts) float64, 0 or 1
+    groups: np.ndarray  # (N,) int64 group of the token's document
+    places: np.ndarray  # (n,) int32 index of each token of the corpus, -1 when it is not on this ground
+    until_same: np.ndarray  # (n,) int32 distance to the lexeme's next occurrence
+    _cache: dict = field(default_factory=dict)  # lists and counts, made when they are first asked for
+
+    @classmethod
+    def build(cls, tokens: Tokens, corpus: Corpus, split: str, max_tokens: int, seed: int) -> Ground:
+        ordinals = sampled(tokens, split, max_tokens, seed)
+        views = {}
+        for relation in RELATIONS:
+            where = corpus.related(relation, ordinals)
+            views[relation] = np.where(where >= 0, corpus.codes[where], len(corpus.lexemes)).astype(np.int64)
+        shapes = np.array([[test(text) for test in SHAPES.values()] for text in corpus.lexemes] + [[False] * len(SHAPES)], np.float64)
+        bits = ((np.arange(1 << len(CONTEXTS))[:, None] >> np.arange(len(CONTEXTS))) & 1).astype(np.float64)
+        places = np.full(len(corpus), -1, np.int32)
+        places[ordinals] = np.arange(len(ordinals))
+        groups = np.random.default_rng(seed).integers(0, N_GROUPS, len(tokens.names))[tokens.document_of(ordinals)]
+        return cls(corpus, ordinals, views, corpus.contexts[ordinals].astype(np.int64), shapes, bits, groups, places, _until_same(corpus.codes))
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    @property
+    def n_codes(self) -> int:
+        return len(self.corpus.lexemes) + 1
+
+    def _once(self, key, make):
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    # ------------------------------------------------------------ counting
+
+    def total_counts(self, slot: str) -> np.ndarray:
+        return self._once(("counts", slot), lambda: self._total(slot))
+
+    def _total(self, slot: str) -> np.ndarray:
+        parts = np.array_split(np.arange(len(self)), 1 + len(self) // 50_000)  # a window is many columns wide
+        return sum((self.counts(slot, part) for part in parts), np.zeros(1))
+
+    def counts(self, slot: str, at: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """How often (or with what weight) each code stands in `slot` to the tokens `at`: (L + 1,), for contexts (2 ** contexts,)."""
+        if slot in WINDOWS:
+            return self._window_counts(WINDOWS[slot], at, weights)
+        view, size = (self.contexts, len(self.bits)) if slot == "contexts" else (self.views[slot], self.n_codes)
+        return np.bincount(view[at], weights, size)
+
+    def _window_counts(self, width: int, at: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        """The same for the distinct lexemes among the `width` tokens before: of equal ones, the last counts."""
+        ordinals = self.ordinals[at]
+        distances = np.arange(1, width + 1)
+        where = np.maximum(ordinals[:, None] - distances, 0)
+        counted = (self.corpus.place[ordinals][:, None] >= distances) & (self.until_same[where] >= distances)
+        repeated = None if weights is None else np.repeat(weights, counted.sum(1))
+        return np.bincount(self.corpus.codes[where[counted]], repeated, self.n_codes)
+
+    # ------------------------------------------------------------ matching
+
+    def matches(self, options: list[Option]) -> np.ndarray:
+        """Indices, in any order, of the tokens on which every option holds."""
+        lists = [self._list(option) for option in options]
+        if not lists:
+            return np.arange(len(self))
+        first = int(np.argmin([sum(map(len, parts)) for parts in lists]))
+        found = np.concatenate(lists[first]) if len(lists[first]) > 1 else lists[first][0]
+        if options[first].slot in WINDOWS and len(lists[first]) > 1:
+            found = distinct(found)
+        for i, option in enumerate(options):
+            if i != first:
+                found = found[self.holds(option, found)]
+        return found
+
+    def holds(self, option: Option, at: np.ndarray) -> np.ndarray:
+        """bool (len(at),): the option holds on these tokens."""
+        if option.kind == "context":
+            return ((self.contexts[at] >> option.values[0]) & 1) == option.values[1]
+        if option.slot in WINDOWS:
+            mask = np.zeros(len(self), bool)
+            for indices in self._list(option):
+                mask[indices] = True
+            return mask[at]
+        return self._among(option, self.views[option.slot][at])
+
+    def _among(self, option: Option, codes: np.ndarray) -> np.ndarray:
+        if option.kind == "shape":
+            return self.shapes[codes, option.values[0]] > 0
+        found = codes == option.values[0]
+        for code in option.values[1:]:
+            found |= codes == code
+        return found
+
+    def _list(self, option: Option) -> list[np.ndarray]:
+        """Arrays of indices whose union are the tokens on which the option holds; disjoint unless the slot is a window."""
+        if option.kind != "literals":
+            return [self._once(option, lambda: np.flatnonzero(self.holds(option, np.arange(len(self)))))]
+        if option.slot in WINDOWS:
+            return [self._once((option.slot, code), partial(self._after, code, WINDOWS[option.slot])) for code in option.values]
+        order, offsets = self._once(("order", option.slot), lambda: _by_code(self.views[option.slot], self.n_codes))
+        return [order[offsets[code] : offsets[code + 1]] for code in option.values]
+
+    def _after(self, code: int, width: int) -> np.ndarray:
+        """Indices of the tokens that have lexeme `code` among the `width` before them."""
+        order, offsets = self._once(("order", "here"), lambda: _by_code(self.views["here"], self.n_codes))
+        begins, distances = order[offsets[code] : offsets[code + 1]], np.arange(1, width + 1)
+        near = begins[:, None] + distances
+        inside = np.minimum(near, len(self) - 1)
+        kept = (self.ordinals[inside] - self.ordinals[begins][:, None] == distances) & (self.corpus.place[self.ordinals[inside]] >= distances)
+        return distinct(near[kept])
+
+    # ------------------------------------------------------------ saying
+
+    def predicate(self, options: list[Option], weak: bool) -> Predicate:
+        terms = {o.slot: self._terms(o) for o in options if o.kind != "context"}
+        deepest = max((d for d in (1, 2, 3) if f"after {d}" in terms), default=0)
+        after = tuple(terms.get(f"after {d}", Terms()) for d in range(deepest, 0, -1))
+        within = next(((WINDOWS[slot], found) for slot, found in terms.items() if slot in WINDOWS), None)
+        contexts = tuple((CONTEXTS[number], bool(holds)) for number, holds in sorted(o.values for o in options if o.kind == "context"))
+        return Predicate(terms.get("here", Terms()), after, within, terms.get("before"), terms.get("line"), terms.get("call"), contexts, weak)
+
+    def _terms(self, option: Option) -> Terms:
+        if option.kind == "shape":
+            return Terms(shapes=(list(SHAPES)[option.values[0]],))
+        return Terms(literals=tuple(self.corpus.lexemes[code] for code in option.values))
+
+
+def sampled(tokens: Tokens, split: str, max_tokens: int, seed: int) -> np.ndarray:
+    """Ordinals int64, ascending, of whole documents of a split, drawn until `max_tokens` are reached; the last one is cut there."""
+    documents = np.flatnonzero(tokens.split == SPLITS.index(split))
+    order = np.random.default_rng(seed).permutation(documents)
+    begins, ends = tokens.document_offsets[order].astype(np.int64), tokens.document_offsets[order + 1].astype(np.int64)
+    room = np.maximum(max_tokens - (np.cumsum(ends - begins) - (ends - begins)), 0)
+    parts = [np.arange(a, min(b, a + r)) for a, b, r in zip(begins, ends, room, strict=True)]
+    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+
+
+def distinct(indices: np.ndarray) -> np.ndarray:
+    """The distinct ones, ascending; by sorting, which is many times faster here than the hashing of np.unique."""
+    ordered = np.sort(indices)
+    return ordered[np.r_[True, ordered[1:] != ordered[:-1]]] if len(ordered) else ordered
+
+
+def _by_code(view: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices sorted by code, offsets (L + 2,)): the places of every code."""
+    return np.argsort(view, kind="stable"), np.r_[0, np.cumsum(np.bincount(view, minlength=n_codes))]
+
+
+def _until_same(codes: np.ndarray) -> np.ndarray:
+    order = np.argsort(codes, kind="stable")
+    out = np.full(len(codes), np.iinfo(np.int32).max, np.int32)
+    same = codes[order[1:]] == codes[order[:-1]]
+    out[order[:-1][same]] = (order[1:] - order[:-1])[same]
+    return out

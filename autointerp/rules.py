@@ -1,0 +1,302 @@
+"""The language of rule labels: the printed label is the predictor.
+
+    label     = "unclear" | ["unclear: "] predicate {"; " predicate}       at most 4 predicates and 200 characters
+    predicate = terms {modifier} [" (weak)"]
+    terms     = "anything" | term {", " term} [" or " term]
+    term      = literal | shape
+    literal   = JSON string, in double or single quotes: a lexeme, the text of a token without leading spaces, case kept
+    shape     = "digits" | "a capitalised word" | ...                      the phrases of lexemes.SHAPES
+    modifier  = "after " terms {" then " terms}                            the one, two or three tokens before, in the order of the text
+              | "within " N " after " terms                                one of the N tokens before
+              | "before " terms                                            the next token
+              | "in a line starting with " terms                           the first token of the line
+              | "in brackets opened after " terms                          the token before the innermost open bracket
+              | ["not "] context                                           the phrases of contexts.CONTEXTS: "in a docstring", ...
+
+Each kind of modifier stands at most once (contexts: each of them once), all must hold. A token's prediction is the largest level of
+the predicates that match it: 1 for strong, WEAK for "(weak)", 0 when none does; "unclear" alone predicts 0 everywhere. Tokens of other rows do not
+exist for a rule.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autointerp.contexts import CONTEXT_BITS, CONTEXTS, Corpus
+from autointerp.lexemes import SHAPE_BITS, SHAPES
+from core.errors import UsageError
+
+WEAK = 0.4
+MAX_PREDICATES, MAX_CHARACTERS, MAX_AFTER, MAX_WITHIN = 4, 200, 3, 64
+UNCLEAR = "unclear"
+LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'")
+EXAMPLE = 'Write, for example: "self" or digits after "(" in a line starting with "def"'
+SHAPE_ORDER = list(SHAPES)
+LONGEST_FIRST = sorted(SHAPES, key=len, reverse=True)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Alternatives for one token; without any, anything."""
+
+    literals: tuple[str, ...] = ()
+    shapes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.literals) + len(self.shapes)
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A condition on a token and its surroundings."""
+
+    here: Terms = Terms()
+    after: tuple[Terms, ...] = ()  # in the order of the text: the last one is the previous token
+    within: tuple[int, Terms] | None = None
+    before: Terms | None = None
+    line: Terms | None = None
+    call: Terms | None = None
+    contexts: tuple[tuple[str, bool], ...] = ()  # (phrase, holds)
+    weak: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a label says; `unclear` says that the labeller does not trust it."""
+
+    predicates: tuple[Predicate, ...] = ()
+    unclear: bool = False
+
+
+# ---------------------------------------------------------------- printing
+
+
+def render(rule: Rule) -> str:
+    """The label of a rule; `parse` reads it back."""
+    body = "; ".join(_render_predicate(p) for p in rule.predicates)
+    if not body:
+        return UNCLEAR
+    return f"{UNCLEAR}: {body}" if rule.unclear else body
+
+
+def _render_predicate(p: Predicate) -> str:
+    parts = [_render_terms(p.here)]
+    if p.after:
+        parts.append("after " + " then ".join(_render_terms(t) for t in p.after))
+    if p.within:
+        parts.append(f"within {p.within[0]} after {_render_terms(p.within[1])}")
+    for lead, terms in (("before", p.before), ("in a line starting with", p.line), ("in brackets opened after", p.call)):
+        if terms is not None:
+            parts.append(f"{lead} {_render_terms(terms)}")
+    parts += [name if holds else f"not {name}" for name, holds in p.contexts]
+    return " ".join(parts) + (" (weak)" if p.weak else "")
+
+
+def _render_terms(terms: Terms) -> str:
+    words = [_quote(text) for text in terms.literals] + list(terms.shapes)
+    if len(words) > 1:
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    return words[0] if words else "anything"
+
+
+def _quote(text: str) -> str:
+    """JSON in double quotes, or in single ones where that spares an escape; characters that do not print are escaped."""
+    printable = text.replace("\n", "").isprintable()
+    inside = json.dumps(text, ensure_ascii=not printable)[1:-1]
+    if '"' in text and "'" not in text:
+        return "'" + inside.replace('\\"', '"') + "'"
+    return f'"{inside}"'
+
+
+# ---------------------------------------------------------------- reading
+
+
+def parse(text: str) -> Rule:
+    """The rule that a label says; raises UsageError when it is not in the language."""
+    reader = _Reader(text)
+    unclear = reader.take(UNCLEAR)
+    if unclear and reader.at_end():
+        return Rule((), True)
+    if unclear and not reader.take(":"):
+        raise reader.error("':' after unclear")
+    predicates = [_read_predicate(reader)]
+    while reader.take(";"):
+        predicates.append(_read_predicate(reader))
+    if not reader.at_end():
+        raise reader.error("a modifier, '; ' or the end")
+    if len(predicates) > MAX_PREDICATES or len(text) > MAX_CHARACTERS:
+        raise UsageError(
+            f"The label has {len(predicates)} parts and {len(text)} characters.", f"Use at most {MAX_PREDICATES} parts and {MAX_CHARACTERS} characters."
+        )
+    return Rule(tuple(predicates), unclear)
+
+
+def is_rule(text: str) -> bool:
+    """Whether a label is in the language, so that it predicts without a language model."""
+    try:
+        parse(text)
+    except UsageError:
+        return False
+    return True
+
+
+class _Reader:
+    """A cursor over a label: takes phrases, which end at a word boundary, and literals."""
+
+    def __init__(self, text: str):
+        self.text, self.at = text, 0
+
+    def _skip(self) -> None:
+        while self.at < len(self.text) and self.text[self.at] == " ":
+            self.at += 1
+
+    def at_end(self) -> bool:
+        self._skip()
+        return self.at == len(self.text)
+
+    def take(self, phrase: str) -> bool:
+        self._skip()
+        end = self.at + len(phrase)
+        if not self.text.startswith(phrase, self.at) or (phrase[-1].isalnum() and self.text[end : end + 1].isalnum()):
+            return False
+        self.at = end
+        return True
+
+    def take_pattern(self, pattern: re.Pattern) -> str | None:
+        self._skip()
+        found = pattern.match(self.text, self.at)
+        if found:
+            self.at = found.end()
+        return found and found[0]
+
+    def error(self, expected: str) -> UsageError:
+        rest = self.text[self.at :].strip()
+        found = f"found {rest[:40]!r}" if rest else "it ends there"
+        return UsageError(f"The label {self.text!r} is not a rule: expected {expected} after {self.text[: self.at]!r}, {found}.", EXAMPLE)
+
+
+def _read_predicate(reader: _Reader) -> Predicate:
+    found = Predicate(_read_terms(reader))
+    while True:
+        if reader.take("("):
+            if not (reader.take("weak") and reader.take(")")):
+                raise reader.error("'weak)'")
+            return replace(found, weak=True)
+        name, value = _read_modifier(reader)
+        if name is None:
+            return found
+        if name == "contexts":
+            if any(value[0] == known for known, _ in found.contexts):
+                raise reader.error(f"{value[0]!r} only once")
+            value = tuple(sorted((*found.contexts, value), key=lambda c: CONTEXTS.index(c[0])))
+        elif getattr(found, name):
+            raise reader.error(f"{name!r} only once")
+        found = replace(found, **{name: value})
+
+
+def _read_modifier(reader: _Reader) -> tuple[str | None, object]:
+    for lead, name in (("before", "before"), ("in a line starting with", "line"), ("in brackets opened after", "call")):
+        if reader.take(lead):
+            return name, _read_terms(reader)
+    negated = reader.take("not")
+    for phrase in CONTEXTS:
+        if reader.take(phrase):
+            return "contexts", (phrase, not negated)
+    if negated:
+        raise reader.error(f"one of: {', '.join(CONTEXTS)}")
+    if reader.take("after"):
+        slots = [_read_terms(reader)]
+        while reader.take("then"):
+            slots.append(_read_terms(reader))
+        if len(slots) > MAX_AFTER:
+            raise reader.error(f"at most {MAX_AFTER} tokens")
+        return "after", tuple(slots)
+    if reader.take("within"):
+        distance = reader.take_pattern(re.compile(r"\d{1,3}\b"))
+        if not distance or not 1 <= int(distance) <= MAX_WITHIN or not reader.take("after"):
+            raise reader.error(f"a number from 1 to {MAX_WITHIN} and 'after'")
+        return "within", (int(distance), _read_terms(reader))
+    return None, None
+
+
+def _read_terms(reader: _Reader) -> Terms:
+    if reader.take("anything"):
+        return Terms()
+    literals, shapes = [], []
+    while True:
+        kind, value = _read_term(reader)
+        (literals if kind == "literal" else shapes).append(value)
+        if not (reader.take(",") or reader.take("or")):
+            break
+    return Terms(tuple(dict.fromkeys(literals)), tuple(sorted(set(shapes), key=SHAPE_ORDER.index)))
+
+
+def _read_term(reader: _Reader) -> tuple[str, str]:
+    if quoted := reader.take_pattern(LITERAL):
+        inside = quoted[1:-1] if quoted[0] == '"' else re.sub(r"\\.|\"", lambda m: {"\\'": "'", '"': '\\"'}.get(m[0], m[0]), quoted[1:-1])
+        try:
+            return "literal", json.loads(f'"{inside}"')
+        except ValueError:
+            raise reader.error("a JSON string") from None
+    for phrase in LONGEST_FIRST:
+        if reader.take(phrase):
+            return "shape", phrase
+    raise reader.error('a quoted token, "anything", or one of: ' + ", ".join(SHAPES))
+
+
+# ---------------------------------------------------------------- predicting
+
+
+def predict(rule: Rule, corpus: Corpus, ordinals: np.ndarray) -> np.ndarray:
+    """The rule's prediction float32 (len(ordinals),) at tokens of the corpus."""
+    ordinals = np.asarray(ordinals, np.int64)
+    out = np.zeros(len(ordinals), np.float32)
+    for predicate in rule.predicates:
+        np.maximum(out, np.float32(WEAK if predicate.weak else 1.0) * matches(predicate, corpus, ordinals), out=out)
+    return out
+
+
+def matches(predicate: Predicate, corpus: Corpus, ordinals: np.ndarray) -> np.ndarray:
+    """bool (len(ordinals),): the predicate holds there. Later conditions are looked up only where the earlier ones hold."""
+    alive = np.arange(len(ordinals))
+    for relation, terms in slots(predicate):
+        where = corpus.related(relation, ordinals[alive])
+        alive = alive[(where >= 0) & _terms_match(terms, corpus, where)]
+    for name, holds in predicate.contexts:
+        alive = alive[((corpus.contexts[ordinals[alive]] & CONTEXT_BITS[name]) > 0) == holds]
+    if predicate.within:
+        distance, terms = predicate.within
+        near = ordinals[alive]
+        found = np.zeros(len(alive), bool)
+        for step in range(1, distance + 1):
+            where = corpus.back(near, step)
+            found |= (where >= 0) & _terms_match(terms, corpus, where)
+        alive = alive[found]
+    out = np.zeros(len(ordinals), bool)
+    out[alive] = True
+    return out
+
+
+def slots(predicate: Predicate) -> list[tuple[str, Terms]]:
+    """(relation, terms) of every condition on one related token."""
+    found = [("here", predicate.here)] if len(predicate.here) else []
+    found += [(f"after {distance}", terms) for distance, terms in enumerate(reversed(predicate.after), 1)]
+    return found + [(name, terms) for name in ("before", "line", "call") if (terms := getattr(predicate, name)) is not None]
+
+
+def _terms_match(terms: Terms, corpus: Corpus, where: np.ndarray) -> np.ndarray:
+    """bool: the token at each ordinal of `where` is one of `terms`; entries of -1 give any answer."""
+    if not len(terms):
+        return np.ones(len(where), bool)
+    found = np.zeros(len(where), bool)
+    codes = corpus.codes[where]
+    for text in terms.literals:
+        if (code := corpus.lexeme_codes.get(text)) is not None:
+            found |= codes == code
+    if terms.shapes:
+        found |= (corpus.shapes[where] & sum(SHAPE_BITS[name] for name in terms.shapes)) > 0
+    return found

@@ -1,0 +1,54 @@
+"""The settings of each stage of autointerp, in the standard library only: flags, help and manifest entries come from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.settings import setting
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """cluster: decoder directions -> neighbours, groups, a map."""
+
+    neighbours: int = setting(15, "nearest directions that UMAP looks at, itself included; at most a third of them")
+    dimensions: int = setting(10, "dimensions of the UMAP space in which HDBSCAN finds groups, 5 to 15")
+    min_size: int = setting(0, "smallest group; 0 takes 1 in 200 features, and at least 5")
+    spread: float = setting(0.15, "smallest distance between points of the map (UMAP's min_dist)")
+    nulls: int = setting(1, "times that the same method is tried on random directions with the same mean and covariance")
+
+
+@dataclass(frozen=True)
+class TitleSettings:
+    """title: labels and promoted tokens of a group's members -> a short name."""
+
+    words: int = setting(3, "words in a title, at most")
+    promoted: int = setting(5, "promoted tokens of each feature that count as evidence beside its label")
+    min_share: float = setting(0.2, "share of the members that must have a word for it to stand in the title")
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """label: snippets of the explain split -> a label for each feature."""
+
+    set: str = setting("rules", "rules (embedded, no LLM), llm (any OpenAI-compatible endpoint), or hand (your notes)", choices=("rules", "llm", "hand"), in_key=False)
+    features: str = setting("", "which features: 1,2,5-9 or @file; nothing takes every live one", in_key=False)
+    llm_model: str = setting("", "llm: name of the model; the endpoint's only one when empty", in_key=False)
+    llm_url: str = setting("", "llm: base URL of the endpoint, such as http://127.0.0.1:8000/v1", in_key=False)
+    concurrency: int = setting(16, "llm: requests in flight", in_key=False)
+    replies: str = setting("", "llm: a reply store to share between runs; nothing takes the run's own", in_key=False)
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """score: labels -> how well their text predicts activations on documents that the labeller never saw."""
+
+    set: str = setting("rules", "the label set: rules, hand, llm-<model>", in_key=False)
+    features: str = setting("", "which features: 1,2,5-9 or @file; nothing takes every labelled one", in_key=False)
+    top: int = setting(10, "windows around the largest activations")
+    strata: int = setting(6, "windows from each of the five quantile strata of the non-zero activations")
+    random: int = setting(30, "windows anywhere")
+    llm_model: str = setting("", "llm: name of the model that simulates; the labeller's own when empty", in_key=False)
+    llm_url: str = setting("", "llm: base URL of the endpoint", in_key=False)
+    concurrency: int = setting(16, "llm: requests in flight", in_key=False)
+    replies: str = setting("", "llm: a reply store to share between runs; nothing takes the run's own", in_key=False)

@@ -1,0 +1,45 @@
+"""Choose features worth clamping, and what to measure of a clamp. The subject is handed in; torch is not imported here."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autointerp.features import Features
+from core.errors import NotReady
+from core.records import Clamp
+
+ROWS, LENGTH = 16, 64  # held-out text on which a dose is measured
+
+
+def measured_doses(features: Features, live, clamp: Clamp, doses: list[float]) -> list[dict]:
+    """Responses of one feature to doses on score documents; the target is the tokens that its direction promotes."""
+    if features.effects is None:
+        raise NotReady("The promoted tokens are not known.", f"Run: python main.py effects {features.run.name}")
+    targets = [int(i) for i in features.effects.loc[clamp.feature]["promoted_id"][:10]]
+    return live.doses(clamp.feature, features.stats(clamp.feature).max, doses, held_out_rows(features), targets)
+
+
+def held_out_rows(features: Features) -> np.ndarray:
+    """Token ids (R, LENGTH) from the beginnings of rows of the score split, the same for every feature."""
+    tokens = features.tokens
+    lengths = np.diff(tokens.row_offsets)
+    rows = np.flatnonzero((np.asarray(tokens.split)[tokens.row_document] == 2) & (lengths >= LENGTH))
+    if not len(rows):
+        raise NotReady(f"No row of the score split has {LENGTH} tokens.", "Capture more text.")
+    chosen = np.random.default_rng(features.run.settings.seed).choice(rows, min(ROWS, len(rows)), replace=False)
+    return np.stack([np.asarray(tokens.ids[tokens.row_offsets[r] : tokens.row_offsets[r] + LENGTH]).astype(np.int64) for r in chosen])
+
+
+def worth_clamping(features: Features, count: int) -> list[int]:
+    """Live features with a label that scores at least .4, by the strength of the token that they promote most, one from each group.
+
+    What a feature fires on does not tell what it does: the choice is by the output side.
+    """
+    table = features.overview()
+    good = table[(table["score"] >= 0.4) & (table["density"] < 0.02)]
+    if features.effects is None or not len(good):
+        return []
+    strength = features.effects.loc[good["feature"], "promoted_logit"].str[0].to_numpy()
+    ordered = good.iloc[np.argsort(-strength, kind="stable")]
+    distinct = ordered.loc[~ordered["cluster"].duplicated() | (ordered["cluster"] < 0)]
+    return [int(f) for f in distinct["feature"].head(count)]

@@ -1,0 +1,176 @@
+"""Stage `title`: a short name for every group of features, from its members' labels and promoted tokens, without an LLM.
+
+A label is read as *marks*: `"self" after "("; digits (weak)` has the marks here "self", after "(" and here digits. A group's title is made
+of the marks that its members have and other features have not, ranked by the z-score of the log-odds with an informative prior (Monroe,
+Colaresi and Quinn 2008, equations 15 to 22). Where no mark stands out, promoted tokens are tried; where none of those does either,
+the group is `mixed`. Equal titles are told apart by their next marks, and at last by the number of the group.
+
+File: titles.parquet with group, title, size, evidence (JSON: the marks that stand out most, with how many members have each) and share
+(of the members that have at least one mark of the title).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from autointerp.settings import TitleSettings
+from core.files import write_table
+from core.records import Manifest
+from core.run import Run
+
+UNIT, VERSION = "title", 1
+Z = 2.5  # of some hundred marks that a group's members have, one in 160 passes by chance
+PRIOR = 10.0  # pseudo-members with the shares of all features
+LONGEST = 44  # characters
+SHOWN = 10  # marks kept as evidence
+MIXED = "mixed"
+
+# Slot -> how its terms stand in a title. In this order.
+SLOTS = {
+    "here": "{}", "after": "after {}", "within": "soon after {}", "before": "before {}", "line": "in {} lines", "call": "in brackets after {}",
+    "context": "{}", "promotes": "promotes {}",
+}  # fmt: skip
+LEADS = {"after": "after", "then": "after", "before": "before", "in a line starting with": "line", "in brackets opened after": "call"}
+CONTEXT = re.compile(
+    r"(not )?(in a (?:string|docstring|comment|repeated pair)|in brackets(?! opened)|at the start of a line|early in the (?:text|document)|"
+    r"repeated|after a space|continuing a word)"
+)
+LEAD = re.compile(r"\b(within \d+ after|in a line starting with|in brackets opened after|after|then|before)\b")
+LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'")
+
+Mark = tuple[str, str]  # (slot, term): ("after", '"("'), ("context", "in a docstring")
+
+
+@dataclass(frozen=True)
+class Title:
+    text: str
+    marks: tuple[Mark, ...]  # what it is made of; none when mixed
+
+
+def title(run: Run, settings: TitleSettings, redo: bool = False) -> Manifest:
+    """Make the unit `title`."""
+    work = run.begin(UNIT, VERSION, settings, ["cluster", "label/rules", "effects"], redo)
+    if work is None:
+        return run.manifest(UNIT)
+    features = pd.read_parquet(run.folder("cluster") / "features.parquet")
+    labels = pd.read_parquet(run.folder("label/rules") / "labels.parquet")
+    effects = pd.read_parquet(run.folder("effects") / "effects.parquet")
+    frame = group_titles(features, labels, effects, settings)
+    write_table(work.folder / "titles.parquet", frame)
+    mixed = int(frame["title"].str.startswith(MIXED).sum())
+    return work.commit({"groups": len(frame), "mixed": mixed, "median_share": round(float(frame["share"].median()), 3) if len(frame) else None})
+
+
+def group_titles(features: pd.DataFrame, labels: pd.DataFrame, effects: pd.DataFrame, settings: TitleSettings) -> pd.DataFrame:
+    """The titles table for the groups of `features` (columns feature, group, status); no two titles are equal."""
+    live = features[features["status"] != "dead"]
+    said = dict(zip(labels["feature"], map(read_marks, labels["text"]), strict=True))
+    top = zip(effects["feature"], effects["promoted"], strict=True)
+    pushed = {f: {("promotes", quoted(token)) for token in tokens[: settings.promoted] if token.strip()} for f, tokens in top}
+    marks = {f: said.get(f, set()) | pushed.get(f, set()) for f in live["feature"]}
+    everyone = Counter(m for found in marks.values() for m in found)
+    members = {int(g): list(part) for g, part in live[live["group"] >= 0].groupby("group")["feature"]}
+    ranked = {g: rank(Counter(m for f in part for m in marks[f]), len(part), everyone, len(marks)) for g, part in members.items()}
+    titles = distinct({g: candidates(ranked[g], len(part), settings) for g, part in members.items()}, settings.words)
+    rows = []
+    for group, part in members.items():
+        chosen = set(titles[group].marks)
+        share = float(np.mean([bool(chosen & marks[f]) for f in part]))
+        evidence = {phrase([m]): n for m, n, _ in ranked[group][:SHOWN]}
+        rows.append((group, titles[group].text, len(part), json.dumps(evidence, ensure_ascii=False), share))
+    return pd.DataFrame(rows, columns=["group", "title", "size", "evidence", "share"])
+
+
+# ------------------------------------------------------------ labels to marks
+
+
+def read_marks(label: str) -> set[Mark]:
+    """The marks of a rule label; of other text, its quoted terms and comma-separated phrases. Negated contexts are left out."""
+    literals: list[str] = []
+
+    def hide(found: re.Match) -> str:
+        literals.append(found[0])
+        return f"\0{len(literals) - 1}\0"
+
+    masked = LITERAL.sub(hide, label.removeprefix("unclear").removeprefix(":"))
+    marks: set[Mark] = set()
+    for predicate in masked.split(";"):
+        predicate = predicate.replace("(weak)", "")
+        marks |= {("context", phrase) for negated, phrase in CONTEXT.findall(predicate) if not negated}
+        here, *rest = LEAD.split(CONTEXT.sub(" ", predicate))
+        for lead, terms in [("", here), *zip(rest[::2], rest[1::2], strict=True)]:
+            slot = "within" if lead.startswith("within") else LEADS.get(lead, "here")
+            marks |= {(slot, term) for term in read_terms(terms, literals)}
+    return marks
+
+
+def read_terms(text: str, literals: list[str]) -> list[str]:
+    """Terms in `text`, where a literal stands as its number between NULs."""
+    words = (part.strip() for part in re.split(r",|\bor\b", text))
+    return [re.sub(r"\0(\d+)\0", lambda m: literals[int(m[1])], w) for w in words if w and w != "anything"]
+
+
+def quoted(token: str) -> str:
+    return json.dumps(token.strip(), ensure_ascii=False)
+
+
+# ------------------------------------------------------------ marks to titles
+
+
+def rank(inside: Counter, n_inside: int, everyone: Counter, n_everyone: int) -> list[tuple[Mark, int, float]]:
+    """(mark, members that have it, z) of a group, most telling first: label marks, then promoted tokens.
+
+    z compares the log-odds that a member has the mark with those of all features outside the group, both with PRIOR pseudo-members
+    that have it as often as all features do.
+    """
+    found = []
+    for mark, n in inside.items():
+        prior = PRIOR * everyone[mark] / n_everyone
+        a, b = n + prior, everyone[mark] - n + prior
+        a_not, b_not = n_inside + PRIOR - a, n_everyone - n_inside + PRIOR - b
+        z = (np.log(a / a_not) - np.log(b / b_not)) / np.sqrt(1 / a + 1 / b)
+        found.append((mark, n, float(z)))
+    return sorted(found, key=lambda m: (m[0][0] == "promotes", -m[2], m[0]))
+
+
+def candidates(ranked: list[tuple[Mark, int, float]], size: int, settings: TitleSettings) -> list[Mark]:
+    """Marks that may stand in a title: two members and `min_share` of them have it, and it stands out by Z."""
+    return [mark for mark, n, z in ranked if z >= Z and n >= max(2, settings.min_share * size)]
+
+
+def distinct(marks: dict[int, list[Mark]], words: int) -> dict[int, Title]:
+    """A title for each group, in order of group; a later group whose title is taken goes on to its next marks."""
+    taken: dict[str, int] = {}
+    titles = {}
+    for group in sorted(marks):
+        options = [compose(marks[group], words, skip) for skip in range(max(1, len(marks[group]) - words + 1))]
+        fallback = Title(f"{options[0].text} ({group})", options[0].marks)
+        titles[group] = next((t for t in options if t.text not in taken), fallback)
+        taken[titles[group].text] = group
+    return titles
+
+
+def compose(marks: list[Mark], words: int, skip: int = 0) -> Title:
+    """The title of the first `words` marks, where the last is replaced by the one `skip` places on; fewer when it would be too long."""
+    if not marks:
+        return Title(MIXED, ())
+    chosen = marks[: words - 1] + marks[words - 1 + skip : words + skip]
+    while len(chosen) > 1 and (len(phrase(chosen)) > LONGEST or (len({s for s, _ in chosen}) > 1 and "promotes" in {s for s, _ in chosen})):
+        chosen = chosen[:-1]
+    return Title(phrase(chosen), tuple(chosen))
+
+
+def phrase(marks: list[Mark]) -> str:
+    """Marks as a person would say them: `"self", "cls" after "("`."""
+    parts = []
+    for slot, form in SLOTS.items():
+        if terms := [term for s, term in marks if s == slot]:
+            joined = ", ".join(terms) if slot in ("here", "context", "promotes") else " or ".join(terms)
+            parts.append(form.format(joined))
+    return " ".join(parts)

@@ -1,0 +1,15 @@
+"""The settings of the report, in the standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.settings import setting
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """report: everything that is committed -> report.md and its figures."""
+
+    control: str = setting("", "run on the untrained subject whose scores are shown beside these")
+    features: str = setting("", "features shown in full: 1,2,5-9; nothing takes some with high, middling and low scores")

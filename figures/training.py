@@ -1,0 +1,43 @@
+"""How the autoencoder learned, and how often its features fire."""
+
+from __future__ import annotations
+
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from figures.style import COLOURS, themed
+
+
+def training_curves(steps: np.ndarray, fvu: np.ndarray, l0: np.ndarray, dead: np.ndarray, checked: np.ndarray, checked_fvu: np.ndarray, best_step: int, dark: bool = False) -> Figure:
+    """FVU on the training batches (steps,) and on calibrate (checked,), with L0 and the dead share below; the kept step is marked."""
+    with themed(dark) as theme:
+        figure = Figure(figsize=(8, 5.6), layout="constrained")
+        top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+        top.plot(steps, fvu, color=theme["faint"], alpha=0.45, linewidth=0.8, label="explain, each batch")
+        top.plot(checked, checked_fvu, color=COLOURS["score"], marker="o", markersize=3.5, label="calibrate")
+        top.axvline(best_step, color=COLOURS["clamped"], linestyle="--", linewidth=1.2, label=f"kept: step {best_step}")
+        top.set(yscale="log", ylabel="FVU (log)", title="Reconstruction while training")
+        top.legend(loc="upper right")
+        middle.plot(steps, l0, color=COLOURS["score"], linewidth=1)
+        middle.set_ylabel("L0")
+        middle.set_ylim(bottom=0)
+        bottom.plot(steps, dead, color=COLOURS["score"], linewidth=1)
+        bottom.set(ylabel="dead share", xlabel="step", ylim=(-0.02, max(0.1, float(dead.max(initial=0)) * 1.1)))
+        return figure
+
+
+def density_histogram(density: np.ndarray, dark: bool = False) -> Figure:
+    """How many features fire on which share of tokens; `density` (F,), dead features are counted in the title."""
+    live = density[density > 0]
+    with themed(dark) as theme:
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        sns.histplot(x=np.log10(live), bins=50, color=COLOURS["score"], edgecolor=theme["page"], linewidth=0.4, ax=axes)
+        axes.axvline(np.log10(np.median(live)), color=COLOURS["clamped"], linestyle="--", linewidth=1.2)
+        axes.text(np.log10(np.median(live)), axes.get_ylim()[1] * 0.97, f"  median {np.median(live):.2%}", color=COLOURS["clamped"], va="top")
+        ticks = np.arange(np.floor(np.log10(live.min())), 1)
+        axes.set_xticks(ticks, [f"{10**t:.4g}" if t >= -4 else f"1e{t:.0f}" for t in ticks])
+        axes.set(xlabel="share of tokens on which a feature fires (log)", ylabel="features", title=f"Density of {len(live):,} live features ({len(density) - len(live)} dead)")
+        axes.grid(axis="x", visible=False)
+        return figure

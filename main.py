@@ -1,0 +1,414 @@
+"""Verbs and flags. What a verb needs is imported when it runs, so --help does not load torch.
+
+Standard output carries results only; progress and news go to standard error. Errors for a person are two lines and an exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import sys
+from dataclasses import dataclass, fields
+
+import click
+
+from autointerp.settings import ClusterSettings, LabelSettings, ScoreSettings, TitleSettings
+from core.errors import INTERRUPTED, NotReady, ToolError, UsageError
+from core.records import Clamp
+from core.settings import CaptureSettings, EffectsSettings, EvaluateSettings, IndexSettings, RunSettings, TrainSettings, from_table
+from figures.settings import ReportSettings
+
+# Large freed blocks stay with the process: without this, every big activation is mapped and page-faulted anew, and reading the
+# subject is up to twice as slow. glibc reads it at start only, hence the one re-execution in `main`.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    settings: type
+    module: str  # holds a function with the stage's name
+    unit: str
+    figures: tuple[str, ...]  # entries of its summary that `status` and the stage's last line show
+
+
+STAGES = {
+    "capture": Stage(CaptureSettings, "core.capture", "capture", ("documents", "tokens")),
+    "train": Stage(TrainSettings, "core.train", "train", ("architecture", "features", "steps", "calibrate_fvu", "l0", "dead")),
+    "evaluate": Stage(EvaluateSettings, "core.evaluate", "evaluate", ("fvu", "l0", "ce_clean", "ce_spliced", "recovered_mean")),
+    "index": Stage(IndexSettings, "core.index", "index", ("firings", "dead", "dense")),
+    "effects": Stage(EffectsSettings, "core.effects", "effects", ("features",)),
+    "cluster": Stage(ClusterSettings, "autointerp.cluster", "cluster", ("groups", "noise", "isolated")),
+    "label": Stage(LabelSettings, "autointerp.label", "label/rules", ("labels", "unclear", "failures")),
+    "score": Stage(ScoreSettings, "autointerp.score", "score/rules/simulation", ("median", "low", "high", "null_median", "n", "share_above_null", "failures")),
+    "title": Stage(TitleSettings, "autointerp.title", "title", ("titles",)),
+    "report": Stage(ReportSettings, "figures.report", "report", ("figures",)),
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def cli():
+    """Find out what the features of a language model mean, and prove it by clamping them."""
+
+
+# ---------------------------------------------------------------- plumbing
+
+
+def flags(settings):
+    """A decorator with one option for each field of a settings dataclass."""
+
+    def wrap(command):
+        for f in reversed(fields(settings)):
+            choices = f.metadata["choices"]
+            kind = click.Choice(choices) if choices else type(f.default)
+            command = click.option(f"--{f.name.replace('_', '-')}", f.name, type=kind, default=f.default, show_default=f.default != "", help=f.metadata["help"])(command)
+        return command
+
+    return wrap
+
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="print one JSON document and nothing else")
+
+
+def emit(value, text: str, as_json: bool) -> None:
+    """The result on standard output, as JSON or as text."""
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text)
+
+
+def open_run(name: str):
+    from core.run import Run
+
+    return Run.open(name)
+
+
+def brief(stage: Stage, summary: dict) -> str:
+    """The key figures of a unit on one line."""
+    number = lambda v: f"{v:.3g}" if isinstance(v, float) and abs(v) < 1000 else f"{v:,}" if isinstance(v, int) else str(v)
+    return ", ".join(f"{name} {number(summary[name])}" for name in stage.figures if summary.get(name) not in (None, {}))
+
+
+def run_stage(run, name: str, settings, redo: bool = False):
+    """Run one stage under the run's lock and say what came out; a stage that is done says so."""
+    from core.progress import say
+
+    stage = STAGES[name]
+    with run.locked(name):
+        before = {unit: run.find(unit) for unit in run.committed()}
+        manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo)
+    known = before.get(manifest.unit)
+    again = known is not None and known.seconds == manifest.seconds and known.files == manifest.files
+    say(f"{manifest.unit}: {'already done' if again else f'done in {manifest.seconds:.0f} s'}; {brief(stage, manifest.summary)}")
+    return manifest
+
+
+def stage_command(name: str, stage: Stage):
+    @cli.command(name, help=stage.settings.__doc__, short_help=stage.settings.__doc__.split(": ", 1)[1])
+    @click.argument("run")
+    @flags(stage.settings)
+    @click.option("--redo", is_flag=True, help="make this unit anew, and what follows stale")
+    def command(run, redo, **values):
+        run_stage(open_run(run), name, from_table(stage.settings, values), redo)
+
+    return command
+
+
+for _name, _stage in STAGES.items():
+    stage_command(_name, _stage)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@cli.command()
+@click.argument("run")
+@flags(RunSettings)
+def new(run, **values):
+    """Make a run: which subject, which site, which corpus."""
+    from core.records import Site
+    from core.run import Run
+
+    settings = from_table(RunSettings, values)
+    Site.parse(settings.site)
+    if settings.corpus != "stdlib" and not os.path.exists(settings.corpus):
+        raise UsageError(f"There is no corpus {settings.corpus!r}.", "Give stdlib, a .txt or .jsonl file, or a folder of them.")
+    made = Run.create(run, settings)
+    click.echo(f"{made.path}\nNext: python main.py run {made.name}")
+
+
+@cli.command("run")
+@click.argument("run")
+def run_all(run):
+    """Run every stage that is not done, with its default settings, or with those that it was begun with."""
+    opened = open_run(run)
+    for name in STAGES:
+        run_pending(opened, name)
+    click.echo(f"Report: {opened.path / 'report' / 'report.md'}")
+
+
+def run_pending(run, name: str, settings=None):
+    """Run stage `name` unless it is done; go on with a partial one's own settings."""
+    stage = STAGES[name]
+    state = run.state(stage.unit)
+    if state == "done":
+        return run.manifest(stage.unit)
+    if state == "stale":
+        settings = from_table(stage.settings, run.manifest(stage.unit).settings)
+    elif (plan := run.plan(stage.unit)) is not None:
+        settings = from_table(stage.settings, plan)
+    return run_stage(run, name, settings or stage.settings(), redo=state == "stale")
+
+
+@cli.command()
+@click.argument("run")
+@json_flag
+def status(run, as_json):
+    """Units of a run: state and key figures."""
+    opened = open_run(run)
+    units = [stage.unit for stage in STAGES.values()]
+    units += [u for u in opened.committed() if u not in units]
+    rows, lines = [], []
+    for unit in units:
+        manifest, state = opened.find(unit), opened.state(unit)
+        rows.append({"stage": unit, "state": state, "summary": manifest.summary if manifest else {}, "seconds": manifest.seconds if manifest else None})
+        shown = brief(STAGES[unit.split("/")[0]], manifest.summary) if manifest else ""
+        lines.append(f"{unit:28} {state:8} {f'{manifest.seconds:6.0f} s' if manifest else '':9} {shown}".rstrip())
+    emit({"run": opened.name, "stages": rows}, "\n".join(lines), as_json)
+
+
+# ---------------------------------------------------------------- features
+
+
+def features_of(run: str):
+    from autointerp.features import Features
+
+    return Features(open_run(run))
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("feature", type=int)
+@click.option("--stratum", type=click.Choice(["top", "quantiles", "random", "near-miss", "all"]), default="all", help="which snippets")
+@click.option("--split", type=click.Choice(["explain", "calibrate", "score", "all"]), default="all", help="from which documents")
+@click.option("-n", "count", default=0, help="snippets of each stratum")
+@json_flag
+def show(run, feature, stratum, split, count, as_json):
+    """One feature: labels, scores, density, histogram, promoted tokens, neighbours, snippets."""
+    from figures.terminal import feature_text
+
+    chosen = {
+        "top": {"top": count or 20}, "quantiles": {"strata": count or 4}, "random": {"random": count or 10},
+        "near-miss": {"near_miss": count or 10}, "all": {"top": count or 5, "strata": count or 1, "near_miss": count or 2},
+    }[stratum]  # fmt: skip
+    features = features_of(run)
+    card = features.card(feature, chosen, split)
+    emit(card, "" if as_json else feature_text(card, features.histogram(feature)), as_json)
+
+
+def emit_table(table, as_json: bool, limit: int) -> None:
+    from autointerp.features import plain
+    from figures.terminal import table_text
+
+    rows = plain(table)
+    emit(rows, "" if as_json else table_text(rows, list(table.columns), limit), as_json)
+
+
+@cli.command("list")
+@click.argument("run")
+@click.option("--cluster", type=int, help="only this group; -1 is noise")
+@click.option("--min-score", type=float, help="only labels that score at least this")
+@click.option("--set", "label_set", default="", help="labels of this set")
+@click.option("--sort", type=click.Choice(["feature", "score", "density", "label", "cluster"]), default="feature")
+@click.option("--limit", default=40, show_default=True, help="rows in the terminal")
+@json_flag
+def list_features(run, cluster, min_score, label_set, sort, limit, as_json):
+    """Features with label, score, density, group."""
+    table = features_of(run).overview(label_set)
+    if cluster is not None:
+        table = table[table["cluster"] == cluster]
+    if min_score is not None:
+        table = table[table["score"] >= min_score]
+    table = table.sort_values(sort, ascending=sort not in ("score", "density"), kind="stable")
+    emit_table(table, as_json, limit)
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("words")
+@click.option("--limit", default=20, show_default=True, help="rows in the terminal")
+@json_flag
+def find(run, words, limit, as_json):
+    """Search labels, promoted tokens and notes."""
+    emit_table(features_of(run).find(words), as_json, limit)
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("feature", type=int)
+@click.argument("words")
+def note(run, feature, words):
+    """Write down what you think a feature is."""
+    from autointerp.features import add_note
+
+    features = features_of(run)
+    features.check(feature)
+    add_note(features.run.path, feature, words)
+    click.echo(f"Noted. Score what you wrote: python main.py label {run} --set hand && python main.py score {run} --set hand")
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("words")
+@click.option("--against", default="", help="another text; features that fire on it too are left out")
+@click.option("--limit", default=20, show_default=True, help="rows in the terminal")
+@json_flag
+def text(run, words, against, limit, as_json):
+    """Which features fire on a text, and not on another."""
+    from core.live import Live
+    from figures.terminal import reading_text
+
+    features = features_of(run)
+    live = Live(features.run)
+    reading = live.read(words)
+    other = {f for _, f, _ in live.read(against).firings} if against else set()
+    labels = features.overview().set_index("feature")["label"]
+    maxima = {f: features.stats(f).max for f in {f for _, f, _ in reading.firings} - other}
+    firings = [{"position": p, "feature": f, "activation": a, "label": labels[f]} for p, f, a in reading.firings if f not in other]
+    emit({"tokens": reading.tokens, "firings": firings}, "" if as_json else reading_text(reading.tokens, firings, maxima, limit), as_json)
+
+
+# ---------------------------------------------------------------- clamps
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--set", "set_", multiple=True, metavar="F=V", help="set feature F to V (3.5), or to a multiple of its maximum (5x)")
+@click.option("--max", "max_", multiple=True, metavar="F=V", help="raise F to at least V")
+@click.option("--add", multiple=True, metavar="F=V", help="add V to F")
+@click.option("--scale", multiple=True, metavar="F=V", help="multiply F by V")
+@click.option("--ablate", multiple=True, metavar="F", help="set F to 0")
+@click.option("--prompt", multiple=True, required=True, help="text to continue; may be given more than once")
+@click.option("--tokens", default=40, show_default=True, help="tokens to generate")
+@click.option("--samples", default=2, show_default=True, help="continuations of each prompt")
+@click.option("--temperature", default=0.7, show_default=True)
+@click.option("--doses", default="", help="also measure these multiples of the maximum, such as 0,0.5,1,2,4,8 (one --set only)")
+@click.option("--figure", is_flag=True, help="draw the dose-response curve")
+@json_flag
+def clamp(run, set_, max_, add, scale, ablate, prompt, tokens, samples, temperature, doses, figure, as_json):
+    """Continue a prompt with features clamped, beside the same luck without."""
+    from core.live import Live, save_experiment
+    from figures.terminal import clamp_text
+
+    given = {"set": set_, "max": max_, "add": add, "scale": scale, "ablate": ablate}
+    clamps = [Clamp.parse(mode, value) for mode, values in given.items() for value in values]
+    if not clamps:
+        raise UsageError("There is nothing to clamp.", "Give one or more of --set, --max, --add, --scale, --ablate, such as --set 1234=5x.")
+    features = features_of(run)
+    maxima = {c.feature: features.stats(c.feature).max for c in clamps}
+    live = Live(features.run)
+    record = live.clamp(clamps, maxima, list(prompt), tokens, temperature, list(range(samples)))
+    record["labels"] = {str(c.feature): features.label(c.feature) for c in clamps}
+    if doses or figure:
+        from autointerp.steering import measured_doses
+
+        record["doses"] = measured_doses(features, live, clamps[0], parse_doses(doses))
+    with features.run.locked("clamp"):
+        saved = save_experiment(features.run, record)
+    if figure:
+        from figures.steering import save_dose_figure
+
+        saved += ", " + save_dose_figure(features.run.path / saved, record)
+    emit(record, "" if as_json else f"{clamp_text(record)}\n({saved})", as_json)
+
+
+def parse_doses(text: str) -> list[float]:
+    try:
+        return [float(part) for part in (text or "0,0.5,1,2,4,8").split(",")]
+    except ValueError:
+        raise UsageError(f"--doses {text!r} is not a list of numbers.", "Give multiples of the maximum, such as 0,0.5,1,2,4,8.") from None
+
+
+# ---------------------------------------------------------------- demo
+
+DEMO = {"train": TrainSettings(epochs=2.0)}
+CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(features="0-511"), "score": ScoreSettings()}
+DEMO_PROMPTS = ["def main():\n    ", "import os\n"]
+
+
+@cli.command()
+def demo():
+    """The whole job on the embedded subject, offline, then what to try next."""
+    from core.run import Run
+
+    run, control = Run.create("demo", RunSettings()), Run.create("demo-control", RunSettings(weights="random"))
+    for name in STAGES:
+        if name != "report":
+            run_pending(run, name, DEMO.get(name))
+    for name in ("capture", "train", "index", "label", "score"):
+        run_pending(control, name, CONTROL.get(name))
+    chosen = demo_clamps(run)
+    run_pending(run, "report", ReportSettings(control=control.name))
+    feature = chosen[0] if chosen else 0
+    click.echo(f"""
+Report: {run.path / "report" / "report.md"}
+
+Three things to try next:
+  python main.py show demo {feature}
+  python main.py text demo "for name in names:" --against "import os"
+  python main.py clamp demo --set {feature}=4x --prompt "def main():" --figure""")
+
+
+def demo_clamps(run) -> list[int]:
+    """Clamp three labelled features and keep the experiments, unless that has been done; returns the features."""
+    from autointerp.features import Features
+    from autointerp.steering import measured_doses, worth_clamping
+    from core.live import Live, experiments, save_experiment
+    from core.progress import progress
+
+    if done := experiments(run):
+        return [record["features"][0] for record in done]
+    features = Features(run)
+    chosen = worth_clamping(features, 3)
+    live = Live(run) if chosen else None
+    for feature in progress(chosen, "clamp", unit="feat"):
+        clamp, maximum = Clamp(feature, "set", 4.0, relative=True), features.stats(feature).max
+        record = live.clamp([clamp], {feature: maximum}, DEMO_PROMPTS, 30, 0.7, [0])
+        record |= {"labels": {str(feature): features.label(feature)}, "doses": measured_doses(features, live, clamp, parse_doses(""))}
+        with run.locked("clamp"):
+            save_experiment(run, record)
+    return chosen
+
+
+# ---------------------------------------------------------------- entry
+
+
+def complain(error: ToolError) -> int:
+    print(f"error: {error.message}\n{error.next_step}", file=sys.stderr)
+    return error.code
+
+
+def main() -> int:
+    """The exit code: 0 done, 2 usage, 3 missing, stale or busy, 4 provider, 130 interrupted."""
+    try:
+        cli(standalone_mode=False)
+    except ToolError as error:
+        return complain(error)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "main.py"
+        return complain(UsageError(error.format_message(), f"See: python {command} --help"))
+    except (KeyboardInterrupt, click.Abort):
+        print("\nstopped; what was committed is intact, and the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return complain(NotReady(f"The disk is full: {error.filename or error.strerror}. What was committed is intact.", "Free some space; then type the same command again."))
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.platform == "linux" and "MALLOC_TOP_PAD_" not in os.environ and not {"-h", "--help"} & set(sys.argv):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
+    sys.exit(main())
