@@ -30,7 +30,7 @@ CONTEXTS = (
 )
 CONTEXT_BITS = {name: np.uint16(1 << i) for i, name in enumerate(CONTEXTS)}
 SCANNED = {"in a string": STRING, "in a docstring": DOCSTRING, "in a comment": COMMENT, "in brackets": BRACKETS}
-RELATIONS = ("here", "after 1", "after 2", "after 3", "before", "line", "call")
+RELATIONS = ("here", "after 1", "after 2", "before", "line", "call")
 EARLY = 16  # tokens
 MEMORY = 64  # tokens of the row in which a repetition counts
 

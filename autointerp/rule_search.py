@@ -15,12 +15,13 @@ from autointerp.rule_tables import N_GROUPS, WINDOWS, Ground, Option
 from autointerp.rules import WEAK
 
 SLOTS = (*RELATIONS, *WINDOWS, "contexts")
-MAX_TERMS = {"here": 6, "after 1": 5}  # literals of a set, by slot
+MAX_TERMS = {"here": 6, "after 1": 5, "within 8": 2}  # literals of a set, by slot
 OTHER_TERMS = 4
 TERM_COST, SLOT_COST, PREDICATE_COST = 0.004, 0.006, 0.008  # correlation that one more of them must bring
 DOUBT = 0.5  # share of the mass that is not believed when it comes from one group of documents
 THRESHOLDS = np.array([0.08, 0.15, 0.25, 0.4, 0.6])  # of the feature's peak mean: tokens above one make a set
 N_STARTS = 2
+HOPE = 0.5  # share of the best start's gain that another must have to be followed
 MAX_OPTIONS = 4
 PROPOSAL_TOKENS = 20_000  # more are strided when options are proposed, never when they are compared
 WINDOW_TOKENS = 3_000  # the same for windows, each of which is many look-ups
@@ -84,8 +85,8 @@ def grow(target: Target, cover: Cover) -> list[Option]:
     starts = sorted((propose(target, cover, everything, slot) for slot in SLOTS), key=lambda found: -found[0])[:N_STARTS]
     base = float(target.correlation(cover.mass, cover.ones, cover.squares))
     best: tuple[float, list[Option]] = (base + PREDICATE_COST, [])
-    for _, option in starts:
-        if option is not None:
+    for worth, option in starts:
+        if option is not None and worth - base > HOPE * (starts[0][0] - base):
             best = max(best, _refine(target, cover, option), key=lambda found: found[0])
     return best[1]
 

@@ -19,7 +19,7 @@ from core.corpus import Tokens
 from core.records import SPLITS
 
 N_GROUPS = 8  # of documents: mass that comes from one of them alone is not trusted
-WINDOWS = {"within 4": 4, "within 16": 16}
+WINDOWS = {"within 8": 8}
 
 
 @dataclass(frozen=True)
