@@ -109,7 +109,7 @@ def rim(layout: np.ndarray, outside: np.ndarray, near: np.ndarray) -> np.ndarray
     low, high = layout[inside].min(0), layout[inside].max(0)
     middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-6)
     offset = (layout - middle) / half
-    radius = 1.08 * np.linalg.norm(offset[inside], axis=1).max()
+    radius = 1.05 * np.linalg.norm(offset[inside], axis=1).max()
     known = np.isin(near, inside)
     mean = (offset[near] * known[..., None]).sum(1)
     turn = np.empty(len(outside))
@@ -124,3 +124,17 @@ def covariance_twin(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     mean = x.mean(0, dtype=np.float64)
     values, vectors = np.linalg.eigh(np.cov(x.T.astype(np.float64)))
     return unit_rows(rng.normal(size=x.shape) * np.sqrt(np.maximum(values, 0)) @ vectors.T + mean)
+
+
+def decorrelated(x: np.ndarray, power: float) -> np.ndarray:
+    """Unit rows of x (N, D), centred, with its covariance C taken out to a power: (x - mean) C^(-power / 2). 0 gives x itself, 1 whitens.
+
+    Less is taken out where few rows determine the covariance, `power * (1 - D / N)`, since D or fewer whitened rows are all orthogonal.
+    Eigenvalues below a thousandth of the largest count as that.
+    """
+    power *= max(0.0, 1 - x.shape[1] / len(x))
+    if power == 0:
+        return x
+    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    return unit_rows(centred @ vectors / np.maximum(values, values[-1] * 1e-3) ** (power / 2))

@@ -62,7 +62,7 @@ class Features:
         if self.run.find("cluster") is None:
             return None
         table = self._table("cluster", "features.parquet").set_index("feature")
-        return table.assign(title=table["group"].map(self.titles).fillna(""))
+        return table.assign(title=[self.titles.get(int(g), "") for g in table["group"]])
 
     @cached_property
     def titles(self) -> dict[int, str]:
@@ -153,7 +153,8 @@ class Features:
         labels = self.labels if not label_set else self.labels[self.labels["set"] == label_set]
         first = labels.drop_duplicates("feature").set_index("feature")
         table = pd.DataFrame({"feature": range(self.postings.n_features), "density": self.postings.n_firings / self.postings.n_tokens})
-        table["label"] = table["feature"].map(first["text"]).fillna("")
+        texts = first["text"].to_dict()
+        table["label"] = [texts.get(f, "") for f in table["feature"]]
         simulated = self.scores[self.scores["kind"] == "simulation"] if len(self.scores) else self.scores
         keyed = simulated.set_index(["feature", "set"])["value"]
         table["score"] = [keyed.get((f, s), np.nan) for f, s in zip(table["feature"], table["feature"].map(first["set"]), strict=True)]
@@ -165,14 +166,15 @@ class Features:
         wanted = [w for w in words.lower().split() if w]
         if not wanted:
             raise UsageError("There is nothing to search for.", 'Give some words: find RUN "days of the week"')
-        texts = self.labels.groupby("feature")["text"].agg(" ".join)
         table = self.overview()
-        text = table["feature"].map(texts).fillna("")
-        if self.effects is not None:
-            text += " " + table["feature"].map(self.effects["promoted"].map(lambda p: " ".join(p[:5]))).fillna("")
+        known: dict[int, list[str]] = {int(f): [] for f in table["feature"]}
+        for row in self.labels.itertuples():
+            known[row.feature].append(row.text)
         for note in read_notes(self.run.path):
-            text.loc[note["feature"]] += " " + note["text"]
-        hits = sum(text.str.lower().str.contains(w, regex=False).astype(int) for w in wanted)
+            known[note["feature"]].append(note["text"])
+        for feature, promoted in {} if self.effects is None else self.effects["promoted"].items():
+            known[feature] += promoted[:5].tolist()
+        hits = np.array([sum(w in " ".join(parts).lower() for w in wanted) for parts in known.values()])
         return table.assign(hits=hits)[hits > 0].sort_values(["hits", "score"], ascending=[False, False], kind="stable").drop(columns="hits")
 
 

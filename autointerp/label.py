@@ -24,7 +24,7 @@ from autointerp.rule_fitting import fit_rules
 from autointerp.selection import parse_features
 from autointerp.settings import LabelSettings
 from core.errors import NotReady
-from core.files import write_table
+from core.files import canonical_hash, write_table
 from core.progress import progress, say
 from core.records import Failure, Label, Manifest
 from core.run import Run
@@ -40,23 +40,24 @@ def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
     features = Features(run)
     live = np.flatnonzero(features.postings.n_firings > 0)
     endpoint = model = None
-    name, inputs = settings.set, ["index"]
+    name, inputs, decides = settings.set, ["index"], settings
     if settings.set == "llm":
         endpoint = Endpoint(settings.llm_url)
         model = endpoint.choose_model(settings.llm_model)
         name, inputs = f"llm-{slug(model)}", ["index", "effects"]
+    if settings.set == "hand":
+        decides, redo = {"notes": canonical_hash(latest_notes(run))}, True
     unit = f"label/{name}"
-    wanted = parse_features(settings.features, live)
     old = pd.DataFrame() if redo or run.find(unit) is None else pd.read_parquet(run.path / unit / "labels.parquet")
-    missing = sorted(set(wanted) - set(old.get("feature", [])))
-    settled = run.find(unit) is not None and not redo and settings.set != "llm" and not settings.features
-    work = run.begin(unit, VERSION, settings, inputs, redo, extend=bool(missing) and not settled or settings.set == "hand")
+    missing = sorted(set(parse_features(settings.features, live)) - set(old.get("feature", [])))
+    asked_for_more = bool(settings.features) or settings.set == "llm"  # rules failed for good on what is missing
+    work = run.begin(unit, VERSION, decides, inputs, redo, extend=bool(missing) and asked_for_more)
     if work is None:
         return run.manifest(unit)
     if settings.set == "rules":
         labels, failures = by_rules(features, missing, name, run.settings.seed)
     elif settings.set == "hand":
-        labels, failures, old = by_hand(run, name), [], pd.DataFrame()
+        labels, failures = by_hand(run, name), []
     else:
         with ReplyStore(reply_path(run, settings.replies)) as store:
             labels, failures = by_llm(features, missing, name, ask_with(endpoint, model, store, settings.concurrency))
@@ -106,12 +107,17 @@ def by_rules(features: Features, wanted: list[int], name: str, seed: int) -> tup
     return labels, [Failure("label", f, "too_rare", "it never fires in the explain split") for f in wanted if f not in found]
 
 
-def by_hand(run: Run, name: str) -> list[Label]:
+def latest_notes(run: Run) -> dict[int, str]:
     """The last note on each feature; raises NotReady when there are none."""
     latest = {n["feature"]: n["text"] for n in read_notes(run.path)}
     if not latest:
         raise NotReady("There are no notes to make labels of.", f'Write one: python main.py note {run.name} 12 "what it is"')
-    return [Label(f, name, text[:200], 1.0, "rule" if rules.is_rule(text) else "free") for f, text in sorted(latest.items())]
+    return latest
+
+
+def by_hand(run: Run, name: str) -> list[Label]:
+    """Notes as labels; those in the language of rules are simulated by their rule."""
+    return [Label(f, name, text[:200], 1.0, "rule" if rules.is_rule(text) else "free") for f, text in sorted(latest_notes(run).items())]
 
 
 def by_llm(features: Features, wanted: list[int], name: str, ask: Ask) -> tuple[list[Label], list[Failure]]:

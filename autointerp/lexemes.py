@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-STOP_WORDS = frozenset(
+ENGLISH = (
     "a an the this that these those of to in on at by for from with without as into over under between and or nor but if then than when where while "
     "is are was were be been being has have had do does did will would can could may might must should shall not no it its they them their he she "
-    "his her we you your i which who whose what how there here all any each some such other only also so very more most".split()
+    "his her we you your i which who whose what how there here all any each some such other only also so very more most"
 )
+STOP_WORDS = frozenset(ENGLISH.split())
 BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_"))
 OPENING, CLOSING = "([{", ")]}"
 OPERATOR = re.compile(r"[-+*/%=<>!&|^~@:]+")

@@ -7,8 +7,10 @@ come from `calibrate`, likewise drawn. `score` is never looked at.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -16,22 +18,26 @@ from autointerp.contexts import Corpus
 from autointerp.postings import Postings
 from autointerp.rule_search import Cover, Target, grow
 from autointerp.rule_tables import Ground, Option
-from autointerp.rules import MAX_CHARACTERS, MAX_PREDICATES, WEAK, Rule, render
+from autointerp.rules import MAX_CHARACTERS, MAX_PREDICATES, UNCLEAR, WEAK, Predicate, Rule, Terms, render
 from core.corpus import Tokens
 
-MAX_TOKENS = 700_000
+MAX_TOKENS = 600_000  # of each split
 CLEAR = 0.15  # correlation on calibrate below which a label says `unclear`
 GAIN = 0.004  # of correlation on calibrate that one more predicate must bring
+GUESSED = 3  # tokens of a guess
+CHUNK = 16  # features that are read, and handed to a worker, at a time
 
 
 @dataclass(frozen=True)
 class FittedRule:
+    """A feature's label, and how far its labeller trusts it."""
+
     feature: int
     rule: Rule
     text: str  # what `parse` reads back as `rule`
     kind: str  # token, shape, n-gram, next, context, unclear
     confidence: float  # correlation with the activation on the calibrate tokens, 0 where it is negative or undefined
-    n_firings: int  # on the tokens that it was fitted on
+    n_firings: int  # in explain
 
 
 def fit_rules(
@@ -41,24 +47,90 @@ def fit_rules(
     features: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
     seed: int = 0,
+    workers: int = 1,
 ) -> Iterator[FittedRule]:
-    """A rule for each of `features` (all by default) that fires in explain, in order; `progress` is told how many are done."""
-    explain, calibrate = (Ground.build(tokens, corpus, split, MAX_TOKENS, seed) for split in ("explain", "calibrate"))
-    scratch = np.zeros(len(explain)), np.zeros(len(calibrate))
-    wanted = None if features is None else {int(f) for f in features}
+    """A rule for each of `features` (all by default) that fires in explain, in order; `progress` is told how many are done.
+
+    More than one worker forks the process; the rules are the same.
+    """
+    fitter = Fitter.build(postings, tokens, corpus, seed)
+    wanted = np.unique(np.arange(postings.n_features) if features is None else np.asarray(features, np.int64))
+    parts = [wanted[a : a + CHUNK] for a in range(0, len(wanted), CHUNK)]
     done = 0
-    for first, block in postings.blocks():
-        for feature, (ordinals, activations) in enumerate(block, first):
-            if wanted is not None and feature not in wanted:
-                continue
-            targets = [_target(ground, dense, ordinals, activations) for ground, dense in zip((explain, calibrate), scratch, strict=True)]
-            if len(targets[0].firing):
-                yield fit_feature(feature, *targets)
-            for target in targets:
-                target.activation[target.firing] = 0
-            done += 1
+    with _mapped(fitter, workers) as fit:
+        for part, fitted in zip(parts, fit(parts), strict=True):
+            yield from fitted
+            done += len(part)
             if progress:
                 progress(done)
+
+
+@contextmanager
+def _mapped(fitter: Fitter, workers: int) -> Iterator[Callable[[list[np.ndarray]], Iterable[list[FittedRule]]]]:
+    """A function that fits parts in order, here or in forked processes, which share the ground's memory."""
+    if workers <= 1:
+        yield lambda parts: map(fitter, parts)
+        return
+    with get_context("fork").Pool(workers, _inherit, (fitter,)) as pool:
+        yield lambda parts: pool.imap(_fit_part, parts)
+
+
+_inherited: list[Fitter] = []  # of a forked worker
+
+
+def _inherit(fitter: Fitter) -> None:
+    _inherited[:] = [fitter]
+
+
+def _fit_part(part: np.ndarray) -> list[FittedRule]:
+    return _inherited[0](part)
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """The grounds that every feature is fitted on, and a scratch activation for each."""
+
+    postings: Postings
+    corpus: Corpus
+    in_explain: np.ndarray  # (n,) bool
+    grounds: tuple[Ground, Ground]  # explain, calibrate
+    scratch: tuple[np.ndarray, np.ndarray]  # zeros between features
+
+    @classmethod
+    def build(cls, postings: Postings, tokens: Tokens, corpus: Corpus, seed: int) -> Fitter:
+        explain, calibrate = (Ground.build(tokens, corpus, split, MAX_TOKENS, seed) for split in ("explain", "calibrate"))
+        return cls(postings, corpus, tokens.in_split("explain"), (explain, calibrate), (np.zeros(len(explain)), np.zeros(len(calibrate))))
+
+    def __call__(self, features: np.ndarray) -> list[FittedRule]:
+        """The rules of an ascending list of features; the postings between the first and the last are read in one go."""
+        if not len(features):
+            return []
+        first = int(features[0])
+        block = next(self.postings.blocks(first, int(features[-1]) + 1, CHUNK)) if features[-1] - first < CHUNK else None
+        firings = (block[1][f - first] if block else self.postings.firings(int(f)) for f in features)
+        fitted = (self.fit(int(f), *found) for f, found in zip(features, firings, strict=True))
+        return [f for f in fitted if f is not None]
+
+    def fit(self, feature: int, ordinals: np.ndarray, activations: np.ndarray) -> FittedRule | None:
+        """The rule of one feature from all its firings; None when it does not fire in explain."""
+        inside = self.in_explain[ordinals]
+        if not inside.any():
+            return None
+        explain, calibrate = (_target(ground, dense, ordinals, activations) for ground, dense in zip(self.grounds, self.scratch, strict=True))
+        rule, confidence = _cut(search(explain), explain, calibrate)
+        for target in (explain, calibrate):
+            target.activation[target.firing] = 0
+        predicates = rule.predicates or (guess(self.corpus, ordinals[inside], activations[inside]),)
+        rule = Rule(predicates, confidence < CLEAR)
+        return FittedRule(feature, rule, render(rule), kind_of(rule), max(confidence, 0.0), int(inside.sum()))
+
+
+def guess(corpus: Corpus, ordinals: np.ndarray, activations: np.ndarray) -> Predicate:
+    """The tokens on which most of the activation lies: what to say of a feature that no rule is worth its words for."""
+    mass = np.bincount(corpus.codes[ordinals], activations)
+    codes = [code for code in np.argsort(-mass, kind="stable")[:GUESSED] if mass[code] > 0]
+    found = [text for text in (corpus.lexemes[code] for code in codes) if len(text) < 20]
+    return Predicate(Terms(tuple(found)))
 
 
 def _target(ground: Ground, dense: np.ndarray, ordinals: np.ndarray, activations: np.ndarray) -> Target:
@@ -69,20 +141,13 @@ def _target(ground: Ground, dense: np.ndarray, ordinals: np.ndarray, activations
     return Target.build(ground, dense, firing)
 
 
-def fit_feature(feature: int, explain: Target, calibrate: Target) -> FittedRule:
-    """The rule of one feature that fires on explain."""
-    predicates = search(explain)
-    rule, confidence = _cut(predicates, explain, calibrate)
-    rule = shorten(Rule(rule.predicates, confidence < CLEAR))
-    return FittedRule(feature, rule, render(rule), kind_of(rule), max(confidence, 0.0), len(explain.firing))
-
-
 def search(target: Target) -> list[list[Option]]:
     """Up to MAX_PREDICATES conjunctions, the most useful first."""
-    n = len(target.ground)
+    n, room = len(target.ground), MAX_CHARACTERS - len(f"{UNCLEAR}: ")
     cover, found, matched = Cover(0.0, 0.0, 0.0, np.zeros(n, bool), np.zeros(0, np.int64)), [], []
-    while len(found) < MAX_PREDICATES and (options := grow(target, cover)):
+    while len(found) < MAX_PREDICATES and (options := shorten(target.ground, grow(target, cover), room)):
         found.append(options)
+        room -= len(render(Rule((target.ground.predicate(options, True),)))) + len("; ")
         matched.append(target.ground.matches(options))
         masses, counts = cells(matched, target.activation)
         y = cell_values(best_levels(target, masses, counts))
@@ -138,11 +203,14 @@ def best_levels(target: Target, masses: np.ndarray, counts: np.ndarray) -> tuple
 # ---------------------------------------------------------------- the label
 
 
-def shorten(rule: Rule) -> Rule:
-    """Drop last predicates until the label fits into MAX_CHARACTERS."""
-    while len(render(rule)) > MAX_CHARACTERS and len(rule.predicates) > 1:
-        rule = Rule(rule.predicates[:-1], rule.unclear)
-    return rule
+def shorten(ground: Ground, options: list[Option], room: int) -> list[Option]:
+    """The options with the last tokens of the longest sets left out until their text fits into `room` characters; none when that fails."""
+    while options and len(render(Rule((ground.predicate(options, True),)))) > room:
+        longest = max((o for o in options if o.kind == "literals"), key=lambda o: o.n_terms, default=None)
+        if longest is None or longest.n_terms == 1:
+            return []
+        options = [replace(o, values=o.values[:-1]) if o is longest else o for o in options]
+    return options
 
 
 def kind_of(rule: Rule) -> str:

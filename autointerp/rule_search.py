@@ -17,12 +17,13 @@ from autointerp.rules import WEAK
 SLOTS = (*RELATIONS, *WINDOWS, "contexts")
 MAX_TERMS = {"here": 6, "after 1": 5, "within 8": 2}  # literals of a set, by slot
 OTHER_TERMS = 4
-TERM_COST, SLOT_COST, PREDICATE_COST = 0.004, 0.006, 0.008  # correlation that one more of them must bring
+TERM_COST, SLOT_COST, PREDICATE_COST = 0.0025, 0.008, 0.008  # correlation that one more of them must bring
+PHANTOMS = 3.0  # tokens without activation that a predicate is charged with, so that a few tokens prove little
 DOUBT = 0.5  # share of the mass that is not believed when it comes from one group of documents
-THRESHOLDS = np.array([0.08, 0.15, 0.25, 0.4, 0.6])  # of the feature's peak mean: tokens above one make a set
+THRESHOLDS = np.array([0.1, 0.2, 0.35, 0.6, 0.9, 1.3])  # of a token's typical mean activation: tokens above one make a set
 N_STARTS = 2
 HOPE = 0.5  # share of the best start's gain that another must have to be followed
-MAX_OPTIONS = 4
+MAX_OPTIONS = 4  # slots of a predicate
 PROPOSAL_TOKENS = 20_000  # more are strided when options are proposed, never when they are compared
 WINDOW_TOKENS = 3_000  # the same for windows, each of which is many look-ups
 
@@ -129,7 +130,8 @@ def _pool(target: Target, cover: Cover, options: list[Option]) -> Pool:
 
 
 def _worth(target: Target, cover: Cover, options: list[Option], at: np.ndarray) -> float:
-    return float(cover.score(target, target.activation[at].sum(), float(len(at)))) - TERM_COST * sum(o.n_terms for o in options)
+    grouped = np.bincount(target.ground.groups[at], target.activation[at], N_GROUPS)
+    return float(cover.score(target, _believed(grouped), len(at) + PHANTOMS)) - TERM_COST * sum(o.n_terms for o in options)
 
 
 # ---------------------------------------------------------------- one slot
@@ -145,13 +147,18 @@ def propose(target: Target, cover: Cover, pool: Pool, slot: str) -> tuple[float,
         return _best_context(target, cover, counts, target.ground.counts(slot, firing, values))
     if slot in WINDOWS:
         sums = target.ground.counts(slot, firing, values)
-        return _best_set(target, cover, slot, counts, sums * (1 - DOUBT / np.sqrt(N_GROUPS)))
+        return _best_set(target, cover, slot, counts, sums)
     codes = target.ground.views[slot][firing]
     n_codes = target.ground.n_codes
     grouped = np.bincount(target.ground.groups[firing] * n_codes + codes, values, N_GROUPS * n_codes).reshape(N_GROUPS, n_codes)
-    sums = grouped.sum(0)
-    literals = _best_set(target, cover, slot, counts, sums - DOUBT * np.sqrt((grouped**2).sum(0)))
-    return max(literals, _best_shape(target, cover, slot, counts, sums), key=lambda found: found[0])
+    literals = _best_set(target, cover, slot, counts, _believed(grouped))
+    return max(literals, _best_shape(target, cover, slot, counts, grouped), key=lambda found: found[0])
+
+
+def _believed(grouped: np.ndarray) -> np.ndarray:
+    """Mass (k,) from that in each group of documents (N_GROUPS, k): all of it when evenly spread, less when it comes from few groups."""
+    mass = grouped.sum(0)
+    return mass - DOUBT * (np.sqrt((grouped**2).sum(0)) - mass / np.sqrt(N_GROUPS))
 
 
 def _counts(target: Target, cover: Cover, pool: Pool, slot: str, limit: int) -> np.ndarray:
@@ -176,11 +183,9 @@ def _best_set(target: Target, cover: Cover, slot: str, counts, believed) -> tupl
     if not len(codes):
         return -1.0, None
     n, mass = np.maximum(counts[codes], 1.0), believed[codes]
-    means = mass / (n + 2)
-    order = np.argsort(-means)
-    peak = means[order[min(np.searchsorted(np.cumsum(mass[order]), 0.1 * mass.sum()), len(order) - 1)]]
+    typical = (mass @ (mass / (n + PHANTOMS))) / mass.sum()  # mean activation of a token, over the activation mass
     size = min(MAX_TERMS.get(slot, OTHER_TERMS), len(codes))
-    excess = mass - (THRESHOLDS * peak)[:, None] * n
+    excess = mass - (THRESHOLDS * typical)[:, None] * n
     top = np.argpartition(-excess, size - 1, axis=1)[:, :size]
     top = np.take_along_axis(top, np.argsort(-np.take_along_axis(excess, top, 1), axis=1), 1)
     scores = cover.score(target, np.cumsum(mass[top], 1), np.cumsum(n[top], 1)) - TERM_COST * np.arange(1, size + 1)
@@ -188,9 +193,10 @@ def _best_set(target: Target, cover: Cover, slot: str, counts, believed) -> tupl
     return float(scores[row, column]), Option(slot, "literals", tuple(codes[top[row, : column + 1]].tolist()))
 
 
-def _best_shape(target: Target, cover: Cover, slot: str, counts, sums) -> tuple[float, Option | None]:
+def _best_shape(target: Target, cover: Cover, slot: str, counts, grouped) -> tuple[float, Option | None]:
     shapes = target.ground.shapes
-    scores = cover.score(target, sums @ shapes, counts @ shapes) - TERM_COST
+    live = np.flatnonzero(grouped.any(0))
+    scores = cover.score(target, _believed(grouped[:, live] @ shapes[live]), counts @ shapes) - TERM_COST
     best = int(np.argmax(scores))
     return float(scores[best]), Option(slot, "shape", (best,))
 

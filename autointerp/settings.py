@@ -12,6 +12,7 @@ class ClusterSettings:
     """cluster: decoder directions -> neighbours, groups, a map."""
 
     neighbours: int = setting(15, "nearest directions that UMAP looks at, itself included; at most a third of them")
+    decorrelate: float = setting(0.5, "how much of the covariance that all directions share is taken out before groups are sought: 0 to 1")
     dimensions: int = setting(10, "dimensions of the UMAP space in which HDBSCAN finds groups, 5 to 15")
     min_size: int = setting(0, "smallest group; 0 takes 1 in 200 features, and at least 5")
     spread: float = setting(0.15, "smallest distance between points of the map (UMAP's min_dist)")

@@ -8,7 +8,7 @@ from autointerp.features import Features
 from core.errors import NotReady
 from core.records import Clamp
 
-ROWS, LENGTH = 16, 64  # held-out text on which a dose is measured
+ROWS, LENGTH = 16, 64  # held-out text on which a dose is measured; shorter where no row is so long
 
 
 def measured_doses(features: Features, live, clamp: Clamp, doses: list[float]) -> list[dict]:
@@ -20,14 +20,16 @@ def measured_doses(features: Features, live, clamp: Clamp, doses: list[float]) -
 
 
 def held_out_rows(features: Features) -> np.ndarray:
-    """Token ids (R, LENGTH) from the beginnings of rows of the score split, the same for every feature."""
+    """Token ids (R, T) from the beginnings of rows of the score split, the same for every feature."""
     tokens = features.tokens
     lengths = np.diff(tokens.row_offsets)
-    rows = np.flatnonzero((np.asarray(tokens.split)[tokens.row_document] == 2) & (lengths >= LENGTH))
-    if not len(rows):
-        raise NotReady(f"No row of the score split has {LENGTH} tokens.", "Capture more text.")
+    score = np.asarray(tokens.split)[tokens.row_document] == 2
+    length = min(LENGTH, int(lengths[score].max(initial=0)))
+    rows = np.flatnonzero(score & (lengths >= length))
+    if length < 2:
+        raise NotReady("The score split has no row of two tokens.", "Capture more text.")
     chosen = np.random.default_rng(features.run.settings.seed).choice(rows, min(ROWS, len(rows)), replace=False)
-    return np.stack([np.asarray(tokens.ids[tokens.row_offsets[r] : tokens.row_offsets[r] + LENGTH]).astype(np.int64) for r in chosen])
+    return np.stack([np.asarray(tokens.ids[tokens.row_offsets[r] : tokens.row_offsets[r] + length]).astype(np.int64) for r in chosen])
 
 
 def worth_clamping(features: Features, count: int) -> list[int]:

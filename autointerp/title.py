@@ -1,9 +1,10 @@
 """Stage `title`: a short name for every group of features, from its members' labels and promoted tokens, without an LLM.
 
-A label is read as *marks*: `"self" after "("; digits (weak)` has the marks here "self", after "(" and here digits. A group's title is made
-of the marks that its members have and other features have not, ranked by the z-score of the log-odds with an informative prior (Monroe,
-Colaresi and Quinn 2008, equations 15 to 22). Where no mark stands out, promoted tokens are tried; where none of those does either,
-the group is `mixed`. Equal titles are told apart by their next marks, and at last by the number of the group.
+A label is read as *marks*: `"if" after "("; digits (weak)` has the marks here "if", kind keywords, after "(" and kind digits. A group's
+title is made of marks that its members have and other features have not, ranked by the z-score of the log-odds with an informative prior
+(Monroe, Colaresi and Quinn 2008, equations 15 to 22): at most one kind, some terms, and one more mark that says where. Where no mark of the
+labels stands out, promoted tokens are tried; where none of those does either, the group is `mixed (number)`, with a share of 0. Equal
+titles are told apart by their next marks, and at last by the number of the group.
 
 File: titles.parquet with group, title, size, evidence (JSON: the marks that stand out most, with how many members have each) and share
 (of the members that have at least one mark of the title).
@@ -11,6 +12,7 @@ File: titles.parquet with group, title, size, evidence (JSON: the marks that sta
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from autointerp.lexemes import SHAPES
 from autointerp.settings import TitleSettings
 from core.files import write_table
 from core.records import Manifest
@@ -33,7 +36,7 @@ MIXED = "mixed"
 
 # Slot -> how its terms stand in a title. In this order.
 SLOTS = {
-    "here": "{}", "after": "after {}", "within": "soon after {}", "before": "before {}", "line": "in {} lines", "call": "in brackets after {}",
+    "kind": "{}", "here": "{}", "after": "after {}", "within": "soon after {}", "before": "before {}", "line": "in {} lines", "call": "in brackets after {}",
     "context": "{}", "promotes": "promotes {}",
 }  # fmt: skip
 LEADS = {"after": "after", "then": "after", "before": "before", "in a line starting with": "line", "in brackets opened after": "call"}
@@ -106,8 +109,24 @@ def read_marks(label: str) -> set[Mark]:
         here, *rest = LEAD.split(CONTEXT.sub(" ", predicate))
         for lead, terms in [("", here), *zip(rest[::2], rest[1::2], strict=True)]:
             slot = "within" if lead.startswith("within") else LEADS.get(lead, "here")
-            marks |= {(slot, term) for term in read_terms(terms, literals)}
+            for term in read_terms(terms, literals):
+                kinds = kinds_of(term) if slot == "here" else []
+                marks |= {("kind", kind) for kind in kinds} | ({(slot, term)} if term[0] in "\"'" or not kinds else set())
     return marks
+
+
+def kinds_of(term: str) -> list[str]:
+    """The shapes, in the plural, of a quoted term, or the one that an unquoted term names; none for other words."""
+    if term[0] in "\"'":
+        lexeme = ast.literal_eval(term)
+        return [plural(shape) for shape, has in SHAPES.items() if has(lexeme) and shape != "a word"]  # says less than what else holds
+    return [plural(term)] if term in SHAPES else []
+
+
+def plural(shape: str) -> str:
+    """`an operator` -> `operators`; `digits` stays."""
+    article, _, rest = shape.partition(" ")
+    return rest + "s" if article in ("a", "an") else shape
 
 
 def read_terms(text: str, literals: list[str]) -> list[str]:
@@ -127,50 +146,81 @@ def rank(inside: Counter, n_inside: int, everyone: Counter, n_everyone: int) -> 
     """(mark, members that have it, z) of a group, most telling first: label marks, then promoted tokens.
 
     z compares the log-odds that a member has the mark with those of all features outside the group, both with PRIOR pseudo-members
-    that have it as often as all features do.
+    that have it as often as all features do. All four cells count in its variance: a mark can be common, where Monroe's words are rare.
     """
     found = []
     for mark, n in inside.items():
         prior = PRIOR * everyone[mark] / n_everyone
         a, b = n + prior, everyone[mark] - n + prior
         a_not, b_not = n_inside + PRIOR - a, n_everyone - n_inside + PRIOR - b
-        z = (np.log(a / a_not) - np.log(b / b_not)) / np.sqrt(1 / a + 1 / b)
+        z = (np.log(a / a_not) - np.log(b / b_not)) / np.sqrt(1 / a + 1 / a_not + 1 / b + 1 / b_not)
         found.append((mark, n, float(z)))
     return sorted(found, key=lambda m: (m[0][0] == "promotes", -m[2], m[0]))
 
 
 def candidates(ranked: list[tuple[Mark, int, float]], size: int, settings: TitleSettings) -> list[Mark]:
-    """Marks that may stand in a title: two members and `min_share` of them have it, and it stands out by Z."""
-    return [mark for mark, n, z in ranked if z >= Z and n >= max(2, settings.min_share * size)]
+    """Marks that may stand in a title: they stand out by Z, and two members have a term, or `min_share` of them any other mark.
+
+    A kind that half of the members have goes first where more have it than have the mark that leads: `operators: "-", "*"` says more
+    than `"-", "*", "/"`. Terms of white space are left out: nobody can read them. Nothing is left where the title reaches too few members.
+    """
+    least = max(2, settings.min_share * size)
+    may = [mark for mark, n, z in ranked if z >= Z and n >= (2 if mark[0] == "here" else least) and not blank(mark[1])]
+    counts = {mark: n for mark, n, _ in ranked}
+    leading = [mark for mark in may if mark[0] == "kind" and counts[mark] >= size / 2 and counts[mark] > counts[may[0]]][:1]
+    may = leading + [mark for mark in may if mark not in leading]
+    return may if sum(counts[mark] for mark in choose(may, settings.words, 0)) >= settings.min_share * size else []
+
+
+def blank(term: str) -> bool:
+    return term[0] in "\"'" and not ast.literal_eval(term).strip()
+
+
+def choose(marks: list[Mark], words: int, skip: int) -> list[Mark]:
+    """Up to `words` of the ranked marks that fit together, after the first only from `skip` on."""
+    chosen: list[Mark] = []
+    for mark in marks[:1] + marks[1 + skip :]:
+        if len(chosen) < words and fits(mark, chosen):
+            chosen.append(mark)
+    return chosen
+
+
+def fits(mark: Mark, chosen: list[Mark]) -> bool:
+    """One kind, which terms may follow that are of it but which follows none; one place; promoted tokens only by themselves; not too long."""
+    if not chosen:
+        return True
+    roles = {role(m) for m in chosen}
+    if (role(mark) == "promotes") != ("promotes" in roles) or len(phrase([*chosen, mark])) > LONGEST:
+        return False
+    if role(mark) == "here":
+        return all(term in kinds_of(mark[1]) for slot, term in chosen if slot == "kind")
+    return role(mark) == "promotes" or (role(mark) not in roles and not (role(mark) == "kind" and "here" in roles))
+
+
+def role(mark: Mark) -> str:
+    return mark[0] if mark[0] in ("kind", "here", "promotes") else "place"
 
 
 def distinct(marks: dict[int, list[Mark]], words: int) -> dict[int, Title]:
     """A title for each group, in order of group; a later group whose title is taken goes on to its next marks."""
-    taken: dict[str, int] = {}
+    taken: set[str] = set()
     titles = {}
     for group in sorted(marks):
-        options = [compose(marks[group], words, skip) for skip in range(max(1, len(marks[group]) - words + 1))]
-        fallback = Title(f"{options[0].text} ({group})", options[0].marks)
-        titles[group] = next((t for t in options if t.text not in taken), fallback)
-        taken[titles[group].text] = group
+        options = [choose(marks[group], words, skip) for skip in range(max(1, len(marks[group])))]
+        new = next((o for o in options if o and phrase(o) not in taken), None)
+        chosen = options[0] if new is None else new
+        text = phrase(chosen) if new else f"{phrase(chosen) or MIXED} ({group})"
+        titles[group] = Title(text, tuple(chosen))
+        taken.add(text)
     return titles
 
 
-def compose(marks: list[Mark], words: int, skip: int = 0) -> Title:
-    """The title of the first `words` marks, where the last is replaced by the one `skip` places on; fewer when it would be too long."""
-    if not marks:
-        return Title(MIXED, ())
-    chosen = marks[: words - 1] + marks[words - 1 + skip : words + skip]
-    while len(chosen) > 1 and (len(phrase(chosen)) > LONGEST or (len({s for s, _ in chosen}) > 1 and "promotes" in {s for s, _ in chosen})):
-        chosen = chosen[:-1]
-    return Title(phrase(chosen), tuple(chosen))
-
-
 def phrase(marks: list[Mark]) -> str:
-    """Marks as a person would say them: `"self", "cls" after "("`."""
+    """Marks as a person would say them: `operators: "+", "*" after "("`."""
     parts = []
     for slot, form in SLOTS.items():
         if terms := [term for s, term in marks if s == slot]:
-            joined = ", ".join(terms) if slot in ("here", "context", "promotes") else " or ".join(terms)
-            parts.append(form.format(joined))
-    return " ".join(parts)
+            terms = [plural(term)[:-1] if slot == "line" and term in SHAPES else term for term in terms]
+            parts.append(form.format((", " if slot in ("here", "context", "promotes") else " or ").join(terms)))
+    kind = bool(marks) and {"kind", "here"} <= {s for s, _ in marks}
+    return parts[0] + ": " + " ".join(parts[1:]) if kind else " ".join(parts)

@@ -48,6 +48,8 @@ def capture(run: Run, settings: CaptureSettings, redo: bool = False) -> Manifest
     site = Site.parse(run.settings.site)
     subject.module(site)  # a site that is not there is told before anything is read
     context = min(settings.context, subject.context)
+    if context < 2:
+        raise UsageError(f"A context of {context} holds no token but the first, which is never kept.", "Use --context 2 or more.")
     encoded, left_out = encode_documents(subject, corpus.read_corpus(run.settings.corpus), settings, work.folder, site, run.settings.seed)
     tables, left_out_tokens = lay_out(encoded, context, subject.bos is not None)
     n, width = len(tables["ids"]), subject.read(site, torch.tensor([[subject.bos or 0]])).shape[-1]
@@ -58,6 +60,8 @@ def capture(run: Run, settings: CaptureSettings, redo: bool = False) -> Manifest
     capture_shards(work.folder, subject, site, tables, rows, settings.batch_tokens)
     bounds = [int(tables["row_offsets"][r]) for r in [*(start for start, _ in rows), len(tables["row_document"])]]
     write_json(work.folder / "shards.json", {"dtype": str(subject.model.dtype).removeprefix("torch."), "width": width, "bounds": bounds})
+    for kept in work.folder.glob("generated-*.json"):  # their text and tokens are in the tables
+        kept.unlink()
     return work.commit(statistics(tables, subject, encoded, left_out | left_out_tokens))
 
 
@@ -118,8 +122,6 @@ def continue_prompts(subject: Subject, prompts: list[Encoded], settings: Capture
             made = subject.generate([p.text for p in batch], settings.generate, site, temperature=settings.temperature, seeds=seeds)
             write_json(kept, [g.tokens[g.n_prompt :] for g in made])
         out += [_continued(subject, p, new) for p, new in zip(batch, read_json(kept))]
-    for path in folder.glob("generated-*.json"):
-        path.unlink()
     return out
 
 

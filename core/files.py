@@ -33,6 +33,12 @@ def read_json(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_lines(path: Path) -> list[dict]:
+    """The objects of a JSONL file; a last line that was cut off is passed over."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """An .npy file; never holds Python objects, so it can be read without unpickling."""
     with replacing(path) as temporary, open(temporary, "wb") as handle:
@@ -40,9 +46,8 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path, mapped: bool = True) -> np.ndarray:
-    """The array in an .npy file, memory-mapped read-only unless `mapped` is False or it is empty."""
-    array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False) if path.stat().st_size > 4096 else np.load(path, allow_pickle=False)
-    return array
+    """The array in an .npy file, memory-mapped read-only unless `mapped` is False or it is under 4 kB (an empty file cannot be mapped)."""
+    return np.load(path, mmap_mode="r" if mapped and path.stat().st_size > 4096 else None, allow_pickle=False)
 
 
 def write_table(path: Path, frame) -> None:

@@ -130,14 +130,15 @@ class Run:
         return read_json(plan)["settings"] if plan.exists() else None
 
     def begin(self, unit: str, version: int, settings, inputs: list[str], redo: bool = False, extend: bool = False) -> Work | None:
-        """A place to work on `unit`, or None when it is committed with the same key and not to be extended.
+        """A place to work on `unit`, or None when it is committed with the same key and not to be extended. `settings` is a settings
+        dataclass, or a table of what decides what the unit holds.
 
         Raises NotReady when an input is missing or stale, or when the unit is committed with another key and `redo` is not set.
         """
         keys = {name: self.manifest(name).key for name in inputs}
         if stale := [name for name in inputs if self.state(name) == "stale"]:
             raise NotReady(f"{stale[0]} is stale: something it was made from has changed.", f"Run: python main.py {stale[0].split('/')[0]} {self.name} --redo")
-        table = key_table(settings)
+        table = settings if isinstance(settings, dict) else key_table(settings)
         subject = {} if inputs else key_table(self.settings)
         key = canonical_hash({"unit": unit, "version": version, "settings": table, "run": subject, "inputs": keys})
         found = self.find(unit)
@@ -202,12 +203,13 @@ class Work:
         seconds = round(time.time() - self.started, 1)
         manifest = Manifest(self.unit, self.version, self.key, self.settings, self.inputs, files, summary, package_versions(), seconds)
         write_json(self.folder / "manifest.json", asdict(manifest))
-        (self.folder / "plan.json").unlink()
         final = self.run.path / self.unit
         old = final.with_name(final.name + ".old")
         if final.exists():
+            shutil.rmtree(old, ignore_errors=True)  # what an earlier kill may have left of one
             os.replace(final, old)
         os.replace(self.folder, final)
+        (final / "plan.json").unlink()  # not before: a partial folder without its plan is thrown away
         shutil.rmtree(old, ignore_errors=True)
         return manifest
 

@@ -88,6 +88,7 @@ class Subject:
         kind = pick_dtype(dtype, device)
         source = {"revision": revision} if revision else {}
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # it would warn of right padding without a mask, which a causal model never sees
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **source)
             if weights == "random":
@@ -219,12 +220,18 @@ class Subject:
         rows beside it and two runs with the same seeds use the same luck. `edit` holds at every position but the first and the
         padding, in the prompt (unless `edit_prompt` is False) and at every generated token, through the KV cache.
         """
-        if n_new < 0:
-            raise UsageError(f"Cannot generate {n_new} tokens.", "Give 0 or more.")
-        ids = [self.prompt_tokens(p)[-max(1, self.context - n_new) :] for p in prompts]
+        if not 0 <= n_new < self.context:
+            raise UsageError(f"Cannot generate {n_new} tokens in a context of {self.context}.", f"Give 0 to {self.context - 1}.")
+        ids = [self._cut(self.prompt_tokens(p), self.context - n_new) for p in prompts]
         loop = _Decoding(self, ids, site, edit, edit_prompt)
         rows = loop.run(n_new, temperature, seeds or list(range(len(prompts))))
         return [self._generation(p, i, *row) for p, i, row in zip(prompts, ids, rows)]
+
+    def _cut(self, ids: list[int], room: int) -> list[int]:
+        """The last `room` of a prompt's tokens, BOS in front where the subject has one and there is room for more than it."""
+        if len(ids) <= room or self.bos is None or room == 1:
+            return ids[-room:]
+        return [self.bos, *ids[1 - room :]]
 
     def _generation(self, prompt: str, prompt_ids: list[int], new: list[int], activations: Tensor) -> Generation:
         text = self.tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)

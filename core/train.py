@@ -23,7 +23,7 @@ from torch import Tensor
 from core.activations import ActivationStore
 from core.corpus import Tokens
 from core.errors import UsageError
-from core.files import replacing, write_array
+from core.files import read_lines, replacing, write_array
 from core.progress import progress, say
 from core.records import Manifest
 from core.run import Run
@@ -233,9 +233,9 @@ class Trainer:
         indices = {int(n.split(".")[1]) for n in tensors if n.startswith("adam.")}
         table["state"] = {i: part(f"adam.{i}.") for i in sorted(indices)}
         self.optimiser.load_state_dict(table)
-        kept = [line for line in open(self.folder / "metrics.jsonl", encoding="utf-8") if line.endswith("\n") and json.loads(line)["step"] <= self.cursor.step]
+        kept = [m for m in read_lines(self.folder / "metrics.jsonl") if m["step"] <= self.cursor.step]
         with replacing(self.folder / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
         say(f"train goes on from step {self.cursor.step} of {self.steps}")
 
     # -------------------------------------------------------- result
@@ -250,7 +250,7 @@ class Trainer:
 
     def summary(self) -> dict:
         c = self.cursor
-        measured = [json.loads(line) for line in open(self.folder / "metrics.jsonl", encoding="utf-8")]
+        measured = read_lines(self.folder / "metrics.jsonl")
         best = next((m for m in measured if m["step"] == c.best_step and "calibrate_fvu" in m), {})
         last = [m for m in measured if "l0" in m][-1]
         return {

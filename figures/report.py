@@ -5,7 +5,6 @@ Every number is read from a manifest or a table of the run, none is typed. What 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,14 @@ import pandas as pd
 
 from autointerp.features import Features
 from autointerp.selection import parse_features
-from core.files import read_json, replacing
+from core.files import read_json, read_lines, replacing
 from core.progress import progress
 from core.records import Manifest
 from core.run import Run
-from figures import map as cluster_figures
 from figures import scores as score_figures
 from figures import training as training_figures
+from figures.clusters import group_figure
+from figures.map import Caption, cluster_map
 from figures.settings import ReportSettings
 from figures.steering import dose_curves, dose_title
 from figures.style import save
@@ -56,7 +56,7 @@ def clamp_records(run: Run) -> list[dict]:
 
 def draw(features: Features, control: Run | None, clamps: list[dict], folder: Path) -> list[str]:
     """Draw every figure whose data there are, in both themes; returns their names without theme and ending."""
-    makers = {"training": training_figure, "density": density_figure, "map": map_figure, "scores": lambda f, dark: scores_figure(f, control, dark), "kinds": kinds_figure}
+    makers = {"training": training_figure, "density": density_figure, "map": map_figure, "groups": groups_figure, "scores": lambda f, dark: scores_figure(f, control, dark), "kinds": kinds_figure}
     for i, record in enumerate(r for r in clamps if "doses" in r):
         makers[f"clamp-{record['features'][0]}-{i + 1}"] = lambda f, dark, r=record: dose_curves(r["doses"], dose_title(r), dark)
     made = []
@@ -72,8 +72,7 @@ def draw(features: Features, control: Run | None, clamps: list[dict], folder: Pa
 
 
 def training_figure(features: Features, dark: bool):
-    path = features.run.folder("train") / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_lines(features.run.folder("train") / "metrics.jsonl")
     steps, checks = [r for r in rows if "l0" in r], [r for r in rows if "calibrate_fvu" in r]
     if not steps or not checks:
         return None
@@ -89,10 +88,29 @@ def density_figure(features: Features, dark: bool):
 
 
 def map_figure(features: Features, dark: bool):
-    table = features.clusters
-    if table is None:
+    if features.clusters is None:
         return None
-    return cluster_figures.figure_of(table, features.titles, features.run.manifest("cluster").summary, dark)
+    table = features.clusters[features.clusters["status"] != "dead"]
+    named = {g: title for g, title in features.titles.items() if not title.startswith("mixed")}
+    s, groups = features.run.manifest("cluster").summary, read_json(features.run.folder("cluster") / "groups.json")
+    place = {int(feature): i for i, feature in enumerate(table.index)}
+    caption = Caption(s["live"], s["dead"], s["groups"], s["noise"], s["isolated"], s["recall"], (s["null_groups"] or [None])[0])
+    families, medoids = {g["group"]: g["family"] for g in groups}, {g["group"]: place[g["medoid"]] for g in groups}
+    column = lambda name: table[name].to_numpy()
+    return cluster_map(column("x"), column("y"), column("group"), named, caption, families, medoids, dark)
+
+
+def groups_figure(features: Features, dark: bool):
+    """Sizes of the groups, and what sets them apart from groups of random directions."""
+    if features.clusters is None:
+        return None
+    s = features.run.manifest("cluster").summary
+    if not s["groups"] or not s["null_groups"]:
+        return None
+    sizes = features.clusters["group"].value_counts()
+    pairs = [("cosine within groups", "cosine_within", s["null_cosine_within"][0]), ("shared firing tokens", "likeness", s["null_likeness"])]
+    comparisons = [(name, s[key], null) for name, key, null in pairs if s[key] is not None and null is not None]
+    return group_figure({int(g): int(n) for g, n in sizes.items() if g >= 0}, features.titles, comparisons, dark)
 
 
 def scores_figure(features: Features, control: Run | None, dark: bool):
@@ -137,6 +155,7 @@ def sections(features: Features, control: Run | None, clamps: list[dict], settin
         picture("scores", figures, "Scores against null and control"),
         picture("kinds", figures, "Scores by kind of label"),
         "## Groups\n\n" + groups_section(features),
+        picture("groups", figures, "Sizes of the groups, beside a null"),
         "## Some features\n\n" + features_section(features, settings),
         "## Clamps\n\n" + clamps_section(clamps, figures) if clamps else "",
         "## How this was made\n\n" + provenance_section(run),
@@ -234,7 +253,14 @@ def groups_section(features: Features) -> str:
     sizes = features.clusters["group"].value_counts()
     largest = [[g, features.titles.get(int(g), ""), n] for g, n in sizes.items() if g >= 0][:20]
     s = found.summary
-    lead = f"{s['groups']} groups; {s['noise']} features are in none, {s['isolated']} stand alone, {s['dead']} are dead."
+    lead = f"{s['groups']} groups; {s['noise']} features are in none, {s['isolated']} stand alone, {s['dead']} are dead. "
+    if s["null_groups"]:
+        lead += (
+            f"The same method finds {s['null_groups'][0]} groups among random directions with the same mean and covariance, so their number proves nothing; "
+            f"what does is that members fire on the same tokens more than chance ({s['likeness']:.3f} against {s['null_likeness']:.3f} for groups drawn at random)."
+            if s["null_groups"][0] >= s["groups"] and s["likeness"] is not None
+            else f"Random directions with the same mean and covariance give {s['null_groups'][0]}."
+        )
     return lead + "\n\n" + table(["group", "title", "features"], [[g, visible(t), n] for g, t, n in largest])
 
 

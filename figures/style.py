@@ -64,7 +64,7 @@ def rc(theme: dict) -> dict:
         "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
         "axes.prop_cycle": mpl.cycler(color=theme["palette"]), "image.cmap": SEQUENTIAL,
         "legend.frameon": False, "lines.linewidth": 1.8, "lines.solid_capstyle": "round",
-        "figure.dpi": 100, "savefig.dpi": 200, "svg.fonttype": "none", "svg.hashsalt": "figures",
+        "figure.dpi": 100, "savefig.dpi": 200,
     }  # fmt: skip
 
 
@@ -78,5 +78,5 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.lstrip(".")
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, mpl.rc_context({"svg.hashsalt": "figures", "svg.fonttype": "none"}):
         figure.savefig(temporary, format=kind, dpi=200, metadata=dated.get(kind))

@@ -37,7 +37,10 @@ def load_sae(folder: Path) -> SAE:
     kind = ARCHITECTURES.get(header.get("architecture", ""))
     if kind is None:
         raise UsageError(f"{path} names the architecture {header.get('architecture')!r}.", f"Known: {', '.join(ARCHITECTURES)}.")
-    sae = kind(**json.loads(header["settings"]))
+    try:
+        sae = kind(**json.loads(header["settings"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: its header is not ours: {error}.", "Train it anew.") from None
     try:
         sae.load_state_dict(tensors)
     except RuntimeError as error:

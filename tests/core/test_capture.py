@@ -1,0 +1,318 @@
+"""The store against whole forward passes of each document by hand; interruptions; what is left out; what is counted."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+import core.capture
+from core.activations import ActivationStore, from_numpy, to_numpy, write_shard
+from core.capture import capture, load_subject, row_batches
+from core.corpus import Tokens, text_hash
+from core.errors import UsageError
+from core.records import SPLITS
+from core.settings import CaptureSettings
+from core.subject import Subject
+from tests.core.tiny import N_DOCUMENTS, SMALL_CAPTURE, WIDTH, Killed, byte_level_tokenizer, new_run, save_subject, tiny_model
+
+
+def by_hand(subject, ids, context, layer=1):
+    """Activations of a document's tokens: each row of it alone through the whole model, its first position left out."""
+    bos = [] if subject.bos is None else [subject.bos]
+    size = context - len(bos)
+    out = []
+    for start in range(0, len(ids), size):
+        row = torch.tensor([bos + list(ids[start : start + size])])
+        with torch.inference_mode():
+            out.append(subject.model(input_ids=row, output_hidden_states=True, use_cache=False).hidden_states[layer + 1][0, 1:])
+    return torch.cat(out)
+
+
+def captured(run):
+    folder = run.folder("capture")
+    return Tokens(folder), ActivationStore(folder)
+
+
+def document_activations(tokens, store, number):
+    return store.read(np.arange(tokens.document_offsets[number], tokens.document_offsets[number + 1]))
+
+
+# ---------------------------------------------------------------- the store
+
+
+def test_every_stored_activation_is_that_of_its_row_alone(tiny_run, documents_folder):
+    """Also shows that rows never mix documents, that none is lost, and that BOS is in front of every row and never kept."""
+    subject, (tokens, store) = load_subject(tiny_run), captured(tiny_run)
+    assert store.n_shards > 2 and len(store) == len(tokens) == int(store.bounds[-1])
+    assert sorted(tokens.names) == sorted(p.name for p in documents_folder.glob("*.txt"))
+    for number, name in enumerate(tokens.names):
+        text = (documents_folder / name).read_text(encoding="utf-8")
+        ids = subject.tokenizer.encode(text)
+        assert tokens.ids[tokens.document_offsets[number] : tokens.document_offsets[number + 1]].tolist() == ids
+        assert tokens.text(number) == text
+        torch.testing.assert_close(document_activations(tokens, store, number), by_hand(subject, ids, 32), rtol=1e-4, atol=1e-4)
+
+
+def test_without_bos_the_first_token_of_a_row_is_read_but_not_kept(tmp_path, subject_folder_without_bos, documents_folder):
+    run = new_run(tmp_path / "run", subject_folder_without_bos, documents_folder)
+    manifest = capture(run, SMALL_CAPTURE)
+    subject, (tokens, store) = load_subject(run), captured(run)
+    assert subject.bos is None
+    left_out = 0
+    for number, name in enumerate(tokens.names):
+        ids = subject.tokenizer.encode((documents_folder / name).read_text(encoding="utf-8"))
+        kept = [token for i, token in enumerate(ids) if i % 32]
+        left_out += len(ids) - len(kept)
+        assert tokens.ids[tokens.document_offsets[number] : tokens.document_offsets[number + 1]].tolist() == kept
+        torch.testing.assert_close(document_activations(tokens, store, number), by_hand(subject, ids, 32), rtol=1e-4, atol=1e-4)
+    assert manifest.summary["left_out"]["first tokens of rows (no BOS)"] == left_out > len(tokens.names)
+
+
+def test_the_size_of_a_pass_changes_nothing_but_speed(tiny_run, tmp_path, subject_folder, documents_folder):
+    run = new_run(tmp_path / "run", subject_folder, documents_folder)
+    manifest = capture(run, CaptureSettings(context=32, shard_tokens=1000, batch_tokens=1))
+    assert manifest.key == tiny_run.manifest("capture").key
+    (tokens, store), (same_tokens, same) = captured(tiny_run), captured(run)
+    assert np.array_equal(tokens.ids, same_tokens.ids)
+    torch.testing.assert_close(store.read(np.arange(len(store))), same.read(np.arange(len(store))), rtol=1e-4, atol=1e-4)
+
+
+def test_shards_are_cut_between_rows_and_hold_every_row():
+    tables = {"row_offsets": np.array([0, 10, 20, 50, 55, 60])}
+    assert row_batches(tables, 20) == [(0, 2), (2, 3), (3, 5)]
+    assert row_batches(tables, 1) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert row_batches(tables, 10**6) == [(0, 5)]
+
+
+def test_activations_are_read_in_the_order_asked_for(tiny_run):
+    _, store = captured(tiny_run)
+    whole = torch.cat([store.shard(i) for i in range(store.n_shards)])
+    ordinals = np.random.default_rng(0).permutation(len(store))[:500]
+    assert torch.equal(store.read(ordinals), whole[ordinals])
+
+
+def test_an_epoch_visits_every_vector_once_and_can_be_entered_in_the_middle(tiny_run):
+    _, store = captured(tiny_run)
+    ordinals = np.arange(3, 1003)
+    batches = list(store.shuffled(ordinals, 100, seed=4, epoch=0))
+    key = lambda x: sorted(map(tuple, x.tolist()))
+    assert key(torch.cat(batches)) == key(store.read(ordinals))
+    assert not torch.equal(torch.cat(batches)[:100], store.read(ordinals[:100]))
+    again = list(store.shuffled(ordinals, 100, seed=4, epoch=0, skip=7))
+    assert len(again) == 3 and all(torch.equal(a, b) for a, b in zip(again, batches[7:], strict=True))
+    assert not torch.equal(next(store.shuffled(ordinals, 100, seed=4, epoch=1)), batches[0])
+    assert not torch.equal(next(store.shuffled(ordinals, 100, seed=5, epoch=0)), batches[0])
+    assert [len(b) for b in store.shuffled(ordinals, 300, seed=4, epoch=0)] == [300, 300, 300]
+
+
+def test_bfloat16_survives_the_disk_bit_for_bit(tmp_path):
+    x = torch.randn(50, 3).to(torch.bfloat16)
+    write_shard(tmp_path, 0, x)
+    stored = np.load(tmp_path / "activations-00000.npy")
+    assert stored.dtype == np.uint16
+    assert torch.equal(from_numpy(stored, "bfloat16"), x)
+    assert to_numpy(x.float()).dtype == np.float32
+
+
+def test_a_bfloat16_subject_gives_a_bfloat16_store(tmp_path, subject_folder, documents_folder):
+    run = new_run(tmp_path / "run", subject_folder, documents_folder, dtype="bfloat16")
+    assert capture(run, CaptureSettings(context=32, tokens=500)).summary["dtype"] == "bfloat16"
+    tokens, store = captured(run)
+    x = document_activations(tokens, store, 0)
+    assert x.dtype == torch.bfloat16
+    exact = by_hand(Subject.load(subject_folder, device="cpu", dtype="float32"), tokens.ids[: tokens.document_offsets[1]].tolist(), 32)
+    assert float((x.float() - exact).norm() / exact.norm()) < 0.05
+
+
+# ---------------------------------------------------------------- interruptions
+
+
+def kill_at(monkeypatch, module, name, nth):
+    """Make call number `nth` of `module.name` a kill; returns the list of calls."""
+    original, calls = getattr(module, name), []
+
+    def dying(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == nth:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, dying)
+    return calls
+
+
+def test_a_killed_capture_goes_on_to_the_same_bytes(tiny_run, tmp_path, subject_folder, documents_folder, monkeypatch):
+    run = new_run(tmp_path / "run", subject_folder, documents_folder)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, core.capture, "write_shard", 3)
+        capture(run, SMALL_CAPTURE)
+    assert run.state("capture") == "partial" and run.find("capture") is None
+    first = tmp_path / "run" / "capture.partial" / "activations-00000.npy"
+    made = first.stat().st_mtime_ns
+    calls = kill_at(monkeypatch, core.capture, "write_shard", 0)
+    manifest = capture(run, SMALL_CAPTURE)
+    assert [c[1] for c in calls][:1] == [2], "the first two shards are kept"
+    assert (run.path / "capture" / "activations-00000.npy").stat().st_mtime_ns == made
+    assert manifest.files == tiny_run.manifest("capture").files
+    assert manifest.summary == tiny_run.manifest("capture").summary
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"the cat {i} sat on 🎉 mat {'x' * (i % 5)}"}) + "\n" for i in range(40)), encoding="utf-8")
+    return path
+
+
+GENERATING = CaptureSettings(context=48, generate=6, shard_tokens=300)
+
+
+def test_prompts_are_kept_with_what_the_subject_says_to_them(tmp_path, subject_folder, prompts):
+    run = new_run(tmp_path / "run", subject_folder, prompts)
+    assert capture(run, GENERATING).summary["documents"] == 40
+    subject, (tokens, store) = load_subject(run), captured(run)
+    lines = {f"prompts.jsonl:{i + 1}": json.loads(line)["prompt"] for i, line in enumerate(prompts.read_text(encoding="utf-8").splitlines())}
+    continuations = set()
+    for number, name in enumerate(tokens.names):
+        a, b = tokens.document_offsets[number : number + 2]
+        ids, prompt_ids = tokens.ids[a:b].tolist(), subject.tokenizer.encode(lines[name])
+        assert ids[: len(prompt_ids)] == prompt_ids and 1 <= len(ids) - len(prompt_ids) <= 6
+        continuation = subject.tokenizer.decode(ids[len(prompt_ids) :])
+        continuations.add(continuation)
+        assert tokens.text(number) == lines[name] + continuation
+        starts, ends = tokens.starts[a:b], tokens.ends[a:b]
+        assert ends[-1] == len(tokens.text(number)) and starts[len(prompt_ids)] == len(lines[name])
+        assert np.array_equal(starts[len(prompt_ids) + 1 :], ends[len(prompt_ids) : -1]), "no gap in the continuation"
+        torch.testing.assert_close(document_activations(tokens, store, number), by_hand(subject, ids, 48), rtol=1e-4, atol=1e-4)
+    assert len(continuations) > 30, "every prompt has its own luck"
+
+
+def test_a_capture_killed_while_generating_goes_on_to_the_same_bytes(tmp_path, subject_folder, prompts, monkeypatch):
+    whole = capture(new_run(tmp_path / "whole", subject_folder, prompts), GENERATING)
+    run = new_run(tmp_path / "run", subject_folder, prompts)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, Subject, "generate", 2)
+        capture(run, GENERATING)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        calls = kill_at(patch, Subject, "generate", 0)
+        kill_at(patch, core.capture, "write_shard", 2)
+        capture(run, GENERATING)
+    assert len(calls) == 1, "the first batch of prompts is not generated again"
+    calls = kill_at(monkeypatch, Subject, "generate", 0)
+    manifest = capture(run, GENERATING)
+    assert len(calls) == 0, "nor is any after a kill among the shards"
+    assert manifest.files == whole.files
+
+
+def test_no_room_for_a_prompt_is_an_error(tmp_path, subject_folder, prompts):
+    with pytest.raises(UsageError, match="no room"):
+        capture(new_run(tmp_path / "run", subject_folder, prompts), CaptureSettings(generate=63))
+
+
+def test_nan_activations_commit_nothing(tmp_path, documents_folder):
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.transformer.h[1].mlp.c_proj.bias[3] = float("nan")
+    model.save_pretrained(tmp_path / "subject")
+    byte_level_tokenizer().save_pretrained(tmp_path / "subject")
+    run = new_run(tmp_path / "run", str(tmp_path / "subject"), documents_folder)
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        capture(run, SMALL_CAPTURE)
+    assert run.find("capture") is None
+    assert not list(run.path.rglob("activations-*"))
+    capture(new_run(tmp_path / "before", str(tmp_path / "subject"), documents_folder, site="resid_post.0"), SMALL_CAPTURE)  # it is only behind layer 1
+
+
+# ---------------------------------------------------------------- what is left out, what is counted
+
+
+def test_documents_are_left_out_for_a_reason_that_is_counted(tmp_path, subject_folder):
+    texts = ["", "x", "The  cat sat", "the cat sat\n", "the dog ran", "two words"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    summary = capture(new_run(tmp_path / "run", subject_folder, tmp_path / "a.jsonl"), CaptureSettings()).summary
+    assert summary["left_out"] == {"documents under two tokens": 2, "documents that copy another": 1}
+    assert summary["documents"] == 3
+
+
+def test_only_documents_that_are_too_short_is_an_error(tmp_path, subject_folder):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UsageError, match="under two tokens"):
+        capture(new_run(tmp_path / "run", subject_folder, tmp_path / "a.txt"), CaptureSettings())
+
+
+def test_a_limit_on_tokens_ends_with_a_whole_document(tmp_path, subject_folder, documents_folder, tiny_run):
+    run = new_run(tmp_path / "run", subject_folder, documents_folder)
+    summary = capture(run, CaptureSettings(context=32, tokens=1000)).summary
+    tokens, _ = captured(run)
+    lengths = np.diff(tokens.document_offsets)
+    assert summary["tokens"] >= 1000 and summary["tokens"] - lengths[-1] < 1000
+    assert summary["documents"] + summary["left_out"]["documents past the token limit"] == N_DOCUMENTS
+    assert tokens.names == captured(tiny_run)[0].names[: len(tokens.names)], "the limit takes the first of the same order"
+
+
+@pytest.mark.parametrize(("settings", "told"), [(CaptureSettings(context=1), "context of 1"), (CaptureSettings(context=0), "context of 0")])
+def test_a_context_without_room_for_a_token_is_an_error(tmp_path, subject_folder, documents_folder, settings, told):
+    with pytest.raises(UsageError, match=told):
+        capture(new_run(tmp_path / "run", subject_folder, documents_folder), settings)
+
+
+def test_a_site_that_is_not_there_is_told_before_anything_is_read(tmp_path, subject_folder):
+    run = new_run(tmp_path / "run", subject_folder, tmp_path / "no corpus either", site="resid_post.9")
+    with pytest.raises(UsageError, match="layers 0 to 2"):
+        capture(run, CaptureSettings())
+
+
+def test_the_summary_counts_what_is_there(tiny_run, documents_folder):
+    summary, (tokens, _) = tiny_run.manifest("capture").summary, captured(tiny_run)
+    texts = [p.read_text(encoding="utf-8") for p in documents_folder.glob("*.txt")]
+    ids = [byte_level_tokenizer().encode(t) for t in texts]
+    lengths = [len(i) for i in ids]
+    assert summary["documents"] == len(texts)
+    assert summary["tokens"] == sum(lengths)
+    assert summary["characters"] == sum(map(len, texts))
+    assert summary["rows"] == sum(-(-n // 31) for n in lengths)
+    assert (summary["document_tokens"]["min"], summary["document_tokens"]["max"]) == (min(lengths), max(lengths))
+    counts = Counter(token for i in ids for token in i)
+    assert summary["tokens_used"] == len(counts)
+    assert [count for _, count in summary["frequent_tokens"]] == [count for _, count in counts.most_common(20)]
+    assert summary["frequent_tokens"][0][0] == byte_level_tokenizer().decode([counts.most_common(1)[0][0]])
+    splits = [tokens.split[tokens.names.index(p.name)] for p in documents_folder.glob("*.txt")]
+    for number, name in enumerate(SPLITS):
+        assert summary["splits"][name]["documents"] == splits.count(number)
+        assert summary["splits"][name]["tokens"] == sum(n for n, s in zip(lengths, splits, strict=True) if s == number)
+    assert summary["near_duplicate_documents"] == 0 and len({text_hash(t) for t in texts}) == len(texts)
+
+
+def test_copied_tokens_of_a_capture_are_counted_on_held_out_documents_only(tmp_path, subject_folder):
+    """Documents that share one long passage but are no near-duplicates: the passage is copied in those that are held out."""
+    rng = np.random.default_rng(0)
+    passage = " ".join(str(w) for w in rng.integers(0, 10**6, 15))
+    for i in range(12):
+        own = lambda: " ".join(str(w) for w in rng.integers(0, 10**6, 60))
+        (tmp_path / f"{i}.txt").write_text(f"{own()} {passage} {own()}")
+    run = new_run(tmp_path / "run", subject_folder, tmp_path)
+    summary, (tokens, _) = capture(run, CaptureSettings(context=64)).summary, captured(run)
+    held = ~tokens.in_split("explain")
+    assert summary["near_duplicate_documents"] == 0
+    assert 0 < held.sum() < len(tokens)
+    assert not np.asarray(tokens.copied)[~held].any()
+    assert summary["copied_share_of_held_out"] == pytest.approx(np.asarray(tokens.copied)[held].mean(), abs=1e-4)
+    for number in np.flatnonzero(tokens.split != 0):
+        a, b = tokens.document_offsets[number : number + 2]
+        flagged = np.flatnonzero(tokens.copied[a:b])
+        text = tokens.text(int(number))[int(tokens.starts[a + flagged[0]]) : int(tokens.ends[a + flagged[-1]])]
+        assert text in passage
+
+
+def test_the_width_of_the_store_is_that_of_the_site(tmp_path, subject_folder, documents_folder):
+    run = new_run(tmp_path / "run", subject_folder, documents_folder, site="transformer.h.0.mlp.act.output")
+    capture(run, CaptureSettings(context=32, tokens=300))
+    assert captured(run)[1].width == 4 * WIDTH
+
+
+def test_saved_subjects_are_what_the_other_tests_believe(tmp_path):
+    """The helper itself: a captured run loads the very weights that it saved."""
+    subject = Subject.load(save_subject(tmp_path), device="cpu", dtype="float32")
+    assert torch.equal(subject.model.transformer.wte.weight, tiny_model("gpt2").transformer.wte.weight)

@@ -1,0 +1,307 @@
+"""Both architectures against numpy by hand, their gradients against a dense formula, their files against what was saved."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from core.errors import UsageError
+from core.saes import load_sae, save_sae
+from core.saes.tied import TiedL1
+from core.saes.topk import TopK
+
+D, F, K = 6, 10, 3
+ARCHITECTURES = ("topk", "tied_l1")
+
+
+def random_sae(architecture, seed=0):
+    """Weights that no initialisation gives: nothing is zero, the encoder is not the decoder's transpose."""
+    generator = torch.Generator().manual_seed(seed)
+    sae = TopK(D, F, K) if architecture == "topk" else TiedL1(D, F)
+    with torch.no_grad():
+        for tensor in sae.state_dict().values():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        if architecture == "topk":
+            sae.after_step()
+    return sae
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def sae(request):
+    return random_sae(request.param).requires_grad_(False)
+
+
+def vectors(n=40, seed=5):
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+
+
+def numpy_encode(sae, x):
+    """The formulas of the papers, one vector at a time, in float64."""
+    w = {name: tensor.detach().double().numpy() for name, tensor in sae.state_dict().items()}
+    out = np.zeros((len(x), sae.n_features))
+    for row, vector in enumerate(x.double().numpy()):
+        if sae.architecture == "topk":
+            pre = (vector - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+            for feature in np.argsort(-pre)[:K]:
+                out[row, feature] = max(pre[feature], 0)
+        else:
+            for feature in range(F):
+                direction = w["E"][feature] / np.sqrt((w["E"][feature] ** 2).sum())
+                out[row, feature] = max((vector - w["t"]) @ direction + w["b"][feature], 0)
+    return out
+
+
+def numpy_decode(sae, f):
+    w = {name: tensor.detach().double().numpy() for name, tensor in sae.state_dict().items()}
+    if sae.architecture == "topk":
+        return f @ w["W_dec"] + w["b_dec"]
+    return f @ (w["E"] / np.linalg.norm(w["E"], axis=1, keepdims=True)) + w["t"]
+
+
+# ---------------------------------------------------------------- forward
+
+
+def test_the_forward_pass_is_the_papers_formula(sae):
+    x = vectors()
+    f = sae.encode(x)
+    np.testing.assert_allclose(f.numpy(), numpy_encode(sae, x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sae.decode(f).numpy(), numpy_decode(sae, numpy_encode(sae, x)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sae.decode(torch.zeros(1, F)).numpy(), numpy_decode(sae, np.zeros((1, F))), rtol=1e-6)
+
+
+def test_leading_dimensions_are_kept(sae):
+    x = vectors(12)
+    f = sae.encode(x.reshape(3, 4, D))
+    assert f.shape == (3, 4, F)
+    torch.testing.assert_close(f.reshape(12, F), sae.encode(x))
+    assert sae.decode(f).shape == (3, 4, D)
+
+
+def test_topk_lets_fewer_than_k_fire_where_preactivations_are_negative():
+    sae = random_sae("topk").requires_grad_(False)
+    sae.b_enc -= 2.5
+    counts = (sae.encode(vectors()) > 0).sum(1)
+    assert counts.max() <= K and counts.min() < K and counts.max() > 0
+    assert (sae.encode(vectors()) >= 0).all()
+
+
+def test_the_sparse_form_of_topk_is_the_dense_one():
+    sae = random_sae("topk").requires_grad_(False)
+    values, features = sae.encode_sparse(vectors())
+    dense = torch.zeros(40, F).scatter(1, features, values)
+    assert torch.equal(dense, sae.encode(vectors()))
+
+
+@pytest.mark.parametrize("k", [0, F + 1])
+def test_a_k_that_cannot_be_is_an_error(k):
+    with pytest.raises(UsageError, match=f"k is {k}"):
+        TopK(D, F, k)
+
+
+def test_directions_are_unit_rows(sae):
+    assert sae.W_dec.shape == (F, D)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(F))
+
+
+# ---------------------------------------------------------------- edits
+
+
+def test_an_edit_is_encode_set_decode_and_the_error_put_back(sae):
+    x, features = vectors(30), torch.tensor([7, 2])
+    values = torch.randn(30, 2, generator=torch.Generator().manual_seed(9)) * 3
+    f = sae.encode(x)
+    error = x - sae.decode(f)
+    wanted = f.clone()
+    wanted[:, features] = values
+    torch.testing.assert_close(x + sae.edit(x, features, values), sae.decode(wanted) + error, rtol=1e-5, atol=1e-5)
+    constant = torch.tensor([4.0, 0.0])
+    wanted[:, features] = constant
+    torch.testing.assert_close(x + sae.edit(x, features, constant), sae.decode(wanted) + error, rtol=1e-5, atol=1e-5)
+
+
+def test_an_edit_to_its_own_value_is_exactly_nothing(sae):
+    x = vectors(50).reshape(5, 10, D)
+    f = sae.encode(x)
+    for features in (torch.tensor([0]), torch.tensor([3, 9]), torch.arange(F)):
+        assert sae.edit(x, features, f[..., features]).abs().max() <= (0 if sae.architecture == "topk" else 1e-6)
+
+
+def test_an_edit_of_bfloat16_vectors_is_computed_in_float32(sae):
+    x = vectors().to(torch.bfloat16)
+    delta = sae.edit(x, torch.tensor([1]), torch.tensor([2.0]))
+    assert delta.dtype == torch.float32
+    torch.testing.assert_close(delta, sae.edit(x.float(), torch.tensor([1]), torch.tensor([2.0])))
+
+
+# ---------------------------------------------------------------- scale
+
+
+def test_folding_a_scale_makes_an_sae_of_scaled_vectors_read_raw_ones(sae):
+    x, scale = vectors(), 7.5
+    f, reconstruction = sae.encode(x / scale), sae.decode(sae.encode(x / scale))
+    sae.fold_scale(scale)
+    torch.testing.assert_close(sae.encode(x), f * scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sae.decode(sae.encode(x)), reconstruction * scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(F))
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_what_is_saved_is_loaded(sae, tmp_path):
+    save_sae(sae, tmp_path)
+    loaded = load_sae(tmp_path)
+    assert type(loaded) is type(sae) and loaded.settings() == sae.settings()
+    for name, tensor in sae.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert torch.equal(loaded.encode(vectors()), sae.encode(vectors()))
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert [p.name for p in tmp_path.iterdir()] == ["sae.safetensors"]
+
+
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def header(sae, **changes):
+    return {"architecture": sae.architecture, "settings": json.dumps(sae.settings())} | changes
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path, sae: None, "cannot be read"),
+        (lambda path, sae: path.write_bytes(pickle.dumps(Bomb())), "cannot be read"),
+        (lambda path, sae: path.write_bytes(b""), "cannot be read"),
+        (lambda path, sae: save_file(sae.state_dict(), path), "names the architecture None"),
+        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, architecture="gated")), "'gated'"),
+        (lambda path, sae: save_file(sae.state_dict(), path, {"architecture": sae.architecture}), "header is not ours"),
+        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, settings="{}")), "header is not ours"),
+        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, settings=json.dumps(sae.settings() | {"d_in": 5}))), "does not fit its header"),
+        (lambda path, sae: save_file({"other": torch.ones(1)}, path, header(sae)), "does not fit its header"),
+    ],
+    ids=["missing", "pickle", "empty", "no header", "unknown", "no settings", "wrong settings", "wrong shape", "wrong tensors"],
+)
+def test_a_file_that_is_not_ours_is_an_error(sae, tmp_path, write, told):
+    write(tmp_path / "sae.safetensors", sae)
+    with pytest.raises(UsageError, match=told):
+        load_sae(tmp_path)
+
+
+# ---------------------------------------------------------------- losses and gradients
+
+
+def gradients(sae, total):
+    sae.zero_grad()
+    total.backward()
+    return {name: p.grad.clone() for name, p in sae.named_parameters()}
+
+
+def dense_topk_loss(sae, x, dead):
+    """The published loss with masks instead of gathers: mean squared error, and AuxK with weight 1/32 on the share of the error."""
+    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    largest = lambda values, k: values >= values.topk(k, dim=1).values[:, -1:]
+    error = x - ((pre * largest(pre, K)).relu() @ sae.W_dec + sae.b_dec)
+    total = error.square().mean()
+    if dead.any():
+        among_dead = torch.where(dead, pre, -torch.inf)
+        mask = largest(among_dead, min(D // 2, int(dead.sum())))
+        f_dead = torch.where(mask, pre, torch.zeros(())).relu()
+        target = error.detach()
+        total = total + (target - f_dead @ sae.W_dec).square().mean() / target.square().mean() / 32
+    return total
+
+
+@pytest.mark.parametrize("dead", [[], [1], [0, 3, 4, 6, 8]])
+def test_topk_loss_and_gradients_are_those_of_a_dense_formula(dead):
+    sae, x, mask = random_sae("topk"), vectors(), torch.zeros(F, dtype=torch.bool)
+    mask[dead] = True
+    loss, dense = sae.training_loss(x, 0.0, mask), dense_topk_loss(sae, x, mask)
+    torch.testing.assert_close(loss.total, dense)
+    ours, expected = gradients(sae, loss.total), gradients(sae, dense)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_auxk_reaches_the_encoder_of_features_that_never_fire():
+    sae, x = random_sae("topk"), vectors()
+    with torch.no_grad():
+        sae.b_enc += 8.0  # of the nine others, the k largest are far above
+        sae.W_enc[:, 4] = 0.01 * torch.randn(D, generator=torch.Generator().manual_seed(1))
+        sae.b_enc[4] = 0.05  # above zero, far below the k largest
+    assert not (sae.encode(x) > 0)[:, 4].any()
+    dead = torch.zeros(F, dtype=torch.bool)
+    without = gradients(sae, sae.training_loss(x, 0.0, dead).total)
+    dead[4] = True
+    with_aux = gradients(sae, sae.training_loss(x, 0.0, dead).total)
+    assert without["W_enc"][:, 4].abs().max() == 0 and without["b_enc"][4] == 0 and without["W_dec"][4].abs().max() == 0
+    assert with_aux["W_enc"][:, 4].abs().max() > 0 and with_aux["b_enc"][4] != 0 and with_aux["W_dec"][4].abs().max() > 0
+
+
+def test_tied_loss_and_gradients_are_those_of_the_paper():
+    sae, x, alpha = random_sae("tied_l1"), vectors(), 0.3
+    rows = sae.E / sae.E.square().sum(1, keepdim=True).sqrt()
+    f = ((x - sae.t) @ rows.T + sae.b).relu()
+    expected = (x - (f @ rows + sae.t)).square().mean() + alpha * f.abs().sum(1).mean()
+    loss = sae.training_loss(x, alpha, torch.zeros(F, dtype=torch.bool))
+    torch.testing.assert_close(loss.total, expected)
+    ours, by_hand = gradients(sae, loss.total), gradients(sae, expected)
+    for name in ("E", "b"):
+        torch.testing.assert_close(ours[name], by_hand[name], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss.l1, f.sum(1).mean().detach())
+    torch.testing.assert_close(loss.reconstruction + alpha * loss.l1, loss.total.detach())
+
+
+def test_a_loss_counts_what_fires(sae):
+    x = vectors()
+    fires = sae.encode(x) > 0
+    loss = sae.training_loss(x, 0.1, torch.zeros(F, dtype=torch.bool))
+    assert torch.equal(loss.fired, fires.any(0))
+    assert float(loss.l0) == pytest.approx(float(fires.sum(1).float().mean()))
+
+
+def test_decoder_rows_stay_unit_length_and_steps_waste_nothing_on_length():
+    sae = random_sae("topk")
+    optimiser = torch.optim.SGD(sae.parameters(), lr=0.5)
+    for seed in range(5):
+        optimiser.zero_grad()
+        sae.training_loss(vectors(seed=seed), 0.0, torch.ones(F, dtype=torch.bool)).total.backward()
+        before = sae.W_dec.detach().clone()
+        sae.before_step()
+        torch.testing.assert_close((sae.W_dec.grad * before).sum(1), torch.zeros(F), atol=1e-6, rtol=0)
+        optimiser.step()
+        assert (sae.W_dec.detach() - before).abs().max() > 1e-4
+        sae.after_step()
+        torch.testing.assert_close(sae.W_dec.detach().norm(dim=1), torch.ones(F))
+
+
+def test_the_same_generator_gives_the_same_start(sae):
+    fresh = lambda seed: random_sae(sae.architecture, 3).requires_grad_(False)
+    starts = []
+    for seed in (1, 1, 2):
+        other = fresh(seed)
+        other.initialise(torch.arange(D).float(), torch.Generator().manual_seed(seed))
+        starts.append(other.W_dec.clone())
+    assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
+    torch.testing.assert_close(starts[0].norm(dim=1), torch.ones(F))
+
+
+def test_reviving_points_a_dead_feature_at_what_is_not_reconstructed():
+    sae = random_sae("tied_l1").requires_grad_(False)
+    sae.E.copy_(torch.eye(F, D))
+    sae.E[D:] = torch.eye(D)[: F - D]
+    sae.b.fill_(0.0)
+    sae.b[2] = sae.b[2 + D] = -1e6  # nothing reads dimension 2
+    sae.t.zero_()
+    x = torch.zeros(20, D)
+    x[:, 2] = 3.0
+    dead = torch.zeros(F, dtype=torch.bool)
+    dead[[2, 2 + D]] = True
+    sae.revive(dead, x, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sae.W_dec[dead], torch.eye(D)[[2, 2]])
+    assert (sae.b[dead] == 0).all()
+    torch.testing.assert_close(sae.W_dec[~dead], torch.cat([torch.eye(D), torch.eye(D)])[:F][~dead])

@@ -1,0 +1,288 @@
+"""The command line: a whole small job, every reading verb and its JSON, and what bad input gets."""
+
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import new_run, save_subject, write_documents
+
+import main
+from core.run import Run
+
+ROOT = pathlib.Path(__file__).parents[1]
+UNITS = ["capture", "train", "evaluate", "index", "effects", "cluster", "label/rules", "score/rules/simulation", "title", "report"]
+
+
+@pytest.fixture(scope="session")
+def call():
+    """Run one command in this process: (exit code, standard output, standard error)."""
+    import contextlib
+    import io
+
+    def run(*words):
+        out, err, old = io.StringIO(), io.StringIO(), sys.argv
+        sys.argv = ["main.py", *map(str, words)]
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main.main()
+        finally:
+            sys.argv = old
+        return code, out.getvalue(), err.getvalue()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory, subject_folder, call):
+    """The path of a run on which every stage was done through the command line. Shared: read it only."""
+    folder = tmp_path_factory.mktemp("job")
+    corpus = write_documents(folder / "texts", n=120, words=60)
+    path = folder / "run"
+    code, out, _ = call("new", path, "--subject", subject_folder, "--site", "resid_post.1", "--corpus", corpus, "--dtype", "float32", "--device", "cpu")
+    assert code == 0 and str(path) in out
+    assert call("capture", path, "--context", 32)[0] == 0
+    assert call("train", path, "--expansion", 8, "--k", 4, "--batch", 256, "--warmup", 5, "--check-every", 10)[0] == 0
+    code, out, err = call("run", path)
+    assert code == 0, err
+    return path
+
+
+@pytest.fixture
+def job_copy(job, tmp_path):
+    shutil.copytree(job, tmp_path / "job")
+    return tmp_path / "job"
+
+
+def two_lines(err):
+    """The two lines of an error for a person: what was wrong, and what to type."""
+    lines = err.strip().splitlines()[-2:]
+    assert "Traceback" not in err and lines[0].startswith("error: ") and lines[1]
+    return lines
+
+
+# ---------------------------------------------------------------- the job and its readers
+
+
+def test_every_stage_is_done_and_doing_it_again_takes_no_time(job, call):
+    code, out, _ = call("status", job, "--json")
+    stages = json.loads(out)["stages"]
+    assert code == 0 and [s["stage"] for s in stages] == UNITS and {s["state"] for s in stages} == {"done"}
+    started = time.time()
+    assert call("run", job)[0] == 0 and time.time() - started < 5
+
+
+def test_the_report_holds_what_the_run_measured(job):
+    text = (job / "report" / "report.md").read_text(encoding="utf-8")
+    summary = json.loads((job / "score" / "rules" / "simulation" / "manifest.json").read_text())["summary"]
+    assert f"**{summary['median']:.2f}**" in text
+    for name in re.findall(r'(?:src|srcset)="([^"]+)"', text):
+        assert (job / "report" / name).stat().st_size > 5000, name
+
+
+def test_show_prints_a_feature_and_its_json_has_the_promised_keys(job, call):
+    code, out, _ = call("show", job, 3, "--json")
+    card = json.loads(out)
+    promised = {"feature", "status", "density", "n_firings", "max", "labels", "promoted", "suppressed", "neighbours", "cluster", "notes", "snippets"}
+    assert code == 0 and promised <= set(card) and card["feature"] == 3
+    for snippet in card["snippets"]:
+        assert len(snippet["tokens"]) == len(snippet["activations"]) and snippet["activations"][snippet["peak"]] <= card["max"]
+    assert f"feature 3   {card['status']}" in call("show", job, 3)[1]
+
+
+def test_list_filters_and_sorts(job, call):
+    rows = json.loads(call("list", job, "--sort", "density", "--json")[1])
+    assert [r["density"] for r in rows] == sorted((r["density"] for r in rows), reverse=True)
+    assert set(rows[0]) == {"feature", "label", "score", "density", "cluster"}
+    strict = json.loads(call("list", job, "--min-score", "0.5", "--json")[1])
+    assert {r["feature"] for r in strict} == {r["feature"] for r in rows if r["score"] is not None and r["score"] >= 0.5}
+
+
+def test_find_looks_into_labels_and_notes(job_copy, call):
+    assert call("note", job_copy, 5, "weekdays, I think")[0] == 0
+    assert [r["feature"] for r in json.loads(call("find", job_copy, "weekdays", "--json")[1])] == [5]
+    assert json.loads(call("show", job_copy, 5, "--json")[1])["notes"][0]["text"] == "weekdays, I think"
+
+
+def test_a_note_in_the_language_of_rules_is_labelled_and_scored(job_copy, call):
+    assert call("note", job_copy, 4, '"cat"')[0] == 0
+    assert call("label", job_copy, "--set", "hand")[0] == 0
+    assert call("score", job_copy, "--set", "hand")[0] == 0
+    labels = json.loads(call("show", job_copy, 4, "--json")[1])["labels"]
+    assert [label["set"] for label in labels] == ["hand", "rules"] and labels[0]["scores"][0]["kind"] == "simulation"
+    assert call("note", job_copy, 4, '"dog"')[0] == 0 and call("label", job_copy, "--set", "hand")[0] == 0
+    code, _, err = call("score", job_copy, "--set", "hand")
+    assert code == 3 and "label/hand" in two_lines(err)[0]
+
+
+def test_text_says_what_fires_where_and_not_on_the_other(job, call):
+    read = json.loads(call("text", job, "the cat sat", "--json")[1])
+    assert "".join(read["tokens"]) == "the cat sat" and {"position", "feature", "activation", "label"} == set(read["firings"][0])
+    assert json.loads(call("text", job, "the cat sat", "--against", "the cat sat", "--json")[1])["firings"] == []
+
+
+def test_clamp_prints_pairs_and_keeps_the_experiment(job_copy, call):
+    code, out, _ = call("clamp", job_copy, "--set", "3=5x", "--prompt", "the cat", "--tokens", 5, "--doses", "0,1,4", "--figure", "--json")
+    record = json.loads(out)
+    assert code == 0 and record["clamps"] == ["set 3=5x"] and len(record["baseline"]) == len(record["clamped"]) == 2
+    assert [d["dose"] for d in record["doses"]] == [0, 1, 4] and record["doses"][2]["kl"] > record["doses"][1]["kl"] > 0
+    assert (job_copy / "clamps" / "0001.json").exists() and (job_copy / "clamps" / "0001.png").exists()
+
+
+def test_a_changed_stage_makes_what_follows_stale(job_copy, call):
+    code, _, err = call("train", job_copy, "--k", 8)
+    assert code == 3 and "k 4 -> 8" in two_lines(err)[0] and "--redo" in two_lines(err)[1]
+    assert call("train", job_copy, "--expansion", 8, "--k", 8, "--batch", 256, "--redo")[0] == 0
+    states = {s["stage"]: s["state"] for s in json.loads(call("status", job_copy, "--json")[1])["stages"]}
+    assert states["capture"] == states["train"] == "done" and states["index"] == states["label/rules"] == states["report"] == "stale"
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["show", "{run}", "99999"], 2, "no feature 99999"),
+        (["show", "nowhere", "1"], 3, "no run 'nowhere'"),
+        (["clamp", "{run}", "--set", "3", "--prompt", "x"], 2, "not a clamp"),
+        (["clamp", "{run}", "--set", "99999=5x", "--prompt", "x"], 2, "no feature 99999"),
+        (["clamp", "{run}", "--set", "3=5x", "--set", "3=2x", "--prompt", "x"], 2, "clamped twice"),
+        (["clamp", "{run}", "--prompt", "x"], 2, "nothing to clamp"),
+        (["text", "{run}", ""], 2, "two tokens"),
+        (["note", "{run}", "3", "  "], 2, "empty"),
+        (["label", "{run}", "--features", "1-x"], 2, "not a feature number"),
+        (["score", "{run}", "--set", "llm-nobody"], 3, "label/llm-nobody"),
+        (["train", "{run}", "--architecture", "magic"], 2, "magic"),
+        (["new", "x/y", "--site", "resid_up.3"], 2, "not a site"),
+        (["new", "x/y", "--corpus", "nowhere.txt"], 2, "no corpus"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_bad_input_gets_two_lines_and_its_code(job, call, words, code, said):
+    got, _, err = call(*(w.format(run=job) for w in words))
+    assert got == code and said in two_lines(err)[0] + two_lines(err)[1]
+
+
+def made(tmp_path, subject_folder, **changes):
+    settings = {"subject": subject_folder, "corpus": write_documents(tmp_path / "texts", n=20)} | changes
+    return new_run(tmp_path / "run", **settings).path
+
+
+def test_unknown_subject(tmp_path, subject_folder, call, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, err = call("capture", made(tmp_path, subject_folder, subject=str(tmp_path / "missing")))
+    assert code in (2, 3) and "missing" in two_lines(err)[0]
+
+
+def test_gated_repository_names_the_variable(tmp_path, subject_folder, call, monkeypatch):
+    from huggingface_hub.errors import GatedRepoError
+
+    import core.subject
+
+    def refuse(*_, **__):
+        raise OSError("403 Client Error.") from GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr(core.subject.AutoTokenizer, "from_pretrained", refuse)
+    code, _, err = call("capture", made(tmp_path, subject_folder))
+    assert code == 3 and "gated" in two_lines(err)[0] and "HF_TOKEN" in two_lines(err)[1]
+
+
+def test_unknown_site(tmp_path, subject_folder, call):
+    code, _, err = call("capture", made(tmp_path, subject_folder, site="resid_post.9"))
+    assert code == 2 and "resid_post.9" in two_lines(err)[0] and "0 to 2" in two_lines(err)[1]
+
+
+def test_empty_corpus(tmp_path, subject_folder, call):
+    (tmp_path / "none").mkdir()
+    code, _, err = call("capture", made(tmp_path, subject_folder, corpus=tmp_path / "none"))
+    assert code == 2 and "empty" in two_lines(err)[0]
+
+
+def test_documents_that_are_too_short(tmp_path, subject_folder, call):
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "a.txt").write_text("", encoding="utf-8")
+    code, _, err = call("capture", made(tmp_path, subject_folder, corpus=tmp_path / "short"))
+    assert code == 2 and "two tokens" in two_lines(err)[0] + two_lines(err)[1]
+
+
+def test_activations_that_are_not_numbers(tmp_path, call):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = save_subject(tmp_path / "subject")
+    weights = load_file(pathlib.Path(folder) / "model.safetensors")
+    weights["transformer.h.0.mlp.c_proj.bias"][0] = torch.nan
+    save_file(weights, pathlib.Path(folder) / "model.safetensors", metadata={"format": "pt"})
+    path = made(tmp_path, folder)
+    code, _, err = call("capture", path)
+    assert code == 2 and "NaN" in two_lines(err)[0] and Run.open(str(path)).state("capture") == "partial"
+
+
+def test_a_full_disk_leaves_what_was_committed(job_copy, call, monkeypatch):
+    import core.index
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "firings-00000.npy")
+
+    monkeypatch.setattr(core.index, "write_array", full)
+    before = (job_copy / "index" / "manifest.json").read_bytes()
+    code, _, err = call("index", job_copy, "--redo")
+    assert code == 3 and "disk is full" in two_lines(err)[0]
+    assert (job_copy / "index" / "manifest.json").read_bytes() == before
+    monkeypatch.undo()
+    assert call("index", job_copy, "--redo")[0] == 0
+
+
+# ---------------------------------------------------------------- other processes
+
+
+def started(*words):
+    return subprocess.Popen([sys.executable, "main.py", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+
+
+def wait_for(path, process, seconds=60):
+    end = time.time() + seconds
+    while not path.exists():
+        assert process.poll() is None and time.time() < end, process.communicate()
+        time.sleep(0.02)
+
+
+def wait_for_change(path, seconds=60):
+    before, end = path.stat().st_mtime_ns, time.time() + seconds
+    while path.stat().st_mtime_ns == before:
+        assert time.time() < end
+        time.sleep(0.02)
+
+
+def test_ctrl_c_kill_and_a_second_process(tmp_path, subject_folder, call):
+    """One training: interrupted, killed, gone on with; beside it a second process is told who holds the run."""
+    path = made(tmp_path, subject_folder, corpus=write_documents(tmp_path / "many", n=200))
+    assert call("capture", path, "--context", 32)[0] == 0
+    train = ["train", path, "--batch", 64, "--epochs", 400, "--patience", 1000, "--checkpoint-every", 5, "--k", 4]
+    checkpoint = path / "train.partial" / "checkpoint.safetensors"
+
+    first = started(*train)
+    wait_for(checkpoint, first)
+    code, _, err = call("train", path)
+    assert code == 3 and f"process {first.pid}" in two_lines(err)[0]
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 130 and "Traceback" not in first.communicate()[1]
+
+    second = started(*train)
+    wait_for_change(checkpoint)
+    second.kill()
+    second.wait(30)
+    run = Run.open(str(path))
+    assert run.state("train") == "partial" and run.state("capture") == "done"
+    third = started(*train)
+    wait_for_change(checkpoint)
+    third.terminate()
+    assert "goes on from step" in third.communicate()[1]
