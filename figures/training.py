@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from figures.style import COLOURS, themed
 
@@ -18,7 +19,9 @@ def training_curves(steps: np.ndarray, fvu: np.ndarray, l0: np.ndarray, dead: np
         top.plot(checked, checked_fvu, color=COLOURS["score"], marker="o", markersize=3.5, label="calibrate")
         top.axvline(best_step, color=COLOURS["clamped"], linestyle="--", linewidth=1.2, label=f"kept: step {best_step}")
         top.set(yscale="log", ylabel="FVU (log)", title="Reconstruction while training")
-        top.legend(loc="upper right")
+        for axis in (top.yaxis.set_major_formatter, top.yaxis.set_minor_formatter):
+            axis(PercentFormatter(1.0, decimals=0))
+        top.legend(loc="upper center")
         middle.plot(steps, l0, color=COLOURS["score"], linewidth=1)
         middle.set_ylabel("L0")
         middle.set_ylim(bottom=0)
@@ -35,7 +38,8 @@ def density_histogram(density: np.ndarray, dark: bool = False) -> Figure:
         axes = figure.add_subplot()
         sns.histplot(x=np.log10(live), bins=50, color=COLOURS["score"], edgecolor=theme["page"], linewidth=0.4, ax=axes)
         axes.axvline(np.log10(np.median(live)), color=COLOURS["clamped"], linestyle="--", linewidth=1.2)
-        axes.text(np.log10(np.median(live)), axes.get_ylim()[1] * 0.97, f"  median {np.median(live):.2%}", color=COLOURS["clamped"], va="top")
+        axes.set_ylim(top=axes.get_ylim()[1] * 1.1)
+        axes.text(np.log10(np.median(live)), axes.get_ylim()[1], f"median {np.median(live):.2%} ", color=COLOURS["clamped"], va="top", ha="right")
         ticks = np.arange(np.floor(np.log10(live.min())), 1)
         axes.set_xticks(ticks, [f"{10**t:.4g}" if t >= -4 else f"1e{t:.0f}" for t in ticks])
         axes.set(xlabel="share of tokens on which a feature fires (log)", ylabel="features", title=f"Density of {len(live):,} live features ({len(density) - len(live)} dead)")
