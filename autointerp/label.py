@@ -6,6 +6,7 @@ a Failure. What an LLM answers is in the reply store before it is read, so nothi
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def by_rules(features: Features, wanted: list[int], name: str, seed: int) -> tup
     corpus = Corpus.from_tokens(features.tokens)
     labels = []
     with progress(total=len(wanted), label="label", unit="feat") as bar:
-        fitted = fit_rules(features.postings, features.tokens, corpus, wanted, progress=lambda done: bar.update(done - bar.n), seed=seed)
+        fitted = fit_rules(features.postings, features.tokens, corpus, wanted, progress=lambda done: bar.update(done - bar.n), seed=seed, workers=os.cpu_count() or 1)
         labels = [Label(f.feature, name, f.text, f.confidence, f.kind) for f in fitted]
     found = {label.feature for label in labels}
     return labels, [Failure("label", f, "too_rare", "it never fires in the explain split") for f in wanted if f not in found]
