@@ -25,27 +25,24 @@ def simulate(run: Run, settings: ScoreSettings, tokens: Tokens, wanted: list) ->
     """
     endpoint = Endpoint(settings.llm_url)
     model = endpoint.choose_model(settings.llm_model)
-    jobs = [(text, sample.feature, part) for text, sample in wanted for part in batches(np.asarray(sample.ordinals))]
-    values: dict[int, list[np.ndarray | None]] = {}
-    errors: dict[int, str] = {}
-    left = list(range(len(jobs)))
+    samples = {(text, sample.feature): np.asarray(sample.ordinals) for text, sample in wanted}  # a null may say what the label says
+    jobs = [(key, part) for key, ordinals in samples.items() for part in batches(ordinals)]
+    values: list[list[np.ndarray | None]] = [[None] * len(part) for _, part in jobs]
+    errors: dict[tuple[str, int], str] = {}
     with ReplyStore(reply_path(run, settings.replies)) as store:
         for attempt in range(ATTEMPTS):
-            requests = [request_for(endpoint, model, tokens, jobs[i][0], jobs[i][2], attempt) for i in left]
-            for i, (_, reply) in zip(left, asked(requests, store, endpoint, settings.concurrency), strict=True):
-                read = [None] * len(jobs[i][2]) if reply.error else prompts.parse_simulation(reply.text, [len(w) for w in jobs[i][2]])
-                errors[i] = reply.error or "unparsable"
-                values[i] = [old if new is None else new for old, new in zip(values.get(i, read), read, strict=True)]
-            left = [i for i in left if any(v is None for v in values[i])]
-            if not left:
-                break
-    out: dict[tuple[str, int], np.ndarray | str] = {}
-    for text, sample in wanted:
-        mine = [i for i, (t, f, _) in enumerate(jobs) if (t, f) == (text, sample.feature)]
-        pieces = [np.full(len(w), np.nan, np.float32) if v is None else v for i in mine for w, v in zip(jobs[i][2], values[i], strict=True)]
-        joined = np.concatenate(pieces)
-        out[text, sample.feature] = errors[mine[0]] if np.isnan(joined).all() else joined
-    return out
+            left = [i for i in range(len(jobs)) if any(v is None for v in values[i])]
+            requests = [request_for(endpoint, model, tokens, jobs[i][0][0], jobs[i][1], attempt) for i in left]
+            for i, (_, reply) in zip(left, asked(requests, store, endpoint, settings.concurrency) if left else (), strict=True):
+                key, part = jobs[i]
+                read = [None] * len(part) if reply.error else prompts.parse_simulation(reply.text, [len(w) for w in part])
+                errors[key] = reply.error or "unparsable"
+                values[i] = [old if new is None else new for old, new in zip(values[i], read, strict=True)]
+    pieces: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in samples}
+    for (key, part), found in zip(jobs, values, strict=True):
+        pieces[key] += [np.full(len(w), np.nan, np.float32) if v is None else v for w, v in zip(part, found, strict=True)]
+    joined = {key: np.concatenate(parts) for key, parts in pieces.items()}
+    return {key: errors[key] if np.isnan(predicted).all() else predicted for key, predicted in joined.items()}
 
 
 def batches(ordinals: np.ndarray) -> list[list[np.ndarray]]:

@@ -140,7 +140,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = (s.rate or self.sae.default_rate) * self._schedule(c.step)
         with self._autocast():
-            loss = self.sae.training_loss(x, c.penalty * min(1.0, (c.step + 1) / s.warmup), dead)
+            loss = self.sae.training_loss(x, c.penalty * self._warmth(c.step), dead)
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0)
         self.sae.before_step()
@@ -164,7 +164,10 @@ class Trainer:
         """Share of the peak rate: linear warm-up, constant, linear to 0 over the last `decay` of all steps."""
         s = self.settings
         down = (self.steps - step) / max(1.0, s.decay * self.steps)
-        return min(1.0, (step + 1) / s.warmup, down)
+        return min(self._warmth(step), down)
+
+    def _warmth(self, step: int) -> float:
+        return min(1.0, (step + 1) / max(1, self.settings.warmup))
 
     # -------------------------------------------------------- measuring, reviving, saving
 
@@ -174,7 +177,7 @@ class Trainer:
         if c.step % s.check_every == 0 or c.step == self.steps:
             if isinstance(self.sae, TiedL1) and c.step < (1 - s.decay) * self.steps:
                 self._revive()
-            if c.step >= s.warmup and not (s.l0 and c.step < ADAPT_UNTIL * self.steps):
+            if c.step == self.steps or c.step >= s.warmup and not (s.l0 and c.step < ADAPT_UNTIL * self.steps):
                 self._measure(metrics)
         if c.step % s.checkpoint_every == 0:
             metrics.flush()
@@ -226,6 +229,7 @@ class Trainer:
         with safe_open(path, framework="pt", device=str(self.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             self.cursor = Cursor(**json.loads(file.metadata()["cursor"]))
+        self.stopped_early = self.cursor.bad >= self.settings.patience
         part = lambda prefix: {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         self.sae.load_state_dict(part("sae."))
         self.best_weights, self.silent = part("best."), tensors["silent"]

@@ -20,7 +20,7 @@ NAME = "sae.safetensors"
 
 def save_sae(sae: SAE, folder: Path) -> None:
     """Write `folder`/sae.safetensors whole."""
-    header = {"architecture": sae.architecture, "settings": json.dumps(sae.settings())}
+    header = {"sae": json.dumps({"architecture": sae.architecture, "settings": sae.settings()})}  # one entry: several get a random order
     with replacing(folder / NAME) as temporary:
         save_file({name: tensor.detach().contiguous() for name, tensor in sae.state_dict().items()}, temporary, metadata=header)
 
@@ -30,16 +30,16 @@ def load_sae(folder: Path) -> SAE:
     path = folder / NAME
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get("sae", "{}"))
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - safe_open has no iterator
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", "Give a folder that holds sae.safetensors.") from None
-    kind = ARCHITECTURES.get(header.get("architecture", ""))
+    kind = ARCHITECTURES.get(header.get("architecture"))
     if kind is None:
         raise UsageError(f"{path} names the architecture {header.get('architecture')!r}.", f"Known: {', '.join(ARCHITECTURES)}.")
     try:
-        sae = kind(**json.loads(header["settings"]))
-    except (KeyError, TypeError, ValueError) as error:
+        sae = kind(**header["settings"])
+    except (KeyError, TypeError) as error:
         raise UsageError(f"{path}: its header is not ours: {error}.", "Train it anew.") from None
     try:
         sae.load_state_dict(tensors)

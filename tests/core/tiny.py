@@ -15,7 +15,6 @@ from core.files import write_array, write_json
 from core.records import SPLITS
 from core.run import Run
 from core.settings import CaptureSettings, RunSettings, TrainSettings
-from core.subject import Subject
 
 END = "<|endoftext|>"
 N_LAYERS, WIDTH = 3, 16

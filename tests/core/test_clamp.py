@@ -1,0 +1,226 @@
+"""Clamps against hand numbers on both architectures; what must stay as it was; controls and doses."""
+
+import pytest
+import torch
+
+from core.clamp import clamp_edit, dose_response, paired, random_edit, resolve, target_values
+from core.errors import UsageError
+from core.records import Clamp, Site
+from core.saes.tied import TiedL1
+from core.saes.topk import TopK
+from tests.core.tiny import WIDTH, token_rows
+
+SITE, ROWS = Site("resid_post", 1), token_rows(3, 10)
+F = 24
+EDITABLE = torch.ones(3, 10, dtype=torch.bool)
+EDITABLE[:, 0] = False
+
+
+@pytest.fixture(params=["topk", "tied_l1"])
+def sae(request):
+    """Random weights at the scale of the tiny subject's activations; feature 5 never fires."""
+    sae = TopK(WIDTH, F, 6) if request.param == "topk" else TiedL1(WIDTH, F)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in sae.state_dict().values():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        if request.param == "topk":
+            sae.after_step()
+        (sae.b_enc if request.param == "topk" else sae.b)[5] = -1e6
+    return sae.requires_grad_(False)
+
+
+@pytest.fixture
+def x(gpt2):
+    return gpt2.read(SITE, ROWS).clone()
+
+
+@pytest.fixture
+def feature(sae, x):
+    """One that fires on some tokens behind the first position and not on others."""
+    share = (sae.encode(x)[:, 1:] > 0).float().mean((0, 1))
+    return int((share - 0.5).abs().argmin())
+
+
+def edited_by_hand(sae, x, feature, target):
+    """x with the reconstruction's change from f to `target` (R, T) of one feature, everywhere but at the first position."""
+    f = sae.encode(x)
+    wanted = f.clone()
+    wanted[..., feature] = target
+    out = sae.decode(wanted) + (x - sae.decode(f))
+    out[:, 0] = x[:, 0]
+    return out
+
+
+# ---------------------------------------------------------------- the edit
+
+
+def test_a_clamp_to_its_own_value_changes_no_logit(gpt2, sae, x, feature):
+    plain = gpt2.logits(ROWS)
+    own = sae.encode(x)[..., feature, None]
+    same = lambda hidden, editable: torch.where(editable[..., None], hidden + sae.edit(hidden, torch.tensor([feature]), own), hidden)
+    for edit in (same, *(clamp_edit(sae, [Clamp(feature, mode, value)]) for mode, value in (("add", 0.0), ("scale", 1.0), ("max", 0.0)))):
+        torch.testing.assert_close(gpt2.logits(ROWS, SITE, edit), plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(gpt2.logits(ROWS, SITE, clamp_edit(sae, [Clamp(5, "ablate", 0.0)])), plain, rtol=0, atol=1e-5)
+    assert (gpt2.logits(ROWS, SITE, clamp_edit(sae, [Clamp(feature, "set", 9.0)])) - plain).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "target"),
+    [
+        ("set", 3.5, lambda f: torch.full_like(f, 3.5)),
+        ("ablate", 0.0, torch.zeros_like),
+        ("max", 1.0, lambda f: torch.maximum(f, torch.ones(()))),
+        ("add", 2.0, lambda f: f + 2.0),
+        ("scale", -3.0, lambda f: f * -3.0),
+    ],
+)
+def test_every_mode_is_its_formula(sae, x, feature, mode, value, target):
+    f = sae.encode(x)[..., feature]
+    assert (f[:, 1:] > 0).any() and (f[:, 1:] == 0).any()
+    edited = clamp_edit(sae, [Clamp(feature, mode, value)])(x, EDITABLE)
+    torch.testing.assert_close(edited, edited_by_hand(sae, x, feature, target(f)), rtol=1e-5, atol=1e-5)
+
+
+def test_hand_numbers():
+    """One feature that reads and writes the first of two dimensions, centre 1: f = ReLU(x0 - 1), x0 moves by the change of f."""
+    tied, topk = TiedL1(2, 1), TopK(2, 1, 1)
+    for sae in (tied, topk):
+        with torch.no_grad():
+            (sae.E if sae is tied else sae.W_dec).copy_(torch.tensor([[1.0, 0.0]]))
+            (sae.t if sae is tied else sae.b_dec).copy_(torch.tensor([1.0, 1.0]))
+            if sae is topk:
+                sae.W_enc.copy_(sae.W_dec.T)
+        x = torch.tensor([[[9.0, 7.0], [4.0, 7.0], [0.0, 7.0]]])  # f = 8, 3, 0
+        editable = torch.tensor([[False, True, True]])
+        moved = lambda mode, value, sae=sae, x=x, editable=editable: clamp_edit(sae, [Clamp(0, mode, value)])(x, editable)[0].tolist()
+        assert moved("set", 5.0) == [[9, 7], [6, 7], [5, 7]]
+        assert moved("max", 2.0) == [[9, 7], [4, 7], [2, 7]]
+        assert moved("add", 2.0) == [[9, 7], [6, 7], [2, 7]]
+        assert moved("scale", 2.0) == [[9, 7], [7, 7], [0, 7]]
+        assert moved("ablate", 0.0) == [[9, 7], [1, 7], [0, 7]]
+
+
+def test_several_clamps_add_up(sae, x, feature):
+    clamps = [Clamp(feature, "set", 2.0), Clamp(7, "add", 1.5), Clamp(11, "ablate", 0.0)]
+    together = clamp_edit(sae, clamps)(x, EDITABLE) - x
+    apart = sum(clamp_edit(sae, [c])(x, EDITABLE) - x for c in clamps)
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    f = sae.encode(x)
+    expected = torch.stack([torch.full_like(f[..., 0], 2.0), f[..., 7] + 1.5, torch.zeros_like(f[..., 0])], -1)
+    torch.testing.assert_close(target_values(sae, clamps, torch.tensor([feature, 7, 11]), x), expected)
+
+
+def test_the_error_of_the_sae_stays(sae, x, feature):
+    """The edit adds a multiple of the feature's direction and nothing else, although the reconstruction is poor."""
+    delta = (clamp_edit(sae, [Clamp(feature, "set", 4.0)])(x, EDITABLE) - x)[:, 1:].reshape(-1, WIDTH)
+    direction = sae.W_dec[feature]
+    torch.testing.assert_close(delta, (delta @ direction)[:, None] * direction, rtol=1e-4, atol=1e-5)
+    assert (x - sae.decode(sae.encode(x))).norm() > 1
+
+
+def test_the_first_position_and_what_is_before_a_clamp_are_untouched(gpt2, sae, x):
+    edit = clamp_edit(sae, [Clamp(3, "set", 50.0)])
+    assert torch.equal(edit(x, EDITABLE)[:, 0], x[:, 0])
+    torch.testing.assert_close(gpt2.logits(ROWS, SITE, edit)[:, 0], gpt2.logits(ROWS)[:, 0], rtol=0, atol=1e-5)
+    late = EDITABLE.clone()
+    late[:, :6] = False
+    assert torch.equal(edit(x, late)[:, :6], x[:, :6]) and (edit(x, late)[:, 6:] != x[:, 6:]).any()
+
+
+def test_a_bfloat16_hidden_state_is_edited_in_float32(sae, x):
+    edit = clamp_edit(sae, [Clamp(3, "set", 1.0)])
+    edited = edit(x.to(torch.bfloat16), EDITABLE)
+    assert edited.dtype == torch.float32
+    torch.testing.assert_close(edited, edit(x.to(torch.bfloat16).float(), EDITABLE))
+
+
+# ---------------------------------------------------------------- values
+
+
+def test_a_relative_value_is_a_multiple_of_the_features_maximum():
+    clamps = [Clamp.parse("set", "3=5x"), Clamp.parse("add", "4=-2"), Clamp.parse("ablate", "7"), Clamp.parse("max", "8=0.5x")]
+    assert resolve(clamps, {3: 2.5, 8: 4.0}) == [Clamp(3, "set", 12.5), Clamp(4, "add", -2.0), Clamp(7, "ablate", 0.0), Clamp(8, "max", 2.0)]
+    assert [str(c) for c in clamps] == ["set 3=5x", "add 4=-2", "ablate 7", "max 8=0.5x"]
+
+
+@pytest.mark.parametrize("maxima", [{}, {3: 0.0}])
+def test_a_multiple_of_a_maximum_that_is_not_there_is_an_error(maxima):
+    with pytest.raises(UsageError, match="Feature 3 never fired") as caught:
+        resolve([Clamp.parse("set", "3=5x")], maxima)
+    assert "--set 3=" in caught.value.next_step
+    assert resolve([Clamp(3, "set", 5.0)], maxima) == [Clamp(3, "set", 5.0)]
+
+
+def test_one_feature_clamped_twice_is_an_error():
+    with pytest.raises(UsageError, match="twice"):
+        resolve([Clamp(3, "set", 1.0), Clamp(3, "add", 1.0)], {})
+
+
+@pytest.mark.parametrize(("mode", "text"), [("set", "3"), ("ablate", "3=1"), ("set", "x=1"), ("set", "-3=1"), ("set", "3=1xx"), ("twist", "3=1"), ("set", "")])
+def test_a_clamp_that_cannot_be_read_is_an_error(mode, text):
+    with pytest.raises(UsageError, match="is not a clamp"):
+        Clamp.parse(mode, text)
+
+
+# ---------------------------------------------------------------- controls, texts, doses
+
+
+def test_the_control_is_as_long_as_the_clamp_and_points_elsewhere(sae, x, feature):
+    clamps = [Clamp(feature, "set", 4.0)]
+    clamp, control = (edit(x, EDITABLE) - x for edit in (clamp_edit(sae, clamps), random_edit(sae, clamps, 1)))
+    torch.testing.assert_close(control.norm(dim=-1), clamp.norm(dim=-1), rtol=1e-4, atol=1e-5)
+    assert control[:, 0].abs().max() == 0 and clamp[:, 1:].norm(dim=-1).max() > 1
+    assert torch.nn.functional.cosine_similarity(clamp[:, 1:], control[:, 1:], dim=-1).abs().max() < 0.9
+    torch.testing.assert_close(random_edit(sae, clamps, 1)(x, EDITABLE), x + control)
+    assert not torch.allclose(random_edit(sae, clamps, 2)(x, EDITABLE), x + control, atol=1e-3)
+
+
+def test_pairs_differ_by_the_clamp_alone(gpt2, sae):
+    prompts, seeds = ["the cat", "snow falls in winter"], [4, 9]
+    same = paired(gpt2, SITE, clamp_edit(sae, [Clamp(3, "scale", 1.0)]), prompts, 8, 1.0, seeds)
+    assert [(p.prompt, p.seed) for p in same] == [(p, s) for p in prompts for s in seeds]
+    assert all(p.baseline == p.clamped for p in same)
+    assert len({p.baseline for p in same}) == 4
+    edit = clamp_edit(sae, [Clamp(3, "set", 40.0)])
+    pairs = paired(gpt2, SITE, edit, prompts, 8, 1.0, seeds)
+    assert [p.baseline for p in pairs] == [p.baseline for p in same]
+    assert all(p.clamped != p.baseline for p in pairs)
+    for pair in pairs:
+        (alone,) = gpt2.generate([pair.prompt], 8, SITE, seeds=[pair.seed], edit=edit)
+        assert alone.text == pair.clamped
+
+
+def test_a_clamp_holds_at_every_generated_token(gpt2, sae):
+    """The activations that generation gives back are read behind the edit."""
+    (made,) = gpt2.generate(["the cat sat"], 10, SITE, edit=clamp_edit(sae, [Clamp(3, "add", 30.0)]), seeds=[0])
+    (plain,) = gpt2.generate(["the cat sat"], 0, SITE)
+    n = made.n_prompt
+    assert len(made.tokens) > n + 1
+    fresh = gpt2.read(SITE, torch.tensor([made.tokens]))[0]
+    moved = 30 * sae.W_dec[3].expand(len(fresh) - 1, -1)
+    torch.testing.assert_close(made.activations[0], plain.activations[0])
+    torch.testing.assert_close((made.activations[:n] - plain.activations)[1:], moved[: n - 1], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close((made.activations - fresh)[1:], moved, rtol=1e-4, atol=1e-3)
+
+
+def test_a_dose_that_changes_nothing_moves_nothing(gpt2, sae):
+    (response,) = dose_response(gpt2, SITE, sae, 5, 2.0, [0.0], ROWS, [1, 2], seed=0)  # feature 5 never fires
+    assert [response.dose, response.kl, response.target, response.control_kl, response.control_target] == pytest.approx([0] * 5, abs=1e-6)
+
+
+def test_responses_are_kl_and_log_probability_by_hand(gpt2, sae, x):
+    targets, maximum, doses = [17, 200], 3.0, [1.0, 4.0]
+    found = dose_response(gpt2, SITE, sae, 3, maximum, doses, ROWS, targets, seed=0)
+    clean = torch.nn.functional.softmax(gpt2.logits(ROWS).double(), -1)
+    for response in found:
+        clamps = [Clamp(3, "set", response.dose * maximum)]
+        clamped = clamp_edit(sae, clamps), response.kl, response.target
+        control = random_edit(sae, clamps, 0), response.control_kl, response.control_target
+        for edit, kl, target in (clamped, control):
+            new = torch.nn.functional.softmax(gpt2.logits(ROWS, SITE, edit).double(), -1)
+            by_hand = [float((clean[r, t] * (clean[r, t] / new[r, t]).log()).sum()) for r in range(3) for t in range(1, 10)]
+            assert kl == pytest.approx(sum(by_hand) / 27, rel=1e-3) and kl > 0
+            moved = (new[:, 1:, targets].sum(-1).log() - clean[:, 1:, targets].sum(-1).log()).mean()
+            assert target == pytest.approx(float(moved), rel=1e-3, abs=1e-5)
+    assert [r.dose for r in found] == doses and found[1].kl > found[0].kl

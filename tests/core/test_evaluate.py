@@ -1,0 +1,167 @@
+"""Fidelity against hand calculation, cross-entropies against hooks placed by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.activations import ActivationStore
+from core.capture import load_subject
+from core.corpus import Tokens
+from core.errors import UsageError
+from core.evaluate import cross_entropies, evaluate, fidelity, same_length, score_rows
+from core.files import write_array
+from core.records import Site
+from core.saes import load_sae
+from core.settings import EvaluateSettings
+from tests.core.tiny import WIDTH, token_rows
+
+SITE = Site("resid_post", 1)
+
+
+class Pretend:
+    """An SAE that reconstructs as it is told; its activations are the vectors themselves."""
+
+    def __init__(self, reconstruct, n_features=WIDTH):
+        self.decode, self.n_features = reconstruct, n_features
+
+    def encode(self, x):
+        return x
+
+    def to(self, device):
+        return self
+
+
+def vectors(n=300):
+    """Far from zero compared with their spread, where one-pass variances lose digits."""
+    return torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(0)) * 0.5 + 100
+
+
+# ---------------------------------------------------------------- fidelity
+
+
+def test_predicting_the_mean_explains_nothing_and_a_copy_everything():
+    x = vectors()
+    mean = x.double().mean(0).float()
+    assert fidelity(Pretend(lambda f: mean.expand_as(f)), [x])["fvu"] == pytest.approx(1, abs=1e-4)
+    assert fidelity(Pretend(lambda f: f), [x])["fvu"] == 0
+
+
+def test_a_constant_offset_is_seen():
+    """A ratio of variances of x - x_hat and x would call this perfect."""
+    x = vectors()
+    spread = float((x - x.mean(0)).double().square().sum())
+    found = fidelity(Pretend(lambda f: f + 2.0), [x])["fvu"]
+    assert found == pytest.approx(4.0 * x.numel() / spread, rel=1e-4) and found > 10
+
+
+def test_batches_change_nothing_and_the_mean_is_that_of_all():
+    x = torch.cat([vectors(), vectors() + 50])
+    whole, parts = fidelity(Pretend(lambda f: f.round()), [x]), fidelity(Pretend(lambda f: f.round()), x.split(70))
+    assert whole == pytest.approx(parts)
+    assert whole["fvu"] == pytest.approx(float((x - x.round()).double().square().sum() / (x - x.double().mean(0)).square().sum()), rel=1e-6)
+
+
+def test_l0_and_dead_share_are_counted_by_hand():
+    x = torch.tensor([[1.0, 0.0, -1.0, 0.0], [2.0, 3.0, 0.0, 0.0], [0.0, 0.5, -2.0, 0.0]])
+    found = fidelity(Pretend(lambda f: f, 4), [x[:2], x[2:]])
+    assert (found["tokens"], found["l0"], found["dead_share"]) == (3, pytest.approx(4 / 3), 0.5)
+
+
+# ---------------------------------------------------------------- cross-entropy
+
+
+def rows_of_many_lengths():
+    return [token_rows(1, length, seed) for length, seed in ((4, 1), (7, 2), (7, 3), (12, 4))]
+
+
+def loss_by_hand(subject, rows, replace=None):
+    """Mean nats a token over all rows, `replace` applied behind layer 1 at every position but the first."""
+    total = count = 0
+
+    def patch(_module, _args, out):
+        out = out.clone()
+        out[:, 1:] = replace(out[:, 1:])
+        return out
+
+    handle = subject.model.transformer.h[1].register_forward_hook(patch) if replace else None
+    for row in rows:
+        with torch.inference_mode():
+            total += float(subject.model(input_ids=row, labels=row).loss) * (row.shape[1] - 1)
+        count += row.shape[1] - 1
+    if handle:
+        handle.remove()
+    return total / count
+
+
+def test_cross_entropies_are_those_of_hooks_placed_by_hand(gpt2):
+    rows, mean = rows_of_many_lengths(), torch.linspace(-1, 1, WIDTH).double()
+    found = cross_entropies(gpt2, SITE, Pretend(lambda f: f.round()), rows, mean)
+    assert found["loss_tokens"] == 3 + 6 + 6 + 11
+    assert found["ce_clean"] == pytest.approx(loss_by_hand(gpt2, rows), rel=1e-5)
+    assert found["ce_zero"] == pytest.approx(loss_by_hand(gpt2, rows, torch.zeros_like), rel=1e-5)
+    assert found["ce_mean"] == pytest.approx(loss_by_hand(gpt2, rows, lambda h: mean.float().expand_as(h)), rel=1e-5)
+    assert found["ce_spliced"] == pytest.approx(loss_by_hand(gpt2, rows, torch.round), rel=1e-5)
+    clean, spliced = found["ce_clean"], found["ce_spliced"]
+    assert abs(spliced - clean) > 1e-3 and found["ce_increase"] == pytest.approx(spliced - clean)
+    for kind in ("zero", "mean"):
+        assert found[f"recovered_{kind}"] == pytest.approx((found[f"ce_{kind}"] - spliced) / (found[f"ce_{kind}"] - clean))
+
+
+def test_a_perfect_sae_recovers_everything_and_the_mean_nothing(gpt2):
+    rows, mean = rows_of_many_lengths(), torch.linspace(-1, 1, WIDTH).double()
+    perfect = cross_entropies(gpt2, SITE, Pretend(lambda f: f), rows, mean)
+    assert (perfect["recovered_zero"], perfect["recovered_mean"]) == pytest.approx((1, 1), abs=1e-6)
+    assert perfect["ce_increase"] == pytest.approx(0, abs=1e-6)
+    poor = cross_entropies(gpt2, SITE, Pretend(lambda f: mean.float().expand_as(f)), rows, mean)
+    assert poor["recovered_mean"] == pytest.approx(0, abs=1e-6)
+
+
+def test_rows_of_one_length_go_together():
+    rows = [token_rows(1, n, seed=i) for i, n in enumerate((3, 3, 3, 5, 6, 6))]
+    batches = same_length(rows, 2)
+    assert [tuple(b.shape) for b in batches] == [(2, 3), (1, 3), (1, 5), (2, 6)]
+    assert torch.equal(torch.cat([b.flatten() for b in batches]), torch.cat([r.flatten() for r in rows]))
+
+
+# ---------------------------------------------------------------- the stage
+
+
+def test_the_stage_measures_the_score_split_alone(run_copy):
+    summary = evaluate(run_copy, EvaluateSettings(tokens=0, loss_tokens=10**9)).summary
+    folder = run_copy.folder("capture")
+    tokens, store, sae, subject = Tokens(folder), ActivationStore(folder), load_sae(run_copy.folder("train")), load_subject(run_copy)
+    x = store.read(np.flatnonzero(tokens.in_split("score"))).double()
+    with torch.inference_mode():
+        f = sae.encode(x.float())
+        error = x - sae.decode(f)
+    assert summary["tokens"] == len(x)
+    assert summary["fvu"] == pytest.approx(float(error.square().sum() / (x - x.mean(0)).square().sum()), rel=1e-5)
+    assert summary["l0"] == pytest.approx(float((f > 0).sum() / len(x)))
+    rows = []
+    for row in np.flatnonzero(tokens.split[tokens.row_document] == 2):
+        ids = tokens.ids[tokens.row_offsets[row] : tokens.row_offsets[row + 1]].tolist()
+        if len(ids) > 1:
+            rows.append(torch.tensor([[subject.bos, *ids]]))
+    assert summary["loss_tokens"] == sum(r.shape[1] - 1 for r in rows)
+    assert summary["ce_clean"] == pytest.approx(loss_by_hand(subject, rows), rel=1e-4)
+    assert summary["ce_spliced"] == pytest.approx(loss_by_hand(subject, rows, lambda h: sae.decode(sae.encode(h))), rel=1e-4)
+    assert summary["ce_mean"] == pytest.approx(loss_by_hand(subject, rows, lambda h: x.mean(0).float().expand_as(h)), rel=1e-4)
+
+
+def test_samples_are_of_the_size_asked_for(run_copy):
+    summary = evaluate(run_copy, EvaluateSettings(tokens=200, loss_tokens=100)).summary
+    assert summary["tokens"] == 200 and 100 <= summary["loss_tokens"] < 100 + 32
+
+
+def test_rows_without_bos_have_their_own_first_token_in_front(run_copy, gpt2):
+    tokens = Tokens(run_copy.folder("capture"))
+    first = np.arange(len(tokens.row_document)) + 100
+    write_array(run_copy.path / "capture" / "first.npy", first)
+    rows = score_rows(tokens, gpt2, 10**9, np.random.default_rng(0))
+    assert {int(r[0, 0]) for r in rows} <= set(first.tolist()) and len({int(r[0, 0]) for r in rows}) == len(rows)
+
+
+def test_no_score_document_is_an_error(run_copy):
+    write_array(run_copy.path / "capture" / "split.npy", np.zeros_like(np.load(run_copy.path / "capture" / "split.npy")))
+    with pytest.raises(UsageError, match="score split"):
+        evaluate(run_copy, EvaluateSettings())
