@@ -27,6 +27,7 @@ from core.settings import CaptureSettings
 from core.subject import Subject
 
 UNIT, VERSION = "capture", 1
+BYTES_BESIDE = 18  # a token, on disk beside its activation: id, offsets, copied, its share of the text
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ def capture(run: Run, settings: CaptureSettings, redo: bool = False) -> Manifest
     context = min(settings.context, subject.context)
     if context < 2:
         raise UsageError(f"A context of {context} holds no token but the first, which is never kept.", "Use --context 2 or more.")
-    encoded, left_out = encode_documents(subject, corpus.read_corpus(run.settings.corpus), settings, work.folder, site, run.settings.seed)
+    encoded, left_out = encode_documents(subject, corpus.read_corpus(run.settings.corpus), settings.tokens)
+    n, width = sum(len(d.ids) + settings.generate for d in encoded), subject.read(site, torch.tensor([[subject.bos or 0]])).shape[-1]
+    size = n * (width * subject.model.dtype.itemsize + BYTES_BESIDE)
+    say(f"{len(encoded)} documents, {'at most ' if settings.generate else ''}{n:,} tokens; {size / 1e6:,.0f} MB on disk")
+    if settings.generate:
+        encoded = continue_prompts(subject, encoded, settings, work.folder, site, run.settings.seed)
     tables, left_out_tokens = lay_out(encoded, context, subject.bos is not None)
-    n, width = len(tables["ids"]), subject.read(site, torch.tensor([[subject.bos or 0]])).shape[-1]
-    size = n * width * subject.model.dtype.itemsize + n * 13
-    say(f"{len(encoded)} documents, {n:,} tokens; {size / 1e6:,.0f} MB on disk")
     write_tables(work.folder, tables, encoded, subject)
     rows = row_batches(tables, settings.shard_tokens)
     capture_shards(work.folder, subject, site, tables, rows, settings.batch_tokens)
@@ -74,15 +77,16 @@ def load_subject(run: Run) -> Subject:
 # ---------------------------------------------------------------- documents -> tokens
 
 
-def encode_documents(subject: Subject, documents: list[corpus.Document], settings: CaptureSettings, folder: Path, site: Site, seed: int):
-    """(documents with their tokens, what was left out and why). Exact copies and documents under two tokens are left out."""
+def encode_documents(subject: Subject, documents: list[corpus.Document], limit: int) -> tuple[list[Encoded], dict[str, int]]:
+    """(documents with their tokens, what was left out and why). Exact copies and documents under two tokens are left out, and all
+    that come after `limit` tokens unless it is 0."""
     kept, seen, left_out, total = [], set(), Counter(), 0
     for start in range(0, len(documents), 64):
         batch = documents[start : start + 64]
         found = subject.tokenizer.backend_tokenizer.encode_batch([d.text for d in batch], add_special_tokens=False)
         for document, encoding in zip(batch, found):
             key = corpus.text_hash(document.text)
-            if settings.tokens and total >= settings.tokens:
+            if limit and total >= limit:
                 left_out["documents past the token limit"] += 1
             elif key in seen:
                 left_out["documents that copy another"] += 1
@@ -94,7 +98,7 @@ def encode_documents(subject: Subject, documents: list[corpus.Document], setting
                 total += len(encoding.ids)
     if not kept:
         raise UsageError(f"No document of the corpus can be used: {dict(left_out)}.", "Give documents of at least two tokens.")
-    return (continue_prompts(subject, kept, settings, folder, site, seed) if settings.generate else kept), dict(left_out)
+    return kept, dict(left_out)
 
 
 def _encoded(document: corpus.Document, encoding) -> Encoded:

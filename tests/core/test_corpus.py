@@ -160,7 +160,7 @@ def test_near_copies_of_a_captured_corpus_share_a_split():
     for i in range(30):
         words = [str(w) for w in rng.integers(0, 10**6, 40)]
         documents += [Document(f"{i}a", " ".join(words)), Document(f"{i}b", " ".join(words[:-1] + ["other"]))]
-    encoded, _ = encode_documents(subject, documents, CaptureSettings(), None, Site("resid_post", 1), 0)
+    encoded, _ = encode_documents(subject, documents, 0)
     tables, _ = lay_out(encoded, 32, True)
     assert np.array_equal(tables["split"][::2], tables["split"][1::2])
     alone = assign_splits([text_hash(d.text) for d in documents], np.arange(60))
@@ -208,7 +208,7 @@ TEXTS = [
 def tokens(request, tmp_path):
     """Tables of TEXTS in rows of 15 tokens."""
     subject = Subject(tiny_model("gpt2"), byte_level_tokenizer(trim=request.param))
-    encoded, _ = encode_documents(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)], CaptureSettings(), None, Site("resid_post", 1), 0)
+    encoded, _ = encode_documents(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)], 0)
     tables, left_out = lay_out(encoded, 16, True)
     assert left_out == {}
     write_tables(tmp_path, tables, encoded, subject)
