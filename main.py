@@ -330,8 +330,8 @@ def parse_doses(text: str) -> list[float]:
 
 # ---------------------------------------------------------------- demo
 
-DEMO = {"train": TrainSettings(epochs=2.0)}
-CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(features="0-511"), "score": ScoreSettings()}
+DEMO = {"train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000)}
+CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=512), "score": ScoreSettings()}
 DEMO_PROMPTS = ["def main():\n    ", "import os\n"]
 
 

@@ -50,8 +50,8 @@ def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
         decides, redo = {"notes": canonical_hash(latest_notes(run))}, True
     unit = f"label/{name}"
     old = pd.DataFrame() if redo or run.find(unit) is None else pd.read_parquet(run.path / unit / "labels.parquet")
-    missing = sorted(set(parse_features(settings.features, live)) - set(old.get("feature", [])))
-    asked_for_more = bool(settings.features) or settings.set == "llm"  # rules failed for good on what is missing
+    missing = sorted(set(chosen(settings, live, run.settings.seed)) - set(old.get("feature", [])))
+    asked_for_more = bool(settings.features or settings.sample) or settings.set == "llm"  # rules failed for good on what is missing
     work = run.begin(unit, VERSION, decides, inputs, redo, extend=bool(missing) and asked_for_more)
     if work is None:
         return run.manifest(unit)
@@ -66,6 +66,14 @@ def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
     write_table(work.folder / "labels.parquet", table)
     write_table(work.folder / "failures.parquet", table_of(failures, Failure))
     return work.commit(summary(table, failures, len(live), model))
+
+
+def chosen(settings: LabelSettings, live: np.ndarray, seed: int) -> list[int]:
+    """The features that the settings ask for; a sample of `sample` is the same whenever it is drawn."""
+    wanted = parse_features(settings.features, live)
+    if not 0 < settings.sample < len(wanted):
+        return wanted
+    return sorted(np.random.default_rng(seed).choice(wanted, settings.sample, replace=False).tolist())
 
 
 def table_of(records: list, kind) -> pd.DataFrame:

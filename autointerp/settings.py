@@ -32,8 +32,9 @@ class TitleSettings:
 class LabelSettings:
     """label: snippets of the explain split -> a label for each feature."""
 
-    set: str = setting("rules", "rules (embedded, no LLM), llm (any OpenAI-compatible endpoint), or hand (your notes)", choices=("rules", "llm", "hand"), in_key=False)
+    set: str = setting("rules", "rules (embedded), llm (any OpenAI-compatible endpoint), hand (your notes)", choices=("rules", "llm", "hand"), in_key=False)
     features: str = setting("", "which features: 1,2,5-9 or @file; nothing takes every live one", in_key=False)
+    sample: int = setting(0, "label only this many of them, drawn at random; 0 takes all", in_key=False)
     llm_model: str = setting("", "llm: name of the model; the endpoint's only one when empty", in_key=False)
     llm_url: str = setting("", "llm: base URL of the endpoint, such as http://127.0.0.1:8000/v1", in_key=False)
     concurrency: int = setting(16, "llm: requests in flight", in_key=False)

@@ -10,6 +10,7 @@ Rows are padded on the right for reading (a causal model never looks there) and 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,27 +176,27 @@ class Subject:
         with self._hooked(site, lambda hidden: edit(hidden, editable()).to(hidden.dtype)):
             yield
 
-    @torch.inference_mode()
-    def losses(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None) -> Tensor:
-        """Cross-entropy in nats (R, T - 1) of predicting tokens[:, 1:], with `edit` at `site` on every position but the first."""
-        tokens = tokens.to(self.device)
+    def _logits(self, tokens: Tensor, site: Site | None, edit: Edit | None) -> Tensor:
+        """Logits (R, T, V) in the subject's type, with `edit` at `site` on every position but the first."""
         editable = torch.ones_like(tokens, dtype=torch.bool)
         editable[:, 0] = False
         with self.editing(site, edit, lambda: editable) if edit else contextlib.nullcontext():
-            logits = self.model(input_ids=tokens, use_cache=False).logits
-        loss = torch.empty(tokens.shape[0], tokens.shape[1] - 1, device=self.device)
-        for row in range(len(tokens)):  # float32 logits of one row at a time: V is large
-            loss[row] = nn.functional.cross_entropy(logits[row, :-1].float(), tokens[row, 1:], reduction="none")
-        return loss
+            return self.model(input_ids=tokens, use_cache=False).logits
 
     @torch.inference_mode()
     def logits(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None) -> Tensor:
         """Logits (R, T, V) float32 for unpadded token ids (R, T), with `edit` at `site` on every position but the first."""
+        return self._logits(tokens.to(self.device), site, edit).float()
+
+    @torch.inference_mode()
+    def losses(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None) -> Tensor:
+        """Cross-entropy in nats (R, T - 1) of predicting tokens[:, 1:], with `edit` at `site` on every position but the first."""
         tokens = tokens.to(self.device)
-        editable = torch.ones_like(tokens, dtype=torch.bool)
-        editable[:, 0] = False
-        with self.editing(site, edit, lambda: editable) if edit else contextlib.nullcontext():
-            return self.model(input_ids=tokens, use_cache=False).logits.float()
+        logits = self._logits(tokens, site, edit)
+        loss = torch.empty(tokens.shape[0], tokens.shape[1] - 1, device=self.device)
+        for row in range(len(tokens)):  # float32 logits of one row at a time: V is large
+            loss[row] = nn.functional.cross_entropy(logits[row, :-1].float(), tokens[row, 1:], reduction="none")
+        return loss
 
     # ------------------------------------------------------------ text
 
@@ -247,16 +248,10 @@ class Subject:
         """
         if self.family is None:
             raise UsageError(f"The final norm of the architecture {self.model.config.model_type!r} is not known.", "Effects need a known architecture.")
-        norm = _float_copy(self.model.get_submodule(self.family.final_norm))
+        norm = copy.deepcopy(self.model.get_submodule(self.family.final_norm)).float()
         directions = directions.to(self.device, torch.float32)
         normed = norm(directions) - norm(torch.zeros_like(directions[:1]))
         return normed @ self.model.get_output_embeddings().weight.float().T
-
-
-def _float_copy(module: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(module).float()
 
 
 class _Decoding:

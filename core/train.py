@@ -3,7 +3,7 @@
 Activations are divided by one constant, so that a dimension has unit variance on average, and the constant is folded into the
 weights at the end. Batches are drawn in a random order across the whole store. The objective is measured on the calibrate split, at
 the final penalty, from the end of warm-up on; the weights with the best one are kept, and `patience` measurements without a better
-one end the training. Everything that the next step depends on is in checkpoint.safetensors, so a killed training goes on to the
+one end the training. Everything that the next step depends on is in .checkpoint.safetensors, so a killed training goes on to the
 same bits (on the same machine).
 """
 
@@ -71,8 +71,9 @@ def train(run: Run, settings: TrainSettings, redo: bool = False) -> Manifest:
     sae = trainer.finished()
     save_sae(sae, work.folder)
     write_array(work.folder / "directions.npy", sae.W_dec.detach().float().numpy())
-    (work.folder / Trainer.CHECKPOINT).unlink(missing_ok=True)
-    return work.commit(trainer.summary())
+    manifest = work.commit(trainer.summary())
+    (run.path / UNIT / Trainer.CHECKPOINT).unlink(missing_ok=True)  # not before: a kill while files are hashed must not cost the training
+    return manifest
 
 
 def load_data(capture: Path, batch: int, seed: int) -> Data:
@@ -96,7 +97,7 @@ def load_data(capture: Path, batch: int, seed: int) -> Data:
 class Trainer:
     """The state of one training: SAE, optimiser, cursor, the best weights so far, and when each feature last fired."""
 
-    CHECKPOINT = "checkpoint.safetensors"
+    CHECKPOINT = ".checkpoint.safetensors"  # hidden: not a part of the unit
 
     def __init__(self, settings: TrainSettings, data: Data, seed: int, folder: Path):
         self.settings, self.data, self.seed, self.folder = settings, data, seed, folder

@@ -219,7 +219,7 @@ def test_ctrl_c_kill_and_a_second_process(tmp_path, subject_folder, call):
     path = made(tmp_path, subject_folder, corpus=write_documents(tmp_path / "many", n=200))
     assert call("capture", path, "--context", 32)[0] == 0
     train = ["train", path, "--batch", 64, "--epochs", 400, "--patience", 1000, "--checkpoint-every", 5, "--k", 4]
-    checkpoint = path / "train.partial" / "checkpoint.safetensors"
+    checkpoint = path / "train.partial" / ".checkpoint.safetensors"
 
     first = started(*train)
     wait_for(checkpoint, first)

@@ -169,7 +169,9 @@ def prompts(tmp_path):
 GENERATING = CaptureSettings(context=48, generate=6, shard_tokens=300)
 
 
-def test_prompts_are_kept_with_what_the_subject_says_to_them(tmp_path, subject_folder, prompts):
+def test_prompts_are_kept_with_what_the_subject_says_to_them(tmp_path, subject_folder, prompts, monkeypatch):
+    original, seeds = Subject.generate, []
+    monkeypatch.setattr(Subject, "generate", lambda *args, **how: seeds.extend(how["seeds"]) or original(*args, **how))
     run = new_run(tmp_path / "run", subject_folder, prompts)
     assert capture(run, GENERATING).summary["documents"] == 40
     subject, (tokens, store) = load_subject(run), captured(run)
@@ -186,7 +188,7 @@ def test_prompts_are_kept_with_what_the_subject_says_to_them(tmp_path, subject_f
         assert ends[-1] == len(tokens.text(number)) and starts[len(prompt_ids)] == len(lines[name])
         assert np.array_equal(starts[len(prompt_ids) + 1 :], ends[len(prompt_ids) : -1]), "no gap in the continuation"
         torch.testing.assert_close(document_activations(tokens, store, number), by_hand(subject, ids, 48), rtol=1e-4, atol=1e-4)
-    assert len(continuations) > 30, "every prompt has its own luck"
+    assert len(continuations) > 30 and len(set(seeds)) == 40, "every prompt has its own luck"
 
 
 def test_a_capture_killed_while_generating_goes_on_to_the_same_bytes(tmp_path, subject_folder, prompts, monkeypatch):

@@ -19,8 +19,7 @@ from core.corpus import (
     text_hash,
 )
 from core.errors import UsageError
-from core.records import SPLITS, Site
-from core.settings import CaptureSettings
+from core.records import SPLITS
 from core.subject import Subject
 from tests.core.tiny import byte_level_tokenizer, tiny_model
 
