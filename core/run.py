@@ -90,7 +90,8 @@ class Run:
         found = self.find(unit)
         if found is None:
             stage, *rest = unit.split("/")
-            flag = f" --set {rest[0]}" if rest else ""
+            name = "llm" if stage == "label" and rest[0].startswith("llm-") else rest[0] if rest else ""
+            flag = f" --set {name}" if name else ""
             raise NotReady(f"{unit} has not been made in run {self.name}.", f"Run: python main.py {stage} {self.name}{flag}")
         return found
 
