@@ -89,11 +89,15 @@ class Run:
         """The manifest of a committed unit; raises NotReady when the unit does not exist."""
         found = self.find(unit)
         if found is None:
-            stage, *rest = unit.split("/")
-            name = "llm" if stage == "label" and rest[0].startswith("llm-") else rest[0] if rest else ""
-            flag = f" --set {name}" if name else ""
-            raise NotReady(f"{unit} has not been made in run {self.name}.", f"Run: python main.py {stage} {self.name}{flag}")
+            raise NotReady(f"{unit} has not been made in run {self.name}.", f"Run: {self.command(unit)}")
         return found
+
+    def command(self, unit: str) -> str:
+        """What to type to make `unit`."""
+        stage, *rest = unit.split("/")
+        name = rest[0] if rest else ""
+        label_set = "llm" if stage == "label" and name.startswith("llm-") else name
+        return f"python main.py {stage} {self.name}" + (f" --set {label_set}" if label_set else "")
 
     def find(self, unit: str) -> Manifest | None:
         """The manifest of `unit`, or None when it is not committed."""
@@ -138,7 +142,7 @@ class Run:
         """
         keys = {name: self.manifest(name).key for name in inputs}
         if stale := [name for name in inputs if self.state(name) == "stale"]:
-            raise NotReady(f"{stale[0]} is stale: something it was made from has changed.", f"Run: python main.py {stale[0].split('/')[0]} {self.name} --redo")
+            raise NotReady(f"{stale[0]} is stale: something it was made from has changed.", f"Run: {self.command(stale[0])} --redo")
         table = settings if isinstance(settings, dict) else key_table(settings)
         subject = {} if inputs else key_table(self.settings)
         key = canonical_hash({"unit": unit, "version": version, "settings": table, "run": subject, "inputs": keys})
@@ -148,7 +152,7 @@ class Run:
         if found and found.key != key and not redo:
             changed = differences(found.settings, table) + differences(found.inputs, keys) + differences({"version": found.version}, {"version": version})
             shown = "; ".join(c if len(c) < 90 else c.split(" ")[0] + " was made anew" for c in changed)
-            raise NotReady(f"{unit} is committed and differs: {shown}.", f"Make it anew: python main.py {unit.split('/')[0]} {self.name} ... --redo")
+            raise NotReady(f"{unit} is committed and differs: {shown}.", f"Make it anew, with the flags you want: {self.command(unit)} --redo")
         work = Work(self, unit, version, key, table, keys)
         work.open()
         return work
