@@ -62,7 +62,9 @@ def flags(settings):
         for f in reversed(fields(settings)):
             choices = f.metadata["choices"]
             kind = click.Choice(choices) if choices else type(f.default)
-            command = click.option(f"--{f.name.replace('_', '-')}", f.name, type=kind, default=f.default, show_default=f.default != "", help=f.metadata["help"])(command)
+            command = click.option(
+                f"--{f.name.replace('_', '-')}", f.name, type=kind, default=f.default, show_default=f.default != "", help=f.metadata["help"]
+            )(command)
         return command
 
     return wrap
@@ -404,7 +406,11 @@ def main() -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return complain(NotReady(f"The disk is full: {error.filename or error.strerror}. What was committed is intact.", "Free some space; then type the same command again."))
+        return complain(
+            NotReady(
+                f"The disk is full: {error.filename or error.strerror}. What was committed is intact.", "Free some space; then type the same command again."
+            )
+        )
     return 0
 
 

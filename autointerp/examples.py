@@ -78,7 +78,8 @@ class Examples:
                 continue
             chosen, weight = self._stratum(name, wanted, where, values, order, split, rng)
             found.append((chosen, np.full(len(chosen), number), np.full(len(chosen), weight)))
-        ordinals, strata, weights = (np.concatenate(part) if found else np.zeros(0, np.int64) for part in (zip(*found) if found else ((), (), ())))
+        nothing = np.zeros(0, np.int64)
+        ordinals, strata, weights = map(np.concatenate, zip((nothing, nothing, nothing), *found, strict=True))
         return Drawn(ordinals, strata, weights, len(where), n_copied)
 
     def _stratum(self, name: str, wanted: int, where, values, order, split: str, rng) -> tuple[np.ndarray, float]:

@@ -110,7 +110,9 @@ def by_rules(features: Features, wanted: list[int], name: str, seed: int) -> tup
     corpus = Corpus.from_tokens(features.tokens)
     labels = []
     with progress(total=len(wanted), label="label", unit="feat") as bar:
-        fitted = fit_rules(features.postings, features.tokens, corpus, wanted, progress=lambda done: bar.update(done - bar.n), seed=seed, workers=os.cpu_count() or 1)
+        fitted = fit_rules(
+            features.postings, features.tokens, corpus, wanted, progress=lambda done: bar.update(done - bar.n), seed=seed, workers=os.cpu_count() or 1
+        )
         labels = [Label(f.feature, name, f.text, f.confidence, f.kind) for f in fitted]
     found = {label.feature for label in labels}
     return labels, [Failure("label", f, "too_rare", "it never fires in the explain split") for f in wanted if f not in found]

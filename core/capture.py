@@ -84,7 +84,7 @@ def encode_documents(subject: Subject, documents: list[corpus.Document], limit: 
     for start in range(0, len(documents), 64):
         batch = documents[start : start + 64]
         found = subject.tokenizer.backend_tokenizer.encode_batch([d.text for d in batch], add_special_tokens=False)
-        for document, encoding in zip(batch, found):
+        for document, encoding in zip(batch, found, strict=True):
             key = corpus.text_hash(document.text)
             if limit and total >= limit:
                 left_out["documents past the token limit"] += 1
@@ -125,7 +125,7 @@ def continue_prompts(subject: Subject, prompts: list[Encoded], settings: Capture
             seeds = [seed * 1_000_003 + start + i for i in range(len(batch))]
             made = subject.generate([p.text for p in batch], settings.generate, site, temperature=settings.temperature, seeds=seeds)
             write_json(kept, [g.tokens[g.n_prompt :] for g in made])
-        out += [_continued(subject, p, new) for p, new in zip(batch, read_json(kept))]
+        out += [_continued(subject, p, new) for p, new in zip(batch, read_json(kept), strict=True)]
     return out
 
 
@@ -176,7 +176,7 @@ def lay_out(encoded: list[Encoded], context: int, has_bos: bool) -> tuple[dict[s
     documents = [d.ids for d in encoded]
     tables["group"] = corpus.near_duplicate_groups(documents)
     tables["split"] = corpus.assign_splits([corpus.text_hash(d.text) for d in encoded], tables["group"])
-    kept = [tables["ids"][a:b] for a, b in zip(tables["document_offsets"][:-1], tables["document_offsets"][1:])]
+    kept = [tables["ids"][a:b] for a, b in zip(tables["document_offsets"][:-1], tables["document_offsets"][1:], strict=True)]
     tables["copied"] = corpus.copied_tokens(kept, tables["split"])
     total = sum(len(d.ids) for d in encoded)
     return tables, {} if has_bos else {"first tokens of rows (no BOS)": total - len(tables["ids"])}

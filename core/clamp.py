@@ -107,7 +107,9 @@ class Response:
 
 
 @torch.inference_mode()
-def dose_response(subject: Subject, site: Site, sae: SAE, feature: int, maximum: float, doses: list[float], rows: Tensor, targets: list[int], seed: int) -> list[Response]:
+def dose_response(
+    subject: Subject, site: Site, sae: SAE, feature: int, maximum: float, doses: list[float], rows: Tensor, targets: list[int], seed: int
+) -> list[Response]:
     """Responses to setting `feature` to each dose x `maximum`, on token ids rows (R, T) without padding; `targets` are token ids."""
     clean = subject.logits(rows).log_softmax(-1)[:, 1:]
     base = clean[..., targets].logsumexp(-1)

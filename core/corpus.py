@@ -119,7 +119,7 @@ def near_duplicate_groups(documents: list[np.ndarray]) -> np.ndarray:
     shared: dict[tuple[int, int], int] = {}
     starts = np.flatnonzero(np.r_[True, shingle[1:] != shingle[:-1]])
     ends = np.r_[starts[1:], len(shingle)]
-    for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1]):
+    for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
         members = owner[start:end]
         for i, a in enumerate(members):  # with its next 20 only: a shingle that 1,000 documents carry (a licence) has 500,000 pairs
             for b in members[i + 1 : i + 21]:
@@ -140,7 +140,7 @@ def near_duplicate_groups(documents: list[np.ndarray]) -> np.ndarray:
 def assign_splits(hashes: list[str], groups: np.ndarray) -> np.ndarray:
     """The split of each document as an index into SPLITS, from the smallest text hash of its group."""
     smallest: dict[int, str] = {}
-    for value, group in zip(hashes, groups.tolist()):
+    for value, group in zip(hashes, groups.tolist(), strict=True):
         smallest[group] = min(value, smallest.get(group, value))
     bounds = np.cumsum([SHARES[s] for s in SPLITS])
     place = np.array([int(smallest[g][:12], 16) / 16**12 for g in groups.tolist()])
@@ -152,10 +152,10 @@ def copied_tokens(documents: list[np.ndarray], splits: np.ndarray) -> np.ndarray
 
     Always False inside explain. The window is clipped to the document, so that it always has 32 tokens where the document has.
     """
-    explain = [shingle_hashes(d) for d, s in zip(documents, splits) if SPLITS[s] == "explain"]
+    explain = [shingle_hashes(d) for d, s in zip(documents, splits, strict=True) if SPLITS[s] == "explain"]
     known = np.unique(np.concatenate(explain)) if explain else np.zeros(0, np.uint64)
     out = []
-    for tokens, split in zip(documents, splits):
+    for tokens, split in zip(documents, splits, strict=True):
         flags = np.zeros(len(tokens), bool)
         if SPLITS[split] != "explain" and len(tokens) >= SHINGLE and len(known):
             own = shingle_hashes(tokens)

@@ -168,7 +168,10 @@ class Run:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 handle.seek(0)
-                raise NotReady(f"{self.name} is in use by {handle.read().strip() or 'another process'}.", "Wait for it to end, or stop it; then type the same command again.") from None
+                raise NotReady(
+                    f"{self.name} is in use by {handle.read().strip() or 'another process'}.",
+                    "Wait for it to end, or stop it; then type the same command again.",
+                ) from None
             handle.truncate(0)
             handle.write(f"process {os.getpid()} ({verb}, since {datetime.now():%H:%M:%S})")
             handle.flush()

@@ -49,7 +49,9 @@ class RunSettings:
     corpus: str = setting("stdlib", "stdlib, a .txt or .jsonl file, or a folder of them")
     seed: int = setting(0, "seed of everything random in the run")
     device: str = setting("auto", "cpu, cuda, mps, or auto", in_key=False)
-    dtype: str = setting("auto", "type of the subject's weights; auto is bfloat16 where the hardware is fast in it", choices=("auto", "float32", "bfloat16", "float16"))
+    dtype: str = setting(
+        "auto", "type of the subject's weights; auto is bfloat16 where the hardware is fast in it", choices=("auto", "float32", "bfloat16", "float16")
+    )
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ class Subject:
 
     def __init__(self, model: nn.Module, tokenizer):
         if not getattr(tokenizer, "is_fast", False):
-            raise UsageError(f"The tokenizer of {model.config.name_or_path!r} gives no character offsets.", "Use a subject with a fast tokenizer (tokenizer.json).")
+            raise UsageError(
+                f"The tokenizer of {model.config.name_or_path!r} gives no character offsets.", "Use a subject with a fast tokenizer (tokenizer.json)."
+            )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
@@ -213,7 +215,15 @@ class Subject:
         return self.tokenizer.batch_decode([[i] for i in range(self.n_vocabulary)], skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def generate(
-        self, prompts: list[str], n_new: int, site: Site, *, temperature: float = 1.0, seeds: list[int] | None = None, edit: Edit | None = None, edit_prompt: bool = True
+        self,
+        prompts: list[str],
+        n_new: int,
+        site: Site,
+        *,
+        temperature: float = 1.0,
+        seeds: list[int] | None = None,
+        edit: Edit | None = None,
+        edit_prompt: bool = True,
     ) -> list[Generation]:
         """A continuation of each prompt by up to `n_new` tokens, with the activations of every token.
 
@@ -226,7 +236,7 @@ class Subject:
         ids = [self._cut(self.prompt_tokens(p), self.context - n_new) for p in prompts]
         loop = _Decoding(self, ids, site, edit, edit_prompt)
         rows = loop.run(n_new, temperature, seeds or list(range(len(prompts))))
-        return [self._generation(p, i, *row) for p, i, row in zip(prompts, ids, rows)]
+        return [self._generation(p, i, *row) for p, i, row in zip(prompts, ids, rows, strict=True)]
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         """The last `room` of a prompt's tokens, BOS in front where the subject has one and there is room for more than it."""
@@ -279,7 +289,7 @@ class _Decoding:
         with self._hook():
             cache, logits = self._forward(self.tokens, (place - self.first[:, None]).clamp(min=0), None)
             while not all(done):
-                chosen = torch.stack([_draw(row, temperature, g) for row, g in zip(logits, generators)])
+                chosen = torch.stack([_draw(row, temperature, g) for row, g in zip(logits, generators, strict=True)])
                 for row, token in enumerate(chosen.tolist()):
                     if not done[row]:
                         new[row].append(token)
@@ -348,11 +358,24 @@ def _explained(name: str):
     except OSError as error:  # transformers raises OSError and keeps the hub's own error as its cause
         causes = [error, error.__cause__, error.__context__]
         if any(isinstance(c, GatedRepoError) for c in causes) or "gated repo" in str(error):
-            raise NotReady(f"{name} is a gated repository and this machine has no access to it.", "Accept its terms on the hub, then set HF_TOKEN and type the command again.") from None
+            raise NotReady(
+                f"{name} is a gated repository and this machine has no access to it.",
+                "Accept its terms on the hub, then set HF_TOKEN and type the command again.",
+            ) from None
         if any(isinstance(c, LocalEntryNotFoundError) for c in causes) or "couldn't connect" in str(error):
-            raise NotReady(f"{name} is not a folder here, and the hub cannot be reached.", "Check the name and the connection, or give a local folder.") from None
+            raise NotReady(
+                f"{name} is not a folder here, and the hub cannot be reached.", "Check the name and the connection, or give a local folder."
+            ) from None
         if any(isinstance(c, (RepositoryNotFoundError, HFValidationError)) for c in causes) or "not a local folder" in str(error):
-            raise UsageError(f"There is no subject {name!r}, neither as a folder here nor on the hub.", "Give a folder with config.json and weights, or a hub name such as gpt2.") from None
-        raise UsageError(f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}", "Give a folder with config.json, weights and tokenizer.json, or a hub name such as gpt2.") from None
+            raise UsageError(
+                f"There is no subject {name!r}, neither as a folder here nor on the hub.",
+                "Give a folder with config.json and weights, or a hub name such as gpt2.",
+            ) from None
+        raise UsageError(
+            f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}",
+            "Give a folder with config.json, weights and tokenizer.json, or a hub name such as gpt2.",
+        ) from None
     except (ValueError, KeyError) as error:
-        raise UsageError(f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}", "Give a causal language model in Hugging Face layout.") from None
+        raise UsageError(
+            f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}", "Give a causal language model in Hugging Face layout."
+        ) from None

@@ -56,7 +56,14 @@ def clamp_records(run: Run) -> list[dict]:
 
 def draw(features: Features, control: Run | None, clamps: list[dict], folder: Path) -> list[str]:
     """Draw every figure whose data there are, in both themes; returns their names without theme and ending."""
-    makers = {"training": training_figure, "density": density_figure, "map": map_figure, "groups": groups_figure, "scores": lambda f, dark: scores_figure(f, control, dark), "kinds": kinds_figure}
+    makers = {
+        "training": training_figure,
+        "density": density_figure,
+        "map": map_figure,
+        "groups": groups_figure,
+        "scores": lambda f, dark: scores_figure(f, control, dark),
+        "kinds": kinds_figure,
+    }
     for i, record in enumerate(r for r in clamps if "doses" in r):
         makers[f"clamp-{record['features'][0]}-{i + 1}"] = lambda f, dark, r=record: dose_curves(r["doses"], dose_title(r), dark)
     made = []
@@ -171,7 +178,9 @@ def picture(name: str, figures: list[str], alt: str) -> str:
 def verdict(run: Run, control: Run | None) -> str:
     """The first paragraph: what was looked at, and how far the labels can be trusted."""
     capture, train = run.manifest("capture").summary, run.manifest("train").summary
-    lines = [f"Site `{run.settings.site}`, {capture['tokens']:,} tokens of `{run.settings.corpus}`, a {train['architecture']} autoencoder of {train['features']:,} features."]
+    lines = [
+        f"Site `{run.settings.site}`, {capture['tokens']:,} tokens of `{run.settings.corpus}`, a {train['architecture']} autoencoder of {train['features']:,} features."
+    ]
     score = run.find("score/rules/simulation")
     if score and score.summary["n"]:
         s = score.summary
@@ -218,7 +227,9 @@ def data_section(run: Run) -> str:
 def autoencoder_section(run: Run) -> str:
     t, index = run.manifest("train").summary, run.manifest("index").summary
     ended = f"stopped early at step {t['steps']}" if t["stopped_early"] else f"{t['steps']} steps"
-    text = [f"{t['features']:,} features on {t['width']} dimensions, {t['vectors']:,} vectors in {ended} ({t['arithmetic']}); the weights of step {t['best_step']} were kept."]
+    text = [
+        f"{t['features']:,} features on {t['width']} dimensions, {t['vectors']:,} vectors in {ended} ({t['arithmetic']}); the weights of step {t['best_step']} were kept."
+    ]
     if found := run.find("evaluate"):
         e = found.summary
         text.append(
@@ -238,11 +249,21 @@ def scores_section(run: Run, control: Run | None) -> str:
         s = r.find("score/rules/simulation").summary if r and r.find("score/rules/simulation") else None
         if s and s["n"]:
             failures = ", ".join(f"{n} {k}" for k, n in s["failures"].items()) or "none"
-            rows.append([name, f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}]", f"{s['null_median']:.2f}", f"{s['share_above_null']:.0%}", f"{s['n']:,} of {s['live']:,}", failures])
+            rows.append(
+                [
+                    name,
+                    f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}]",
+                    f"{s['null_median']:.2f}",
+                    f"{s['share_above_null']:.0%}",
+                    f"{s['n']:,} of {s['live']:,}",
+                    failures,
+                ]
+            )
     head = ["", "median score", "null", "live features above their null", "scored", "failures"]
     return (
         "A score is the correlation between what the printed label predicts and what the feature does, over windows of documents that the labeller never saw: "
-        "top activations, all strata of the non-zero activations, and random text. The null is the label of another feature of like density on the same tokens.\n\n" + table(head, rows)
+        "top activations, all strata of the non-zero activations, and random text. The null is the label of another feature of like density on the same tokens.\n\n"
+        + table(head, rows)
     )
 
 

@@ -26,7 +26,13 @@ def score_curves(score: np.ndarray, null: np.ndarray, control: np.ndarray | None
             share = np.arange(len(ordered), 0, -1) / whole
             axes.step(ordered, share, where="post", color=colour, linestyle=line, label=f"{name} (median {np.median(ordered):.2f})")
         axes.axvline(0, color=theme["faint"], linewidth=0.8)
-        axes.set(xlim=(-0.25, 1), ylim=(0, 1.02), xlabel="simulation score (correlation on unseen documents)", ylabel="share of live features at or above", title="What labels predict")
+        axes.set(
+            xlim=(-0.25, 1),
+            ylim=(0, 1.02),
+            xlabel="simulation score (correlation on unseen documents)",
+            ylabel="share of live features at or above",
+            title="What labels predict",
+        )
         axes.legend(loc="upper right")
         return figure
 

@@ -18,9 +18,13 @@ def dose_curves(responses: list[dict], title: str, dark: bool = False) -> Figure
     with themed(dark):
         figure = Figure(figsize=(9, 3.9), layout="constrained")
         panels = figure.subplots(1, 2)
-        for axes, key, unit, what in zip(panels, ("target", "kl"), ("nats", "nats a token"), ("Log-probability of its promoted tokens", "KL to the unclamped subject"), strict=True):
+        for axes, key, unit, what in zip(
+            panels, ("target", "kl"), ("nats", "nats a token"), ("Log-probability of its promoted tokens", "KL to the unclamped subject"), strict=True
+        ):
             axes.plot(doses, [r[key] for r in responses], color=COLOURS["clamped"], marker="o", label="this feature")
-            axes.plot(doses, [r[f"control_{key}"] for r in responses], color=COLOURS["control"], marker="o", linestyle="--", label="random direction, same length")
+            axes.plot(
+                doses, [r[f"control_{key}"] for r in responses], color=COLOURS["control"], marker="o", linestyle="--", label="random direction, same length"
+            )
             axes.set(xlabel="dose (multiples of the feature's maximum)", ylabel=unit)
             axes.set_title(what, fontsize=10, fontweight="normal")
         panels[0].legend(loc="upper left")

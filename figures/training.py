@@ -10,7 +10,9 @@ from matplotlib.ticker import PercentFormatter
 from figures.style import COLOURS, themed
 
 
-def training_curves(steps: np.ndarray, fvu: np.ndarray, l0: np.ndarray, dead: np.ndarray, checked: np.ndarray, checked_fvu: np.ndarray, best_step: int, dark: bool = False) -> Figure:
+def training_curves(
+    steps: np.ndarray, fvu: np.ndarray, l0: np.ndarray, dead: np.ndarray, checked: np.ndarray, checked_fvu: np.ndarray, best_step: int, dark: bool = False
+) -> Figure:
     """FVU on the training batches (steps,) and on calibrate (checked,), with L0 and the dead share below; the kept step is marked."""
     with themed(dark) as theme:
         figure = Figure(figsize=(8, 5.6), layout="constrained")
@@ -42,6 +44,10 @@ def density_histogram(density: np.ndarray, dark: bool = False) -> Figure:
         axes.text(np.log10(np.median(live)), axes.get_ylim()[1], f"median {np.median(live):.2%} ", color=COLOURS["clamped"], va="top", ha="right")
         ticks = np.arange(np.floor(np.log10(live.min())), 1)
         axes.set_xticks(ticks, [f"{10**t:.4g}" if t >= -4 else f"1e{t:.0f}" for t in ticks])
-        axes.set(xlabel="share of tokens on which a feature fires (log)", ylabel="features", title=f"Density of {len(live):,} live features ({len(density) - len(live)} dead)")
+        axes.set(
+            xlabel="share of tokens on which a feature fires (log)",
+            ylabel="features",
+            title=f"Density of {len(live):,} live features ({len(density) - len(live)} dead)",
+        )
         axes.grid(axis="x", visible=False)
         return figure

@@ -14,6 +14,7 @@ from tests.core.tiny import write_documents
 @pytest.fixture(scope="session")
 def call():
     """Run one command in this process: (exit code, standard output, standard error)."""
+
     def run(*words):
         out, err, old = io.StringIO(), io.StringIO(), sys.argv
         sys.argv = ["main.py", *map(str, words)]

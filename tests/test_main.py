@@ -197,7 +197,14 @@ def test_a_full_disk_leaves_what_was_committed(job_copy, call, monkeypatch):
 
 
 def started(*words):
-    return subprocess.Popen([sys.executable, "main.py", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    return subprocess.Popen(
+        [sys.executable, "main.py", *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
 
 
 def wait_for(path, process, seconds=60):

@@ -296,7 +296,7 @@ def measure(model, tokenizer, train_tokens, held_arrays, held_texts):
     """Figures of the card that are about held-out text."""
     total, count = nats_per_token(model, held_arrays)
     used, texts = 0, []
-    for array, text in zip(held_arrays, held_texts):
+    for array, text in zip(held_arrays, held_texts, strict=True):
         used += len(array) - 1
         texts.append(text)
         if used >= count:

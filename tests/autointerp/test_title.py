@@ -30,7 +30,7 @@ def test_labels_are_read_as_marks(label, marks):
 
 
 def test_quotes_and_separators_inside_terms_are_kept():
-    marks = read_marks("'\"' after \"; or\"; \"say \\\"hi\\\"\"")
+    marks = read_marks('\'"\' after "; or"; "say \\"hi\\""')
     assert {("here", "'\"'"), ("after", '"; or"'), ("here", '"say \\"hi\\""')} <= marks
 
 

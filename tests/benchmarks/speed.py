@@ -57,7 +57,9 @@ def capture_pair(run):
     subject, tokens, site = load_subject(run), Tokens(run.folder("capture")), Site.parse(run.settings.site)
     tables = {name: np.asarray(getattr(tokens, name)) for name in Tokens.ARRAYS} | {"first": np.load(tokens.folder / "first.npy")}
     offsets = tables["row_offsets"]
-    rows = [torch.from_numpy(np.r_[subject.bos or 0, tables["ids"][a:b].astype(np.int64)])[None] for a, b in zip(offsets[:ROWS], offsets[1 : ROWS + 1], strict=True)]
+    rows = [
+        torch.from_numpy(np.r_[subject.bos or 0, tables["ids"][a:b].astype(np.int64)])[None] for a, b in zip(offsets[:ROWS], offsets[1 : ROWS + 1], strict=True)
+    ]
     batches = same_length(sorted(rows, key=lambda r: r.shape[1]), 16)
 
     def bare():
