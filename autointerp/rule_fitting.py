@@ -166,7 +166,7 @@ def _cut(found: list[list[Option]], explain: Target, calibrate: Target) -> tuple
         y = cell_values(levels)
         r = float(calibrate.correlation(y @ masses, y @ counts, y**2 @ counts))
         if k == 1 or r > value + GAIN:
-            best, value = Rule(tuple(explain.ground.predicate(o, v < 1) for o, v in zip(found, levels, strict=True))), r
+            best, value = Rule(tuple(explain.ground.predicate(o, v < 1) for o, v in zip(found, levels, strict=False))), r
     return best, value
 
 
