@@ -15,7 +15,7 @@ from autointerp.postings import Postings
 from core.corpus import Tokens
 from core.errors import UsageError
 from core.files import read_array
-from core.records import FeatureStats
+from core.records import SPLITS, FeatureStats
 from core.run import Run
 
 RARE_DOCUMENTS = 5  # a feature that fires in fewer score documents has no score
@@ -88,7 +88,7 @@ class Features:
     def stats(self, feature: int) -> FeatureStats:
         where, values = self.postings.firings(self.check(feature))
         documents = np.unique(self.tokens.document_of(where))
-        scored = int((self.tokens.split[documents] == 2).sum())
+        scored = int((self.tokens.split[documents] == SPLITS.index("score")).sum())
         density = len(where) / self.postings.n_tokens
         status = "dead" if not len(where) else "dense" if density > DENSE else "rare" if scored < RARE_DOCUMENTS else "alive"
         return FeatureStats(feature, status, density, len(where), len(documents), float(values.max()) if len(values) else 0.0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from autointerp.features import Features
 from core.errors import NotReady
-from core.records import Clamp
+from core.records import SPLITS, Clamp
 
 ROWS, LENGTH = 16, 64  # held-out text on which a dose is measured; shorter where no row is so long
 
@@ -23,7 +23,7 @@ def held_out_rows(features: Features) -> np.ndarray:
     """Token ids (R, T) from the beginnings of rows of the score split, the same for every feature."""
     tokens = features.tokens
     lengths = np.diff(tokens.row_offsets)
-    score = np.asarray(tokens.split)[tokens.row_document] == 2
+    score = np.asarray(tokens.split)[tokens.row_document] == SPLITS.index("score")
     length = min(LENGTH, int(lengths[score].max(initial=0)))
     rows = np.flatnonzero(score & (lengths >= length))
     if length < 2:

@@ -19,7 +19,7 @@ from core.capture import load_subject
 from core.corpus import Tokens
 from core.errors import UsageError
 from core.progress import progress
-from core.records import Manifest, Site
+from core.records import SPLITS, Manifest, Site
 from core.run import Run
 from core.saes import load_sae
 from core.saes.protocol import SAE
@@ -68,7 +68,7 @@ def fidelity(sae: SAE, batches) -> dict:
 def score_rows(tokens: Tokens, subject: Subject, wanted: int, rng: np.random.Generator) -> list[Tensor]:
     """Whole rows (1, T) of the score split with BOS, at random, until they hold `wanted` tokens."""
     first = np.load(tokens.folder / "first.npy")
-    rows = rng.permutation(np.flatnonzero(tokens.split[tokens.row_document] == 2))
+    rows = rng.permutation(np.flatnonzero(tokens.split[tokens.row_document] == SPLITS.index("score")))
     out, held = [], 0
     for row in rows:
         ids = tokens.ids[tokens.row_offsets[row] : tokens.row_offsets[row + 1]].astype(np.int64)

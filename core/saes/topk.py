@@ -76,7 +76,7 @@ class TopK(nn.Module):
             chosen, place = pre[:, index].topk(min(self.d_in // 2, n_dead), dim=-1, sorted=False)
             f_dead = torch.zeros(len(x), n_dead, dtype=pre.dtype, device=x.device).scatter_(-1, place, chosen.relu())
             left = error.detach()
-            total = total + (f_dead @ self.W_dec[index] - left).square().mean() / left.square().mean() / 32
+            total = total + (f_dead @ self.W_dec[index] - left).square().mean() / left.square().mean().clamp(min=1e-12) / 32
         return TrainingLoss(total, reconstruction.detach(), torch.zeros(()), (values > 0).sum() / len(x), fired)
 
     @torch.no_grad()
