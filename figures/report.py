@@ -5,6 +5,7 @@ Every number is read from a manifest or a table of the run, none is typed. What 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -204,10 +205,11 @@ def table(header: list[str], rows: list[list]) -> str:
 
 
 def code(text: str) -> str:
-    """Text from a corpus as inline code that can neither end its own quotes nor become markup."""
+    """Text from a corpus as inline code that can neither end its own quotes nor become markup; a space at either end is kept."""
     shown = visible(text)
-    ticks = "`" * (max((len(m) for m in shown.replace("`", " `").split() if set(m) == {"`"}), default=0) + 1) if "`" in shown else "`"
-    return f"{ticks} {shown} {ticks}" if "`" in shown or shown != shown.strip() else f"`{shown}`"
+    ticks = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
+    space = " " if not shown or shown[0] in "` " or shown[-1] in "` " else ""
+    return f"{ticks}{space}{shown}{space}{ticks}"
 
 
 def data_section(run: Run) -> str:
