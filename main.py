@@ -351,13 +351,14 @@ def demo():
     chosen = demo_clamps(run)
     run_pending(run, "report", ReportSettings(control=control.name))
     feature = chosen[0] if chosen else 0
+    python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else "python"
     click.echo(f"""
 Report: {run.path / "report" / "report.md"}
 
 Three things to try next:
-  python main.py show demo {feature}
-  python main.py text demo "for name in names:" --against "import os"
-  python main.py clamp demo --set {feature}=4x --prompt "def main():" --figure""")
+  {python} main.py show demo {feature}
+  {python} main.py text demo "for name in names:" --against "import os"
+  {python} main.py clamp demo --set {feature}=4x --prompt "def main():" --figure""")
 
 
 def demo_clamps(run) -> list[int]:
