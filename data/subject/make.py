@@ -17,7 +17,6 @@ interpolated trigram, and three samples.
 """
 
 import argparse
-import collections
 import hashlib
 import importlib.metadata
 import json
@@ -248,7 +247,7 @@ def licences():
             about = importlib.metadata.metadata(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        stated = about.get("License-Expression") or next((c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License")), None)
+        stated = about.get("License-Expression") or next((c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License") and c.count(" :: ") > 1), None)
         yield name, about["Version"], stated or (about.get("License") or "see package").splitlines()[0][:60]
 
 
@@ -274,7 +273,7 @@ It is not a coding assistant, and it knows no language but Python and the Englis
 {figures["model_nats_per_token"]:.3f} nats a token over {figures["held_tokens"]:,} tokens ({figures["held_documents"]} held-out files; {figures["held_dropped"]}
 more were left out of the figure because over a tenth of their 32-token shingles stand in training files too).
 Trained on {figures["trained_tokens"] / 1e6:.0f} M tokens out of {figures["corpus_tokens"] / 1e6:.1f} M ({figures["train_documents"]:,} files),
-{figures["steps"]:,} steps of 8,192 tokens, {figures["minutes"]:.0f} minutes on {torch.get_num_threads()} CPU threads.
+{figures["steps"]:,} steps of 8,192 tokens, {figures["minutes"]:.0f} minutes on {torch.get_num_threads()} CPU thread(s).
 
 ## Data and licences
 
@@ -322,7 +321,6 @@ def main():
     torch.manual_seed(0)
 
     texts = list(documents())
-    print(f"{len(texts)} documents read", flush=True)
     random.Random(0).shuffle(texts)
     train = [text for text, key in texts if key % 50]
     held = [text for text, key in texts if not key % 50]
@@ -348,8 +346,7 @@ def main():
         "steps": arguments.tokens // (32 * CONTEXT), "minutes": seconds / 60,
     }  # fmt: skip
     (arguments.out / "README.md").write_text(card(figures, list(samples(model, tokenizer))), encoding="utf-8")
-    (arguments.out / "figures.json").write_text(json.dumps(figures, indent=1))
-    print(collections.OrderedDict(figures))
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
