@@ -334,7 +334,7 @@ def parse_doses(text: str) -> list[float]:
 
 DEMO = {"train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000)}
 CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=512), "score": ScoreSettings()}
-DEMO_PROMPTS = ["def main():\n    ", "import os\n"]
+DEMO_PROMPTS = ["def main():\n    ", "class Reader:\n    "]
 
 
 @cli.command()
@@ -358,7 +358,7 @@ Report: {run.path / "report" / "report.md"}
 Three things to try next:
   {python} main.py show demo {feature}
   {python} main.py text demo "for name in names:" --against "import os"
-  {python} main.py clamp demo --set {feature}=4x --prompt "def main():" --figure""")
+  {python} main.py clamp demo --set {feature}=2x --prompt "def main():" --figure""")
 
 
 def demo_clamps(run) -> list[int]:
@@ -374,7 +374,7 @@ def demo_clamps(run) -> list[int]:
     chosen = worth_clamping(features, 3)
     live = Live(run) if chosen else None
     for feature in progress(chosen, "clamp", unit="feat"):
-        clamp, maximum = Clamp(feature, "set", 4.0, relative=True), features.stats(feature).max
+        clamp, maximum = Clamp(feature, "set", 2.0, relative=True), features.stats(feature).max
         record = live.clamp([clamp], {feature: maximum}, DEMO_PROMPTS, 30, 0.7, [0])
         record |= {"labels": {str(feature): features.label(feature)}, "doses": measured_doses(features, live, clamp, parse_doses(""))}
         with run.locked("clamp"):

@@ -54,6 +54,11 @@ class Postings:
         """Ordinals int64, ascending, at which a token stands."""
         return self._token_ordinals[self._token_offsets[token_id] : self._token_offsets[token_id + 1]].astype(np.int64)
 
+    @property
+    def token_counts(self) -> np.ndarray:
+        """How often each token of the vocabulary stands in the corpus (V,)."""
+        return np.diff(self._token_offsets)
+
     def activations_at(self, feature: int, ordinals: np.ndarray) -> np.ndarray:
         """The feature's activation (len(ordinals),) at any ordinals; 0 where it does not fire."""
         where, values = self.firings(feature)

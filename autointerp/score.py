@@ -72,8 +72,8 @@ def score(run: Run, settings: ScoreSettings, redo: bool = False) -> Manifest:
     table = pd.concat([old, pd.DataFrame([asdict(s) for s in scores])], ignore_index=True) if len(old) else pd.DataFrame([asdict(s) for s in scores])
     write_table(work.folder / "scores.parquet", typed(table).sort_values("feature"))
     write_table(work.folder / "failures.parquet", pd.DataFrame([asdict(f) for f in failures], columns=list(Failure.__annotations__)))
-    live = int((postings.n_firings > 0).sum())
-    return work.commit(summary(table, failures, live, sum(s.n_copied for s in samples), run.settings.seed))
+    asked_for = len(labels) + len(pd.read_parquet(run.folder(labels_unit) / "failures.parquet"))  # all live ones, unless a sample was labelled
+    return work.commit(summary(table, failures, asked_for, sum(s.n_copied for s in samples), run.settings.seed))
 
 
 def existing(run: Run, unit: str, redo: bool) -> pd.DataFrame:
@@ -171,7 +171,8 @@ def _undefined(sample: Sample, name: str, reason: str) -> Score:
 
 
 def summary(table: pd.DataFrame, failures: list[Failure], live: int, n_copied: int, seed: int) -> dict:
-    """Key figures: the median over scored features with its interval; the share above the null is of all live features."""
+    """Key figures: the median over scored features with its interval; the share above the null is of all `live` features that the
+    labeller was asked about, so that its failures count as not above."""
     scored = table[table["value"].notna()]
     median, low, high = bootstrap_median(scored["value"].to_numpy(float), np.random.default_rng(seed))
     above = int((scored["value"] > scored["null"].fillna(0.0)).sum())

@@ -33,15 +33,22 @@ def held_out_rows(features: Features) -> np.ndarray:
 
 
 def worth_clamping(features: Features, count: int) -> list[int]:
-    """Live features with a label that scores at least .4, by the strength of the token that they promote most, one from each group.
+    """Live features to show clamps of, one from each group: a short label that scores at least .6, and then the strongest pull towards
+    tokens that this corpus uses.
 
-    What a feature fires on does not tell what it does: the choice is by the output side.
+    What a feature fires on does not tell what it does, so the order is by the output side: the mean logit of its five most promoted
+    tokens, where a token that the corpus holds less than 100 times counts as 0.
     """
     table = features.overview()
-    good = table[(table["score"] >= 0.4) & (table["density"] < 0.02)]
+    short = table["label"].str.len().between(1, 60) & ~table["label"].str.contains(r"\s\s|unclear|\\\\n", regex=True)
+    good = table[(table["score"] >= 0.6) & (table["density"] < 0.02) & short]
     if features.effects is None or not len(good):
         return []
-    strength = features.effects.loc[good["feature"], "promoted_logit"].str[0].to_numpy()
-    ordered = good.iloc[np.argsort(-strength, kind="stable")]
+    counts = features.postings.token_counts
+    pull = [
+        sum(v * (counts[i] >= 100) for i, v in zip(e["promoted_id"][:5], e["promoted_logit"][:5], strict=True))
+        for _, e in features.effects.loc[good["feature"]].iterrows()
+    ]
+    ordered = good.iloc[np.argsort(-np.array(pull), kind="stable")]
     distinct = ordered.loc[~ordered["cluster"].duplicated() | (ordered["cluster"] < 0)]
     return [int(f) for f in distinct["feature"].head(count)]

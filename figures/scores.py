@@ -17,7 +17,7 @@ def score_curves(score: np.ndarray, null: np.ndarray, control: np.ndarray | None
     if control is not None:
         curves.append(("control: labels on the untrained subject", control, len(control), COLOURS["control"], "--"))
     with themed(dark) as theme:
-        figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.5, 4.9), layout="constrained")
         axes = figure.add_subplot()
         for name, values, whole, colour, line in curves:
             ordered = np.sort(values[np.isfinite(values)])
@@ -33,7 +33,7 @@ def score_curves(score: np.ndarray, null: np.ndarray, control: np.ndarray | None
             ylabel="share of live features at or above",
             title="What labels predict",
         )
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside lower center")
         return figure
 
 
@@ -50,6 +50,6 @@ def scores_by_kind(kinds: list[str], scores: list[np.ndarray], dark: bool = Fals
             line.set(color=theme["ink"])
         axes.set_yticks(range(1, len(order) + 1), [f"{kinds[i]} ({len(scores[i]):,})" for i in order])
         axes.invert_yaxis()
-        axes.set(xlabel="simulation score", title="Scores by kind of label", xlim=(-0.25, 1))
+        axes.set(xlabel="simulation score", title="Scores by kind of label", xlim=(-0.1, 1))
         axes.grid(axis="y", visible=False)
         return figure

@@ -247,7 +247,9 @@ def licences():
             about = importlib.metadata.metadata(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        stated = about.get("License-Expression") or next((c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License") and c.count(" :: ") > 1), None)
+        stated = about.get("License-Expression") or next(
+            (c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License") and c.count(" :: ") > 1), None
+        )
         yield name, about["Version"], stated or (about.get("License") or "see package").splitlines()[0][:60]
 
 
