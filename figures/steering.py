@@ -27,7 +27,7 @@ def dose_curves(responses: list[dict], title: str, dark: bool = False) -> Figure
             )
             axes.set(xlabel="dose (multiples of the feature's maximum)", ylabel=unit)
             axes.set_title(what, fontsize=10, fontweight="normal")
-        panels[0].legend(loc="upper left")
+        panels[0].legend(loc="lower right")
         figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12, fontweight="bold")
         return figure
 
