@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -48,6 +49,20 @@ def write_array(path: Path, array: np.ndarray) -> None:
 def read_array(path: Path, mapped: bool = True) -> np.ndarray:
     """The array in an .npy file, memory-mapped read-only unless `mapped` is False or it is under 4 kB (an empty file cannot be mapped)."""
     return np.load(path, mmap_mode="r" if mapped and path.stat().st_size > 4096 else None, allow_pickle=False)
+
+
+def write_tensors(path: Path, tensors: dict, header: dict[str, str]) -> None:
+    """A .safetensors file; a full disk is the OSError that it is everywhere else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+        except SafetensorError as error:
+            if "os error 28" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
 def write_table(path: Path, frame) -> None:

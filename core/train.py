@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core.activations import ActivationStore
 from core.corpus import Tokens
 from core.errors import UsageError
-from core.files import read_lines, replacing, write_array
+from core.files import read_lines, replacing, write_array, write_tensors
 from core.progress import progress, say
 from core.records import Manifest
 from core.run import Run
@@ -35,7 +34,8 @@ from core.subject import pick_device, pick_dtype
 
 UNIT, VERSION = "train", 1
 CALIBRATE_VECTORS = 16_384
-ADAPT_UNTIL = 0.5  # share of all steps in which the penalty follows --l0; afterwards it stands still
+ADAPT_UNTIL = 0.85  # share of all steps in which the penalty follows --l0; then it stands still and early stopping begins
+PROPORTIONAL, INTEGRAL, SMOOTHING = 1.0, 0.006, 0.1  # gains a step of the penalty's control by --l0, on the log of L0 over its target
 
 
 @dataclass
@@ -47,6 +47,8 @@ class Cursor:
     best: float = float("inf")
     best_step: int = 0
     bad: int = 0  # measurements since the best one
+    l0_error: float = 0.0  # smoothed log of L0 over --l0, at most 1 either way
+    l0_sum: float = 0.0  # what the integral part has added to the log of the penalty
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,30 @@ class Trainer:
         self.silent = torch.where(loss.fired, 0, self.silent + len(x))
         c.step += 1
         l0 = float(loss.l0)
-        if s.l0 and c.step > s.warmup and c.step < ADAPT_UNTIL * self.steps:
-            c.penalty *= float(np.clip(l0 / s.l0, 0.5, 2.0)) ** 0.02
+        if self._adapting:
+            self._adapt(l0)
         return {
             "step": c.step, "loss": loss.total.item(), "reconstruction": loss.reconstruction.item(), "fvu": loss.reconstruction.item() / self.variance,
             "l0": l0, "l1": c.penalty * loss.l1.item(), "penalty": c.penalty, "dead": float((self.silent > s.dead_after).float().mean()),
         }  # fmt: skip
+
+    @property
+    def _adapting(self) -> bool:
+        """Whether the penalty still follows --l0: from the end of warm-up on, and into the fall of the learning rate, which moves L0."""
+        s = self.settings
+        return bool(s.l0) and s.warmup < self.cursor.step < ADAPT_UNTIL * self.steps
+
+    def _adapt(self, l0: float) -> None:
+        """Move the penalty towards the one with `settings.l0` features a token.
+
+        L0 answers to the penalty over some hundred steps, so an integral alone swings (it ended at 103 for a target of 32); the
+        error is smoothed and limited, and a proportional part damps.
+        """
+        c = self.cursor
+        error = float(np.clip(np.log(max(l0, 1e-3) / self.settings.l0), -1.0, 1.0))
+        c.l0_error += SMOOTHING * (error - c.l0_error)
+        c.l0_sum += INTEGRAL * c.l0_error
+        c.penalty = self.settings.l1 * float(np.exp(c.l0_sum + PROPORTIONAL * c.l0_error))
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else contextlib.nullcontext()
@@ -178,7 +198,7 @@ class Trainer:
         if c.step % s.check_every == 0 or c.step == self.steps:
             if isinstance(self.sae, TiedL1) and c.step < (1 - s.decay) * self.steps:
                 self._revive()
-            if c.step == self.steps or c.step >= s.warmup and not (s.l0 and c.step < ADAPT_UNTIL * self.steps):
+            if c.step == self.steps or c.step >= s.warmup and not self._adapting:
                 self._measure(metrics)
         if c.step % s.checkpoint_every == 0:
             metrics.flush()
@@ -218,8 +238,8 @@ class Trainer:
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
         tensors["silent"] = self.silent
-        with replacing(self.folder / self.CHECKPOINT) as temporary:
-            save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, temporary, metadata={"cursor": json.dumps(asdict(self.cursor))})
+        header = {"cursor": json.dumps(asdict(self.cursor))}
+        write_tensors(self.folder / self.CHECKPOINT, {n: t.clone() for n, t in tensors.items()}, header)
 
     def resume(self) -> None:
         """Go on from the checkpoint in the folder, where there is one; metrics behind it are dropped."""

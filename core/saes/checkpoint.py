@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from core.errors import UsageError
-from core.files import replacing
+from core.files import write_tensors
 from core.saes.protocol import SAE
 from core.saes.tied import TiedL1
 from core.saes.topk import TopK
@@ -21,8 +20,7 @@ NAME = "sae.safetensors"
 def save_sae(sae: SAE, folder: Path) -> None:
     """Write `folder`/sae.safetensors whole."""
     header = {"sae": json.dumps({"architecture": sae.architecture, "settings": sae.settings()})}  # one entry: several get a random order
-    with replacing(folder / NAME) as temporary:
-        save_file({name: tensor.detach().contiguous() for name, tensor in sae.state_dict().items()}, temporary, metadata=header)
+    write_tensors(folder / NAME, sae.state_dict(), header)
 
 
 def load_sae(folder: Path) -> SAE:

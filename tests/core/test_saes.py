@@ -314,3 +314,20 @@ def test_reviving_points_a_dead_feature_at_what_is_not_reconstructed():
     torch.testing.assert_close(sae.W_dec[dead], torch.eye(D)[[2, 2]])
     assert (sae.b[dead] == 0).all()
     torch.testing.assert_close(sae.W_dec[~dead], torch.cat([torch.eye(D), torch.eye(D)])[:F][~dead])
+
+
+def test_a_full_disk_is_the_error_that_it_is_everywhere(tmp_path, monkeypatch):
+    import errno
+
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    from core.files import write_tensors
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError) as raised:
+        write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})
+    assert raised.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
