@@ -23,11 +23,11 @@ from autointerp.contexts import Corpus
 from autointerp.examples import Examples
 from autointerp.features import RARE_DOCUMENTS
 from autointerp.postings import Postings, lookup
+from autointerp.prompts import SIMULATE_PROMPT
 from autointerp.selection import parse_features
 from autointerp.settings import ScoreSettings
 from autointerp.statistics import MIN_DOCUMENTS, bootstrap_median, correlation, document_sums, interval, matched_null
 from core.corpus import Tokens
-from core.errors import UsageError
 from core.files import write_table
 from core.progress import progress
 from core.records import Failure, Manifest, Score
@@ -73,7 +73,8 @@ def score(run: Run, settings: ScoreSettings, redo: bool = False) -> Manifest:
     write_table(work.folder / "scores.parquet", typed(table).sort_values("feature"))
     write_table(work.folder / "failures.parquet", pd.DataFrame([asdict(f) for f in failures], columns=list(Failure.__annotations__)))
     asked_for = len(labels) + len(pd.read_parquet(run.folder(labels_unit) / "failures.parquet"))  # all live ones, unless a sample was labelled
-    return work.commit(summary(table, failures, asked_for, sum(s.n_copied for s in samples), run.settings.seed))
+    by_llm = {} if labels.map(rules.is_rule).all() else {"prompt": SIMULATE_PROMPT}
+    return work.commit(by_llm | summary(table, failures, asked_for, sum(s.n_copied for s in samples), run.settings.seed))
 
 
 def existing(run: Run, unit: str, redo: bool) -> pd.DataFrame:
@@ -184,8 +185,3 @@ def summary(table: pd.DataFrame, failures: list[Failure], live: int, n_copied: i
         "with_interval": int(scored["low"].notna().sum()), "copied_firings_left_out": n_copied,
         "failures": dict(Counter(f.kind for f in failures)),
     }  # fmt: skip
-
-
-def check_labels(labels: pd.Series) -> None:
-    if not len(labels):
-        raise UsageError("The label set is empty.", "Label some features first.")

@@ -214,12 +214,6 @@ class Tokens:
             handle.seek(start)
             return handle.read(end - start).decode("utf-8", errors="surrogatepass")
 
-    def split_of(self, ordinals: np.ndarray) -> np.ndarray:
-        return self.split[self.document_of(ordinals)]
-
     def in_split(self, name: str) -> np.ndarray:
         """bool (n,): the token belongs to a document of split `name`."""
         return np.repeat(self.split == SPLITS.index(name), np.diff(self.document_offsets))
-
-    def row_of(self, ordinals: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.row_offsets, ordinals, side="right") - 1

@@ -6,7 +6,7 @@ what it writes. An unknown key in a stored settings table is an error.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 from core.errors import UsageError
 
@@ -31,11 +31,6 @@ def from_table(kind, table: dict):
 def key_table(settings) -> dict:
     """The settings that decide what a stage writes, as a plain table."""
     return {f.name: getattr(settings, f.name) for f in fields(settings) if f.metadata.get("in_key", True)}
-
-
-def required(kind) -> list[str]:
-    """Names of the fields of `kind` that have no default."""
-    return [f.name for f in fields(kind) if f.default is MISSING]
 
 
 @dataclass(frozen=True)
