@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.errors import UsageError
 from core.records import Clamp, Site
-from core.saes.protocol import SAE
+from core.saes import SAE
 from core.subject import Edit, Subject
 
 

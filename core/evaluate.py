@@ -21,8 +21,7 @@ from core.errors import UsageError
 from core.progress import progress
 from core.records import SPLITS, Manifest, Site
 from core.run import Run
-from core.saes import load_sae
-from core.saes.protocol import SAE
+from core.saes import SAE, load_sae
 from core.settings import EvaluateSettings
 from core.subject import Subject
 
@@ -54,7 +53,7 @@ def fidelity(sae: SAE, batches) -> dict:
     firings, fired = 0, torch.zeros(sae.n_features, dtype=torch.int64)
     for x in batches:
         f = sae.encode(x)
-        errors += float((x.double() - sae.decode(f).double()).square().sum())
+        errors += float((x.double() - sae.decode(f, x).double()).square().sum())
         total = total + x.double().sum(0)
         squares += float(x.double().square().sum())
         fires = f > 0
@@ -86,7 +85,7 @@ def cross_entropies(subject: Subject, site: Site, sae: SAE, rows: list[Tensor], 
     sae = sae.to(subject.device)
     edits = {
         "clean": None,
-        "spliced": lambda h, editable: torch.where(editable[..., None], sae.decode(sae.encode(h.float())), h.float()),
+        "spliced": lambda h, editable: torch.where(editable[..., None], sae.reconstruct(h.float()), h.float()),
         "zero": lambda h, editable: torch.where(editable[..., None], 0.0, h.float()),
         "mean": lambda h, editable: torch.where(editable[..., None], mean.to(h.device).float(), h.float()),
     }

@@ -22,8 +22,7 @@ from core.files import write_array
 from core.progress import progress
 from core.records import Manifest
 from core.run import Run
-from core.saes import load_sae
-from core.saes.protocol import SAE
+from core.saes import SAE, load_sae
 from core.settings import IndexSettings
 
 UNIT, VERSION = "index", 1
@@ -64,13 +63,13 @@ def invert_shard(sae: SAE, activations: Tensor, batch: int) -> tuple[np.ndarray,
 
 @torch.inference_mode()
 def encode_firings(sae: SAE, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, feature, activation) of every firing on vectors x (B, D), sorted by row."""
-    if hasattr(sae, "encode_sparse"):
+    """(row, feature, activation) of every firing, an activation above zero, on vectors x (B, D), sorted by row."""
+    if sae.is_sparse:
         values, features = sae.encode_sparse(x)  # (B, k)
         fires = values > 0
         return fires.nonzero()[:, 0].numpy(), features[fires].numpy().astype(np.int32), values[fires].numpy()
     f = sae.encode(x)
-    row, feature = f.nonzero(as_tuple=True)
+    row, feature = (f > 0).nonzero(as_tuple=True)
     return row.numpy(), feature.numpy().astype(np.int32), f[row, feature].numpy()
 
 

@@ -42,7 +42,7 @@ class Live:
         if len(ids) < 2:
             raise UsageError("The text is shorter than two tokens, and the first position of a row never fires.", "Give a longer text.")
         f = self.sae.encode(self.subject.read(self.site, torch.tensor([ids]))[0, 1:].float()).cpu()
-        positions, features = f.nonzero(as_tuple=True)
+        positions, features = (f > 0).nonzero(as_tuple=True)
         texts = self.subject.token_texts()
         found = zip(positions.tolist(), features.tolist(), f[positions, features].tolist(), strict=True)
         return Reading([texts[i] for i in ids[1:]], sorted(found, key=lambda firing: (firing[0], -firing[2])))

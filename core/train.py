@@ -26,13 +26,14 @@ from core.files import read_lines, replacing, write_array, write_tensors
 from core.progress import progress, say
 from core.records import Manifest
 from core.run import Run
-from core.saes.checkpoint import ARCHITECTURES, save_sae
+from core.saes import SAE, save_sae
 from core.saes.protocol import Trainable
 from core.saes.tied import TiedL1
+from core.saes.topk import TopK
 from core.settings import TrainSettings
 from core.subject import pick_device, pick_dtype
 
-UNIT, VERSION = "train", 1
+UNIT, VERSION = "train", 2
 CALIBRATE_VECTORS = 16_384
 ADAPT_UNTIL = 0.85  # share of all steps in which the penalty follows --l0; then it stands still and early stopping begins
 PROPORTIONAL, INTEGRAL, SMOOTHING = 1.0, 0.006, 0.1  # gains a step of the penalty's control by --l0, on the log of L0 over its target
@@ -72,7 +73,7 @@ def train(run: Run, settings: TrainSettings, redo: bool = False) -> Manifest:
     trainer.fit()
     sae = trainer.finished()
     save_sae(sae, work.folder)
-    write_array(work.folder / "directions.npy", sae.W_dec.detach().float().numpy())
+    write_array(work.folder / "directions.npy", sae.W_dec.numpy())
     manifest = work.commit(trainer.summary())
     (run.path / UNIT / Trainer.CHECKPOINT).unlink(missing_ok=True)  # not before: a kill while files are hashed must not cost the training
     return manifest
@@ -265,13 +266,11 @@ class Trainer:
 
     # -------------------------------------------------------- result
 
-    def finished(self) -> Trainable:
+    def finished(self) -> SAE:
         """The SAE with the best weights, reading raw activations, on the CPU."""
         if self.cursor.best < float("inf"):
             self.sae.load_state_dict(self.best_weights)
-        sae = self.sae.cpu()
-        sae.fold_scale(self.data.scale)
-        return sae.requires_grad_(False)
+        return self.sae.finished(self.data.scale)
 
     def summary(self) -> dict:
         c = self.cursor
@@ -288,5 +287,4 @@ class Trainer:
 
 def make_sae(settings: TrainSettings, width: int) -> Trainable:
     n_features = max(1, round(settings.expansion * width))
-    kind = ARCHITECTURES[settings.architecture]
-    return kind(width, n_features, settings.k) if settings.architecture == "topk" else kind(width, n_features)
+    return TopK(width, n_features, settings.k) if settings.architecture == "topk" else TiedL1(width, n_features)

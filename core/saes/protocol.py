@@ -1,8 +1,4 @@
-"""What every sparse autoencoder offers, whatever its architecture.
-
-Activations f are in the SAE's own units on *raw* activations of the subject: any constant scaling that training used is folded into
-the weights. Directions are rows of W_dec (F, D).
-"""
+"""What `train` asks of an architecture. A finished one is a `core.saes.sae.SAE`; here is only what training needs."""
 
 from __future__ import annotations
 
@@ -11,6 +7,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from core.saes.sae import SAE
 
 
 @dataclass(frozen=True)
@@ -24,31 +22,12 @@ class TrainingLoss:
     fired: Tensor
 
 
-class SAE(Protocol):
+class Trainable(Protocol):
+    """An autoencoder in training, on activations that were divided by one constant."""
+
     architecture: str
     d_in: int
     n_features: int
-    W_dec: Tensor  # (F, D)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Activations f (..., F) of raw vectors x (..., D)."""
-
-    def decode(self, f: Tensor) -> Tensor:
-        """Reconstructions (..., D), raw, of activations f (..., F)."""
-
-    def edit(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
-        """What to add to raw x (..., D) so that `features` (m,) have activations `values` (..., m): delta (..., D), float32.
-
-        The SAE's error at x is kept: only the difference that the edited features make is added.
-        """
-
-    def settings(self) -> dict:
-        """What, beside the tensors, is needed to make it again."""
-
-
-class Trainable(SAE, Protocol):
-    """An SAE that `train` can train."""
-
     default_rate: float  # peak learning rate of Adam
 
     def initialise(self, mean: Tensor, generator: torch.Generator) -> None: ...
@@ -61,5 +40,5 @@ class Trainable(SAE, Protocol):
     def after_step(self) -> None:
         """After the optimiser: constraints on the weights."""
 
-    def fold_scale(self, scale: float) -> None:
-        """Make an SAE that was trained on x / scale read raw x."""
+    def finished(self, scale: float) -> SAE:
+        """The SAE that reads raw x, when this one was trained on x / scale. Shares no memory with it."""

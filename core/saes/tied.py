@@ -4,7 +4,7 @@
     loss = mean over vectors and dimensions of (x_hat - x)^2 + alpha * mean over vectors of |f|_1
 
 E (F, D) and b (F,) are learned; t (D,) is the data's mean, fixed, as the paper's code has it in its centring transform. Trained on
-activations divided by one constant scale, which `fold_scale` takes into b and t.
+activations divided by one constant scale, which `finished` takes into b and t.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.saes.protocol import TrainingLoss
+from core.saes.sae import SAE, Form
 
 
 class TiedL1(nn.Module):
@@ -45,12 +46,6 @@ class TiedL1(nn.Module):
     def decode(self, f: Tensor) -> Tensor:
         return f @ self.W_dec + self.t
 
-    def edit(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
-        """Reads only the rows of `features`: nothing else decides whether they fire."""
-        rows = self.W_dec[features]
-        current = ((x.float() - self.t) @ rows.T + self.b[features]).relu()
-        return (values - current) @ rows
-
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
         """The paper's loss at alpha = `penalty`. Dead features are revived by `revive`, not by the loss."""
         f = self.encode(x)
@@ -75,9 +70,8 @@ class TiedL1(nn.Module):
         self.b[dead] = 0.0
 
     @torch.no_grad()
-    def fold_scale(self, scale: float) -> None:
-        self.b.mul_(scale)
-        self.t.mul_(scale)
-
-    def settings(self) -> dict:
-        return {"d_in": self.d_in, "n_features": self.n_features}
+    def finished(self, scale: float) -> SAE:
+        """Encoder and decoder are M; the centre is b_dec."""
+        directions = self.W_dec.cpu()
+        tensors = {"W_enc": directions.T.contiguous(), "b_enc": self.b.cpu() * scale, "W_dec": directions, "b_dec": self.t.cpu() * scale}
+        return SAE(Form(self.architecture, "relu"), tensors)

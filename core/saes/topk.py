@@ -2,8 +2,7 @@
 
     f = ReLU(top_k(W_enc (x - b_dec) + b_enc))        x_hat = f W_dec + b_dec
 
-Trained on activations divided by one constant scale; `fold_scale` takes it into the weights, so that a stored TopK SAE reads raw
-activations.
+Trained on activations divided by one constant scale, which `finished` takes into the weights.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from core.errors import UsageError
 from core.saes.protocol import TrainingLoss
+from core.saes.sae import SAE, Form
 
 
 class TopK(nn.Module):
@@ -42,23 +42,6 @@ class TopK(nn.Module):
     def preactivations(self, x: Tensor) -> Tensor:
         return (x - self.b_dec) @ self.W_enc + self.b_enc
 
-    def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(activations (..., k), features (..., k)); fewer than k of them are above zero where pre-activations are negative."""
-        values, features = self.preactivations(x.to(self.W_enc.dtype)).topk(self.k, dim=-1, sorted=False)
-        return values.relu(), features
-
-    def encode(self, x: Tensor) -> Tensor:
-        values, features = self.encode_sparse(x)
-        return torch.zeros(*x.shape[:-1], self.n_features, dtype=values.dtype, device=x.device).scatter_(-1, features, values)
-
-    def decode(self, f: Tensor) -> Tensor:
-        return f @ self.W_dec + self.b_dec
-
-    def edit(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
-        """Needs the whole encoder: only then is it known whether a feature is among the k."""
-        current = self.encode(x.float())[..., features]
-        return (values - current) @ self.W_dec[features]
-
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
         """Mean squared error per vector and dimension, plus AuxK: the D / 2 largest pre-activations of *dead* features (F,) bool
         reconstruct the error that the others leave, with weight 1/32 on its share of that error (Gao et al. 2024, appendix A.2).
@@ -66,7 +49,7 @@ class TopK(nn.Module):
         pre = self.preactivations(x)
         values, features = pre.topk(self.k, dim=-1, sorted=False)
         f = torch.zeros_like(pre).scatter_(-1, features, values.relu())
-        error = x - self.decode(f).float()
+        error = x - (f @ self.W_dec + self.b_dec).float()
         reconstruction = error.square().mean()
         fired = torch.zeros(self.n_features, dtype=torch.bool, device=x.device)
         fired[features[values > 0]] = True
@@ -90,10 +73,7 @@ class TopK(nn.Module):
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-8))
 
     @torch.no_grad()
-    def fold_scale(self, scale: float) -> None:
-        """Make an SAE that was trained on x / scale read raw x; activations and biases of the encoder are then in raw units."""
-        self.b_enc.mul_(scale)
-        self.b_dec.mul_(scale)
-
-    def settings(self) -> dict:
-        return {"d_in": self.d_in, "n_features": self.n_features, "k": self.k}
+    def finished(self, scale: float) -> SAE:
+        """Activations and biases of the encoder are in raw units."""
+        tensors = {"W_enc": self.W_enc.clone(), "b_enc": self.b_enc * scale, "W_dec": self.W_dec.clone(), "b_dec": self.b_dec * scale}
+        return SAE(Form(self.architecture, "topk", self.k), {name: t.cpu() for name, t in tensors.items()})

@@ -6,9 +6,8 @@ import torch
 from core.clamp import clamp_edit, dose_response, paired, random_edit, resolve, target_values
 from core.errors import UsageError
 from core.records import Clamp, Site
-from core.saes.tied import TiedL1
-from core.saes.topk import TopK
-from tests.core.tiny import WIDTH, token_rows
+from core.saes import SAE, Form
+from tests.core.tiny import WIDTH, sae_of, token_rows
 
 SITE, ROWS = Site("resid_post", 1), token_rows(3, 10)
 F = 24
@@ -16,18 +15,12 @@ EDITABLE = torch.ones(3, 10, dtype=torch.bool)
 EDITABLE[:, 0] = False
 
 
-@pytest.fixture(params=["topk", "tied_l1"])
+@pytest.fixture(params=[Form("topk", "topk", 6), Form("tied_l1", "relu")], ids=lambda form: form.name)
 def sae(request):
     """Random weights at the scale of the tiny subject's activations; feature 5 never fires."""
-    sae = TopK(WIDTH, F, 6) if request.param == "topk" else TiedL1(WIDTH, F)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in sae.state_dict().values():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator))
-        if request.param == "topk":
-            sae.after_step()
-        (sae.b_enc if request.param == "topk" else sae.b)[5] = -1e6
-    return sae.requires_grad_(False)
+    sae = sae_of(request.param, WIDTH, F)
+    sae.b_enc[5] = -1e6
+    return sae
 
 
 @pytest.fixture
@@ -84,13 +77,8 @@ def test_every_mode_is_its_formula(sae, x, feature, mode, value, target):
 
 def test_hand_numbers():
     """One feature that reads and writes the first of two dimensions, centre 1: f = ReLU(x0 - 1), x0 moves by the change of f."""
-    tied, topk = TiedL1(2, 1), TopK(2, 1, 1)
-    for sae in (tied, topk):
-        with torch.no_grad():
-            (sae.E if sae is tied else sae.W_dec).copy_(torch.tensor([[1.0, 0.0]]))
-            (sae.t if sae is tied else sae.b_dec).copy_(torch.tensor([1.0, 1.0]))
-            if sae is topk:
-                sae.W_enc.copy_(sae.W_dec.T)
+    weights = {"W_enc": torch.tensor([[1.0], [0.0]]), "b_enc": torch.zeros(1), "W_dec": torch.tensor([[1.0, 0.0]]), "b_dec": torch.ones(2)}
+    for sae in (SAE(Form("tied_l1", "relu"), weights), SAE(Form("topk", "topk", 1), weights)):
         x = torch.tensor([[[9.0, 7.0], [4.0, 7.0], [0.0, 7.0]]])  # f = 8, 3, 0
         editable = torch.tensor([[False, True, True]])
         moved = lambda mode, value, sae=sae, x=x, editable=editable: clamp_edit(sae, [Clamp(0, mode, value)])(x, editable)[0].tolist()

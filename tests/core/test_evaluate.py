@@ -22,10 +22,13 @@ class Pretend:
     """An SAE that reconstructs as it is told; its activations are the vectors themselves."""
 
     def __init__(self, reconstruct, n_features=WIDTH):
-        self.decode, self.n_features = reconstruct, n_features
+        self.reconstruct, self.n_features = reconstruct, n_features
 
     def encode(self, x):
         return x
+
+    def decode(self, f, x):
+        return self.reconstruct(x)
 
     def to(self, device):
         return self

@@ -10,12 +10,10 @@ import core.index
 from core.activations import ActivationStore
 from core.corpus import Tokens
 from core.index import encode_firings, index, invert_shard, invert_tokens
-from core.saes import load_sae
-from core.saes.tied import TiedL1
-from core.saes.topk import TopK
+from core.saes import Form, load_sae
 from core.settings import IndexSettings
 from core.train import train
-from tests.core.tiny import SMALL_TRAIN, Killed
+from tests.core.tiny import SMALL_TRAIN, Killed, sae_of
 
 
 @pytest.fixture(params=["topk", "tied_l1"])
@@ -69,21 +67,22 @@ def test_inverting_tokens_by_hand():
     assert offsets.tolist() == [0, 2, 2, 4, 5, 5] and ordinals.tolist() == [1, 4, 0, 2, 3]
 
 
-def saes_with_dead_features():
-    generator = torch.Generator().manual_seed(0)
-    topk, tied = TopK(8, 12, 3), TiedL1(8, 12)
-    for sae, bias in ((topk, "b_enc"), (tied, "b")):
-        with torch.no_grad():
-            for tensor in sae.state_dict().values():
-                tensor.copy_(torch.randn(tensor.shape, generator=generator))
-            getattr(sae, bias)[:] = 0.1
-            getattr(sae, bias)[[0, 5, 11]] = -1e6
-            (sae.b_dec if sae is topk else sae.t).zero_()
-    return topk, tied
+def sae_with_dead_features(form):
+    sae = sae_of(form, 8, 12)
+    sae.b_enc[:] = 0.1
+    sae.b_enc[[0, 5, 11]] = -1e6
+    sae.b_dec.zero_()
+    return sae
 
 
-@pytest.mark.parametrize("sae", saes_with_dead_features(), ids=["topk", "tied_l1"])
-def test_dead_features_have_empty_postings_and_batches_do_not_matter(sae):
+@pytest.mark.parametrize(
+    "form", [Form("topk", "topk", 3), Form("signed", "topk_signed", 3), Form("tied_l1", "relu"), Form("gated", "gated")], ids=lambda f: f.name
+)
+def test_dead_features_have_empty_postings_and_batches_do_not_matter(form):
+    sae = sae_with_dead_features(form)
+    if form.activation == "topk_signed":
+        sae.W_enc[:, [0, 5, 11]] = 0.0
+        sae.b_enc[[0, 5, 11]] = 0.0
     x = torch.randn(100, 8, generator=torch.Generator().manual_seed(1))
     offsets, positions, firings = invert_shard(sae, x, 1000)
     assert np.flatnonzero(np.diff(offsets) == 0).tolist() == [0, 5, 11]
@@ -95,9 +94,8 @@ def test_dead_features_have_empty_postings_and_batches_do_not_matter(sae):
 
 
 def test_vectors_on_which_nothing_fires_are_indexed_as_nothing():
-    _, tied = saes_with_dead_features()
-    with torch.no_grad():
-        tied.b.fill_(-1e6)
+    tied = sae_with_dead_features(Form("tied_l1", "relu"))
+    tied.b_enc.fill_(-1e6)
     offsets, positions, firings = invert_shard(tied, torch.randn(10, 8), 4)
     assert offsets.tolist() == [0] * 13 and len(positions) == len(firings) == 0
 

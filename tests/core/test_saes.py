@@ -1,4 +1,4 @@
-"""Both architectures against numpy by hand, their gradients against a dense formula, their files against what was saved."""
+"""Each architecture against numpy by hand, its gradients against a dense formula, its file against what was saved."""
 
 import json
 import pickle
@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from core.errors import UsageError
-from core.saes import load_sae, save_sae
+from core.saes import Form, load_sae, save_sae
 from core.saes.tied import TiedL1
 from core.saes.topk import TopK
+from tests.core.tiny import sae_of
 
 D, F, K = 6, 10, 3
 ARCHITECTURES = ("topk", "tied_l1")
@@ -30,8 +31,13 @@ def random_sae(architecture, seed=0):
 
 
 @pytest.fixture(params=ARCHITECTURES)
-def sae(request):
-    return random_sae(request.param).requires_grad_(False)
+def trainable(request):
+    return random_sae(request.param)
+
+
+@pytest.fixture
+def sae(trainable):
+    return trainable.finished(1.0)
 
 
 def vectors(n=40, seed=5):
@@ -40,7 +46,7 @@ def vectors(n=40, seed=5):
 
 def numpy_encode(sae, x):
     """The formulas of the papers, one vector at a time, in float64."""
-    w = {name: tensor.detach().double().numpy() for name, tensor in sae.state_dict().items()}
+    w = {name: tensor.double().numpy() for name, tensor in sae.state_dict().items()}
     out = np.zeros((len(x), sae.n_features))
     for row, vector in enumerate(x.double().numpy()):
         if sae.architecture == "topk":
@@ -49,16 +55,13 @@ def numpy_encode(sae, x):
                 out[row, feature] = max(pre[feature], 0)
         else:
             for feature in range(F):
-                direction = w["E"][feature] / np.sqrt((w["E"][feature] ** 2).sum())
-                out[row, feature] = max((vector - w["t"]) @ direction + w["b"][feature], 0)
+                out[row, feature] = max((vector - w["b_dec"]) @ w["W_dec"][feature] + w["b_enc"][feature], 0)
     return out
 
 
 def numpy_decode(sae, f):
-    w = {name: tensor.detach().double().numpy() for name, tensor in sae.state_dict().items()}
-    if sae.architecture == "topk":
-        return f @ w["W_dec"] + w["b_dec"]
-    return f @ (w["E"] / np.linalg.norm(w["E"], axis=1, keepdims=True)) + w["t"]
+    w = {name: tensor.double().numpy() for name, tensor in sae.state_dict().items()}
+    return f @ w["W_dec"] + w["b_dec"]
 
 
 # ---------------------------------------------------------------- forward
@@ -81,7 +84,7 @@ def test_leading_dimensions_are_kept(sae):
 
 
 def test_topk_lets_fewer_than_k_fire_where_preactivations_are_negative():
-    sae = random_sae("topk").requires_grad_(False)
+    sae = random_sae("topk").finished(1.0)
     sae.b_enc -= 2.5
     counts = (sae.encode(vectors()) > 0).sum(1)
     assert counts.max() <= K and counts.min() < K and counts.max() > 0
@@ -89,7 +92,7 @@ def test_topk_lets_fewer_than_k_fire_where_preactivations_are_negative():
 
 
 def test_the_sparse_form_of_topk_is_the_dense_one():
-    sae = random_sae("topk").requires_grad_(False)
+    sae = random_sae("topk").finished(1.0)
     values, features = sae.encode_sparse(vectors())
     dense = torch.zeros(40, F).scatter(1, features, values)
     assert torch.equal(dense, sae.encode(vectors()))
@@ -136,16 +139,101 @@ def test_an_edit_of_bfloat16_vectors_is_computed_in_float32(sae):
     torch.testing.assert_close(delta, sae.edit(x.float(), torch.tensor([1]), torch.tensor([2.0])))
 
 
+# ---------------------------------------------------------------- forms
+
+
+FORMS = [
+    Form("standard", "relu"),
+    Form("uncentred", "relu", subtract_b_dec=False),
+    Form("topk", "topk", 3),
+    Form("signed", "topk_signed", 3),
+    Form("groupmax", "groupmax", 5),
+    Form("jumprelu", "jumprelu"),
+    Form("gated", "gated"),
+    Form("layer norm", "topk", 3, norm="layer_norm"),
+    Form("constant norm", "jumprelu", norm="constant_norm"),
+    Form("centred", "relu", centred=True),
+]
+
+
+def transcribed(sae, x):
+    """(f, x_hat) of one vector x (D,) by the formulas in words, in float64 and without torch."""
+    form, w = sae.form, {name: tensor.double().numpy() for name, tensor in sae.state_dict().items()}
+    mean = x.mean() if form.centred or form.norm == "layer_norm" else 0.0
+    u = x - mean
+    if form.norm == "layer_norm":
+        scale = np.sqrt((u**2).sum() / (D - 1))
+        z = u / (scale + 1e-5)
+    elif form.norm == "constant_norm":
+        scale = np.sqrt((u**2).sum()) / np.sqrt(D)
+        z = u / scale
+    else:
+        scale, z = 1.0, u
+    product = (z - w["b_dec"] * form.subtract_b_dec) @ w["W_enc"]
+    pre, f = product + w["b_enc"], np.zeros(F)
+    for i in range(F):
+        larger = sum(pre[j] > pre[i] for j in range(F))
+        group = range(i - i % (F // max(form.k, 1)), i - i % (F // max(form.k, 1)) + F // max(form.k, 1))
+        f[i] = {
+            "relu": max(pre[i], 0.0),
+            "topk": max(pre[i], 0.0) * (larger < form.k),
+            "topk_signed": pre[i] * (sum(abs(pre[j]) > abs(pre[i]) for j in range(F)) < form.k),
+            "groupmax": max(pre[i], 0.0) * (form.activation == "groupmax" and all(pre[j] <= pre[i] for j in group)),
+            "jumprelu": max(pre[i], 0.0) * (form.activation == "jumprelu" and pre[i] > w["threshold"][i]),
+            "gated": (form.activation == "gated" and pre[i] > 0) and max(product[i] * w["gate_scale"][i] + w["gate_bias"][i], 0.0),
+        }[form.activation]  # fmt: skip
+    return f, (f @ w["W_dec"] + w["b_dec"]) * scale + mean
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_a_form_is_its_formula(form):
+    sae, x = sae_of(form, D, F), vectors() * 3 + 1
+    f = sae.encode(x)
+    by_hand = [transcribed(sae, row) for row in x.double().numpy()]
+    np.testing.assert_allclose(f.numpy(), np.stack([b[0] for b in by_hand]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sae.decode(f, x).numpy(), np.stack([b[1] for b in by_hand]), rtol=1e-4, atol=1e-4)
+    assert (f != 0).any(1).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_an_edit_of_any_form_keeps_the_error_and_reaches_the_value(form):
+    sae, x, features = sae_of(form, D, F), vectors(30), torch.tensor([7, 2])
+    f = sae.encode(x)
+    wanted = f.clone()
+    wanted[:, features] = torch.tensor([1.5, 0.0])
+    torch.testing.assert_close(sae.edit(x, features, torch.tensor([1.5, 0.0])), sae.decode(wanted, x) - sae.decode(f, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if f.norm != "none" or f.centred], ids=lambda f: f.name)
+def test_a_scale_of_the_token_is_never_forgotten(form):
+    sae = sae_of(form, D, F)
+    with pytest.raises(ValueError, match="decode needs the vectors"):
+        sae.decode(torch.zeros(2, F))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_any_form_is_saved_and_loaded(form, tmp_path):
+    sae = sae_of(form, D, F)
+    save_sae(sae, tmp_path)
+    loaded = load_sae(tmp_path)
+    assert loaded.form == form and torch.equal(loaded.reconstruct(vectors()), sae.reconstruct(vectors()))
+
+
+@pytest.mark.parametrize("form", [Form("x", "topk", 0), Form("x", "topk", F + 1), Form("x", "groupmax", 3)], ids=["none", "too many", "uneven groups"])
+def test_a_k_that_does_not_fit_is_an_error(form):
+    with pytest.raises(UsageError, match="k is"):
+        sae_of(form, D, F)
+
+
 # ---------------------------------------------------------------- scale
 
 
-def test_folding_a_scale_makes_an_sae_of_scaled_vectors_read_raw_ones(sae):
-    x, scale = vectors(), 7.5
-    f, reconstruction = sae.encode(x / scale), sae.decode(sae.encode(x / scale))
-    sae.fold_scale(scale)
-    torch.testing.assert_close(sae.encode(x), f * scale, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(sae.decode(sae.encode(x)), reconstruction * scale, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(F))
+def test_a_finished_sae_reads_raw_vectors_where_training_read_scaled_ones(trainable):
+    x, scale, small = vectors(), 7.5, trainable.finished(1.0)
+    f, raw = small.encode(x / scale), trainable.finished(scale)
+    torch.testing.assert_close(raw.encode(x), f * scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(raw.reconstruct(x), small.reconstruct(x / scale) * scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(raw.W_dec.norm(dim=1), torch.ones(F))
 
 
 # ---------------------------------------------------------------- files
@@ -154,11 +242,11 @@ def test_folding_a_scale_makes_an_sae_of_scaled_vectors_read_raw_ones(sae):
 def test_what_is_saved_is_loaded(sae, tmp_path):
     save_sae(sae, tmp_path)
     loaded = load_sae(tmp_path)
-    assert type(loaded) is type(sae) and loaded.settings() == sae.settings()
+    assert loaded.form == sae.form and loaded.n_features == F and loaded.d_in == D
     for name, tensor in sae.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
     assert torch.equal(loaded.encode(vectors()), sae.encode(vectors()))
-    assert not any(p.requires_grad for p in loaded.parameters())
+    assert not any(t.requires_grad for t in loaded.state_dict().values())
     assert [p.name for p in tmp_path.iterdir()] == ["sae.safetensors"]
 
 
@@ -177,7 +265,7 @@ class Bomb:
 
 
 def header(sae, **changes):
-    return {"sae": json.dumps({"architecture": sae.architecture, "settings": sae.settings()} | changes)}
+    return {"sae": json.dumps(sae.settings() | changes)}
 
 
 @pytest.mark.parametrize(
@@ -186,14 +274,14 @@ def header(sae, **changes):
         (lambda path, sae: None, "cannot be read"),
         (lambda path, sae: path.write_bytes(pickle.dumps(Bomb())), "cannot be read"),
         (lambda path, sae: path.write_bytes(b""), "cannot be read"),
-        (lambda path, sae: save_file(sae.state_dict(), path), "names the architecture None"),
-        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, architecture="gated")), "'gated'"),
-        (lambda path, sae: save_file(sae.state_dict(), path, {"sae": json.dumps({"architecture": sae.architecture})}), "header is not ours"),
-        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, settings={})), "header is not ours"),
-        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, settings=sae.settings() | {"d_in": 5})), "does not fit its header"),
+        (lambda path, sae: save_file(sae.state_dict(), path), "header is not ours"),
+        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, activation="softmax")), "'softmax'"),
+        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, activation="gated")), "gate_bias"),
+        (lambda path, sae: save_file(sae.state_dict(), path, header(sae, colour="red")), "header is not ours"),
+        (lambda path, sae: save_file(sae.state_dict() | {"b_enc": torch.ones(3)}, path, header(sae)), "b_enc has shape"),
         (lambda path, sae: save_file({"other": torch.ones(1)}, path, header(sae)), "does not fit its header"),
     ],
-    ids=["missing", "pickle", "empty", "no header", "unknown", "no settings", "wrong settings", "wrong shape", "wrong tensors"],
+    ids=["missing", "pickle", "empty", "no header", "unknown", "another's tensors", "unknown key", "wrong shape", "wrong tensors"],
 )
 def test_a_file_that_is_not_ours_is_an_error(sae, tmp_path, write, told):
     write(tmp_path / "sae.safetensors", sae)
@@ -242,7 +330,7 @@ def test_auxk_reaches_the_encoder_of_features_that_never_fire():
         sae.b_enc += 8.0  # of the nine others, the k largest are far above
         sae.W_enc[:, 4] = 0.01 * torch.randn(D, generator=torch.Generator().manual_seed(1))
         sae.b_enc[4] = 0.05  # above zero, far below the k largest
-    assert not (sae.encode(x) > 0)[:, 4].any()
+    assert not (sae.finished(1.0).encode(x) > 0)[:, 4].any()
     dead = torch.zeros(F, dtype=torch.bool)
     without = gradients(sae, sae.training_loss(x, 0.0, dead).total)
     dead[4] = True
@@ -265,12 +353,14 @@ def test_tied_loss_and_gradients_are_those_of_the_paper():
     torch.testing.assert_close(loss.reconstruction + alpha * loss.l1, loss.total.detach())
 
 
-def test_a_loss_counts_what_fires(sae):
-    x = vectors()
+def test_training_measures_the_sae_that_it_makes(trainable):
+    x, sae = vectors(), trainable.finished(1.0)
     fires = sae.encode(x) > 0
-    loss = sae.training_loss(x, 0.1, torch.zeros(F, dtype=torch.bool))
+    loss = trainable.training_loss(x, 0.1, torch.zeros(F, dtype=torch.bool))
     assert torch.equal(loss.fired, fires.any(0))
     assert float(loss.l0) == pytest.approx(float(fires.sum(1).float().mean()))
+    assert float(loss.l1) in (0.0, pytest.approx(float(sae.encode(x).sum(1).mean())))
+    assert float(loss.reconstruction) == pytest.approx(float((sae.reconstruct(x) - x).square().mean()), rel=1e-5)
 
 
 def test_decoder_rows_stay_unit_length_and_steps_waste_nothing_on_length():
@@ -288,11 +378,10 @@ def test_decoder_rows_stay_unit_length_and_steps_waste_nothing_on_length():
         torch.testing.assert_close(sae.W_dec.detach().norm(dim=1), torch.ones(F))
 
 
-def test_the_same_generator_gives_the_same_start(sae):
-    fresh = lambda seed: random_sae(sae.architecture, 3).requires_grad_(False)
+def test_the_same_generator_gives_the_same_start(trainable):
     starts = []
     for seed in (1, 1, 2):
-        other = fresh(seed)
+        other = random_sae(trainable.architecture, 3).requires_grad_(False)
         other.initialise(torch.arange(D).float(), torch.Generator().manual_seed(seed))
         starts.append(other.W_dec.clone())
     assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])

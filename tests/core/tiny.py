@@ -14,6 +14,7 @@ from core.activations import write_shard
 from core.files import write_array, write_json
 from core.records import SPLITS
 from core.run import Run
+from core.saes import SAE, Form
 from core.settings import CaptureSettings, RunSettings, TrainSettings
 
 END = "<|endoftext|>"
@@ -141,3 +142,16 @@ SMALL_TRAIN = TrainSettings(expansion=3.0, k=4, batch=128, epochs=2.0, warmup=5,
 
 def new_run(folder: Path, subject: str, corpus: Path, site: str = "resid_post.1", dtype: str = "float32") -> Run:
     return Run.create(str(folder), RunSettings(subject=subject, site=site, corpus=str(corpus), device="cpu", dtype=dtype))
+
+
+def sae_of(form: Form, d_in: int, n_features: int, seed: int = 0) -> SAE:
+    """An SAE of `form` with weights that no initialisation gives; its directions are unit rows."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)
+    directions = torch.nn.functional.normalize(draw(n_features, d_in), dim=1)
+    tensors = {"W_enc": draw(d_in, n_features), "b_enc": draw(n_features), "W_dec": directions, "b_dec": draw(d_in)}
+    if form.activation == "jumprelu":
+        tensors["threshold"] = draw(n_features).abs()
+    if form.activation == "gated":
+        tensors |= {"gate_scale": draw(n_features).exp(), "gate_bias": draw(n_features)}
+    return SAE(form, tensors)
