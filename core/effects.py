@@ -10,7 +10,7 @@ import torch
 
 from core.capture import load_subject
 from core.files import read_array, write_table
-from core.records import Manifest
+from core.records import Manifest, Site
 from core.run import Run
 from core.settings import EffectsSettings
 
@@ -22,9 +22,11 @@ def effects(run: Run, settings: EffectsSettings, redo: bool = False) -> Manifest
     if work is None:
         return run.manifest(UNIT)
     subject = load_subject(run)
-    directions = torch.from_numpy(read_array(run.folder("train") / "directions.npy", mapped=False))
-    if directions.shape[1] != subject.model.config.hidden_size:
-        return work.commit({"features": len(directions), "skipped": "the site does not write to the residual stream in its own basis"})
+    raw = torch.from_numpy(read_array(run.folder("train") / "directions.npy", mapped=False))
+    directions = subject.to_residual(Site.parse(run.settings.site), raw)
+    if directions is None or subject.family is None:
+        why = "the site does not write to the residual stream" if subject.family else "the architecture's final norm is not known"
+        return work.commit({"features": len(raw), "skipped": why})
     texts, parts = subject.token_texts(), []
     for block in directions.split(512):
         logits = subject.logit_lens(block).cpu()

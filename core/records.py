@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from core.errors import UsageError
 
-NAMED_SITES = ("resid_pre", "resid_post", "attn_out", "attn_z", "mlp_out")
+NAMED_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_out")
 SPLITS = ("explain", "calibrate", "score")
 
 

@@ -1,7 +1,8 @@
 """The subject: a Hugging Face causal language model, read and edited through PyTorch forward hooks. The only hooks are here.
 
 A hook sits on one module of one layer. Layers return a Tensor or a tuple, and take their hidden states by position or by keyword;
-both are handled, and an edited value goes back in the container that it came in. Reading stops the forward pass at the hooked module
+both are handled, and an edited value goes back in the container that it came in (resid_mid is edited in place, since the layer adds to
+that tensor afterwards). Where the sites of an architecture are is in `core/families.py`. Reading stops the forward pass at the hooked module
 by raising through it: on the embedded subject a read at layer 3 of 6 costs about half a whole pass.
 
 Rows are padded on the right for reading (a causal model never looks there) and on the left for generating.
@@ -13,7 +14,7 @@ import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -21,31 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from core.errors import NotReady, UsageError
+from core.families import FAMILIES
 from core.records import Site
 
 Edit = Callable[[Tensor, Tensor], Tensor]  # (hidden (R, T, D), editable (R, T) bool) -> hidden (R, T, D)
-
-
-@dataclass(frozen=True)
-class Family:
-    """Module paths of one architecture. `layer` has a {} for the layer's number; the others are below the layer."""
-
-    layer: str
-    attn: str
-    attn_projection: str  # its input is attn_z
-    mlp: str
-    final_norm: str
-
-
-_LLAMA = Family("model.layers.{}", "self_attn", "self_attn.o_proj", "mlp", "model.norm")
-FAMILIES = {
-    "gpt2": Family("transformer.h.{}", "attn", "attn.c_proj", "mlp", "transformer.ln_f"),
-    "gpt_neox": Family("gpt_neox.layers.{}", "attention", "attention.dense", "mlp", "gpt_neox.final_layer_norm"),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
 
 
 class _Stop(Exception):
@@ -79,7 +59,9 @@ class Subject:
         self.bos: int | None = tokenizer.bos_token_id
         self.eos: int | None = tokenizer.eos_token_id
         self.n_vocabulary: int = model.get_output_embeddings().weight.shape[0]
-        self.context: int = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", 2048)
+        text = model.config.get_text_config()
+        self.width: int = text.hidden_size  # of the residual stream
+        self.context: int = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", 2048)
 
     @classmethod
     def load(cls, name: str, revision: str = "", device: str = "auto", dtype: str = "auto", weights: str = "trained", seed: int = 0) -> Subject:
@@ -120,57 +102,75 @@ class Subject:
                 f"Named sites are not known for the architecture {self.model.config.model_type!r}.",
                 "Give a module path and a side, such as model.layers.3.output.",
             )
-        layer = self.family.layer.format(site.layer)
-        return {
-            "resid_pre": (layer, "input"),
-            "resid_post": (layer, "output"),
-            "attn_out": (f"{layer}.{self.family.attn}", "output"),
-            "attn_z": (f"{layer}.{self.family.attn_projection}", "input"),
-            "mlp_out": (f"{layer}.{self.family.mlp}", "output"),
-        }[site.kind]
+        return self.family.path(site)
 
     @cached_property
     def n_layers(self) -> int:
-        return self.model.config.num_hidden_layers
+        return self.model.config.get_text_config().num_hidden_layers
 
     # ------------------------------------------------------------ hooks
 
     @contextlib.contextmanager
     def _hooked(self, site: Site, see: Callable[[Tensor], Tensor | None]):
-        """Call `see(hidden)` whenever `site` is computed; what it returns, unless None, takes hidden's place."""
+        """Call `see(hidden (R, T, D))` whenever `site` is computed; what it returns, unless None, takes hidden's place."""
         module, side = self.module(site)
+        rows = [1]
+
+        def look(hidden: Tensor) -> Tensor | None:
+            if hidden.dim() == 3:
+                return see(hidden)
+            new = see(hidden.unflatten(0, (rows[0], -1)))  # OPT runs its MLP on (R * T, D)
+            return None if new is None else new.flatten(0, 1)
+
+        def begin(_model, args, kwargs):
+            rows[0] = len(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
 
         def before(_module, args, kwargs):
             by_keyword = not (args and isinstance(args[0], Tensor))
-            new = see(kwargs["hidden_states"] if by_keyword else args[0])
+            hidden = kwargs["hidden_states"] if by_keyword else args[0]
+            new = look(hidden)
             if new is None:
+                return None
+            if site.kind == "resid_mid":  # the norm's input is the very tensor that the layer adds to later
+                hidden.copy_(new)
                 return None
             return (args, kwargs | {"hidden_states": new}) if by_keyword else ((new, *args[1:]), kwargs)
 
         def after(_module, _args, output):
-            new = see(output if isinstance(output, Tensor) else output[0])
+            new = look(output if isinstance(output, Tensor) else output[0])
             return new if new is None or isinstance(output, Tensor) else (new, *output[1:])
 
-        handle = module.register_forward_pre_hook(before, with_kwargs=True) if side == "input" else module.register_forward_hook(after)
+        handles = [
+            self.model.register_forward_pre_hook(begin, with_kwargs=True),
+            module.register_forward_pre_hook(before, with_kwargs=True) if side == "input" else module.register_forward_hook(after),
+        ]
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
-    @torch.inference_mode()
     def read(self, site: Site, tokens: Tensor) -> Tensor:
         """Activations (R, T, D) at `site` for token ids (R, T), padded on the right; the pass ends at the site."""
-        seen: list[Tensor] = []
+        return self.read_sites([site], tokens)[0]
 
-        def stop(hidden):
-            seen.append(hidden)
-            raise _Stop
+    @torch.inference_mode()
+    def read_sites(self, sites: list[Site], tokens: Tensor) -> list[Tensor]:
+        """Activations (R, T, D) at each of `sites` from one pass over token ids (R, T), padded on the right; it ends at the last one."""
+        seen: dict[Site, Tensor] = {}
 
-        with self._hooked(site, stop), contextlib.suppress(_Stop):
+        def keep(site: Site, hidden: Tensor) -> None:
+            seen[site] = hidden
+            if len(seen) == len(set(sites)):
+                raise _Stop
+
+        with contextlib.ExitStack() as hooks, contextlib.suppress(_Stop):
+            for site in set(sites):
+                hooks.enter_context(self._hooked(site, partial(keep, site)))
             self.model(input_ids=tokens.to(self.device), use_cache=False)
-        if not seen:
-            raise UsageError(f"The forward pass never reached {site}.", "Choose a site that the subject computes for every token.")
-        return seen[0]
+        if missed := [str(s) for s in sites if s not in seen]:
+            raise UsageError(f"The forward pass never reached {missed[0]}.", "Choose a site that the subject computes for every token.")
+        return [seen[site] for site in sites]
 
     @contextlib.contextmanager
     def editing(self, site: Site, edit: Edit, editable: Callable[[], Tensor]):
@@ -251,8 +251,19 @@ class Subject:
     # ------------------------------------------------------------ output side
 
     @torch.inference_mode()
+    def to_residual(self, site: Site, directions: Tensor) -> Tensor | None:
+        """What directions (F, D) at `site` write to the residual stream, (F, width) float32: themselves, or, at attn_z, their image under
+        attention's output projection. None where that is not known."""
+        directions = directions.to(self.device, torch.float32)
+        if site.kind == "attn_z":
+            projection = copy.deepcopy(self.module(site)[0]).float()
+            return projection(directions) - projection(torch.zeros_like(directions[:1]))
+        return directions if directions.shape[1] == self.width else None
+
+    @torch.inference_mode()
     def logit_lens(self, directions: Tensor) -> Tensor:
-        """What each direction (F, D) adds to the logits (F, V), float32: the final norm of the direction alone, then the unembedding.
+        """What each direction (F, width) of the residual stream adds to the logits (F, V), float32: the final norm of the direction alone,
+        then the unembedding.
 
         The norm's bias is taken off, so a zero direction promotes nothing. A direction is scale-free here: the norm divides by its length.
         """

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM, Gemma3Config, PretrainedConfig
 
 import core.subject as subject_module
 from core.errors import NotReady, UsageError
+from core.families import FAMILIES
 from core.records import Site
-from core.subject import FAMILIES, Subject, pick_device, pick_dtype
-from tests.core.tiny import FAMILY_NAMES, N_LAYERS, WIDTH, byte_level_tokenizer, save_subject, tiny_model, token_rows
+from core.subject import Subject, pick_device, pick_dtype
+from tests.core.tiny import CONFIGS, FAMILY_NAMES, N_LAYERS, WIDTH, byte_level_tokenizer, save_subject, tiny_model, token_rows
 
 ROWS = token_rows(2, 9)
 LONG, SHORT = "the cat sat on the mat and the dog ran", "snow"
@@ -79,7 +81,7 @@ def test_parts_of_a_layer_are_what_a_hook_placed_by_hand_sees(subject, kind):
 
 
 def test_parts_of_a_layer_add_up_to_the_residual_stream(subject):
-    """resid_post = resid_pre + attn_out + mlp_out in all five families (NeoX computes the two side by side), so no site is mistaken."""
+    """resid_post = resid_pre + attn_out + mlp_out in every family (NeoX and Phi compute the two side by side), so no site is mistaken."""
     parts = [subject.read(Site(kind, 1), ROWS) for kind in ("resid_pre", "attn_out", "mlp_out")]
     torch.testing.assert_close(sum(parts), subject.read(Site("resid_post", 1), ROWS), rtol=1e-5, atol=1e-5)
 
@@ -88,6 +90,35 @@ def test_attn_z_times_the_output_projection_is_attn_out(subject):
     with torch.inference_mode():
         out = layer_of(subject, 1).get_submodule(subject.family.attn_projection)(subject.read(Site("attn_z", 1), ROWS))
     torch.testing.assert_close(out, subject.read(Site("attn_out", 1), ROWS), rtol=1e-6, atol=1e-6)
+
+
+def test_the_middle_of_a_layer_is_the_stream_between_its_halves(subject):
+    if subject.family.middle is None:
+        with pytest.raises(UsageError, match="side by side"):
+            subject.read(Site("resid_mid", 1), ROWS)
+        return
+    parts = [subject.read(Site(kind, 1), ROWS) for kind in ("resid_pre", "attn_out")]
+    torch.testing.assert_close(sum(parts), subject.read(Site("resid_mid", 1), ROWS), rtol=1e-5, atol=1e-5)
+
+
+def test_an_edit_in_the_middle_of_a_layer_reaches_the_stream_and_not_only_the_norm(subject):
+    """Adding to the stream between the halves is adding to what attention writes."""
+    if subject.family.middle is None:
+        return
+    change = lambda hidden, _editable: hidden + torch.linspace(-1, 1, WIDTH)
+    plain, middle, attention = (subject.logits(ROWS, site, change if site else None) for site in (None, Site("resid_mid", 1), Site("attn_out", 1)))
+    torch.testing.assert_close(middle, attention, rtol=1e-4, atol=1e-4)
+    assert (middle - plain).abs().max() > 0.05
+
+
+def test_several_sites_are_read_in_one_pass(subject):
+    calls, sites = [], [Site.parse(s) for s in ("resid_post.1", "attn_z.0", "mlp_out.1", "resid_pre.2")]
+    handle = subject.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    together = subject.read_sites(sites, ROWS)
+    handle.remove()
+    assert len(calls) == 1
+    for site, found in zip(sites, together, strict=True):
+        assert torch.equal(found, subject.read(site, ROWS))
 
 
 def test_a_module_path_names_a_site(gpt2):
@@ -140,6 +171,33 @@ def test_right_padding_changes_no_activation_before_it(subject):
     torch.testing.assert_close(subject.read(Site("resid_post", 1), padded)[:, :9], subject.read(Site("resid_post", 1), ROWS), rtol=1e-5, atol=1e-5)
 
 
+def test_a_text_model_inside_a_multimodal_one_is_found():
+    config = Gemma3Config(
+        text_config=CONFIGS["gemma3_text"] | {"vocab_size": 320},
+        vision_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=5,
+    )
+    subject = Subject(AutoModelForCausalLM.from_config(config).float(), byte_level_tokenizer())
+    assert (subject.n_layers, subject.width) == (N_LAYERS, WIDTH)
+    parts = [subject.read(Site(kind, 1), ROWS) for kind in ("resid_mid", "mlp_out")]
+    torch.testing.assert_close(sum(parts), subject.read(Site("resid_post", 1), ROWS), rtol=1e-5, atol=1e-5)
+    assert subject.logit_lens(torch.ones(3, WIDTH)).shape == (3, 320)
+
+
+def test_a_direction_at_the_heads_writes_its_image_under_the_output_projection(subject):
+    site = Site("attn_z", 1)
+    width = subject.read(site, ROWS).shape[-1]
+    direction = torch.linspace(-1, 1, width)
+    written = subject.to_residual(site, direction[None])[0]
+    z, out = subject.read(site, ROWS), hand_read(subject.module(site)[0], "output", subject, ROWS)
+    with torch.inference_mode():
+        moved = subject.module(site)[0](z + direction)
+    torch.testing.assert_close(moved, out + written, rtol=1e-4, atol=1e-5)
+    assert torch.equal(subject.to_residual(Site("resid_post", 1), torch.ones(2, WIDTH)), torch.ones(2, WIDTH))
+    assert subject.to_residual(Site.parse("lm_head.output"), torch.ones(2, 320)) is None
+
+
 class OneLayer(nn.Module):
     """Doubles its hidden states and returns a Tensor or a tuple."""
 
@@ -159,7 +217,8 @@ class Wrapped(nn.Module):
         super().__init__()
         self.by_keyword, self.layer = by_keyword, OneLayer(as_tuple)
         self.embed = nn.Embedding(8, 4)
-        self.config = SimpleNamespace(name_or_path="wrapped", model_type="wrapped", max_position_embeddings=8)
+        self.config = PretrainedConfig(name_or_path="wrapped", hidden_size=4, max_position_embeddings=8)
+        self.config.model_type = "wrapped"
 
     def get_output_embeddings(self):
         return self.embed
@@ -395,7 +454,8 @@ def test_a_folder_gives_back_the_model_and_the_tokenizer_that_were_saved(tmp_pat
     name = save_subject(tmp_path, family)
     subject = Subject.load(name, device="cpu", dtype="float32")
     assert subject.family == FAMILIES[family]
-    assert (subject.n_layers, subject.context, subject.bos, subject.eos) == (N_LAYERS, 64, 0, 0)
+    context = 2048 if family == "bloom" else 64  # Bloom has no learned positions and states no limit
+    assert (subject.n_layers, subject.width, subject.context, subject.bos, subject.eos) == (N_LAYERS, WIDTH, context, 0, 0)
     text = " Snow näïve 🎉\n x"
     assert subject.prompt_tokens(text) == [0, *byte_level_tokenizer().encode(text)]
     assert subject.tokenizer.decode(subject.prompt_tokens(text)[1:]) == text

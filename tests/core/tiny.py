@@ -28,7 +28,20 @@ CONFIGS = {
     "llama": _ROTARY | {"num_key_value_heads": 1},
     "mistral": _ROTARY | {"num_key_value_heads": 1, "head_dim": 8},
     "qwen2": _ROTARY | {"num_key_value_heads": 1},
-}
+    "qwen3": _ROTARY | {"num_key_value_heads": 1, "head_dim": 8},
+    "mixtral": _ROTARY | {"num_key_value_heads": 1, "head_dim": 8, "num_local_experts": 3, "num_experts_per_tok": 2},
+    "gemma": _ROTARY | {"num_key_value_heads": 1, "head_dim": 8},
+    "gemma2": _ROTARY | {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 6},
+    "gemma3_text": _ROTARY | {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 6},
+    "gpt_neo": {
+        "hidden_size": WIDTH, "num_layers": N_LAYERS, "num_heads": 2, "max_position_embeddings": 64, "window_size": 6,
+        "attention_types": [[["global", "local"], 1], [["global"], 1]],
+    },
+    "opt": {"hidden_size": WIDTH, "num_hidden_layers": N_LAYERS, "num_attention_heads": 2, "ffn_dim": 32, "max_position_embeddings": 64, "word_embed_proj_dim": WIDTH},
+    "bloom": {"hidden_size": WIDTH, "n_layer": N_LAYERS, "n_head": 2},
+    "phi": _ROTARY,
+    "phi3": _ROTARY,
+}  # fmt: skip
 FAMILY_NAMES = tuple(CONFIGS)
 
 
