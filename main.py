@@ -62,9 +62,9 @@ def flags(settings):
     def wrap(command):
         for f in reversed(fields(settings)):
             choices = f.metadata["choices"]
-            kind = click.Choice(choices) if choices else type(f.default)
+            kind = {"is_flag": True} if type(f.default) is bool else {"type": click.Choice(choices) if choices else type(f.default)}
             command = click.option(
-                f"--{f.name.replace('_', '-')}", f.name, type=kind, default=f.default, show_default=f.default != "", help=f.metadata["help"]
+                f"--{f.name.replace('_', '-')}", f.name, default=f.default, show_default=f.default not in ("", False), help=f.metadata["help"], **kind
             )(command)
         return command
 
@@ -121,14 +121,33 @@ def stage_command(name: str, stage: Stage):
     @click.argument("run")
     @flags(stage.settings)
     @click.option("--redo", is_flag=True, help="make this unit anew, and what follows stale")
-    def command(run, redo, **values):
-        run_stage(open_run(run), name, from_table(stage.settings, values), redo)
+    def command(run, redo, also=(), **values):
+        settings = from_table(stage.settings, values)
+        if also:
+            capture_several([run, *also], settings, redo)
+        else:
+            run_stage(open_run(run), name, settings, redo)
 
     return command
 
 
 for _name, _stage in STAGES.items():
-    stage_command(_name, _stage)
+    _command = stage_command(_name, _stage)
+    if _name == "capture":
+        click.option("--also", multiple=True, metavar="RUN", help="capture this run's site in the same pass; may be given more than once")(_command)
+
+
+def capture_several(names: list[str], settings: CaptureSettings, redo: bool) -> None:
+    """Capture runs that differ in their site only in one pass, under the lock of each."""
+    from core.capture import capture_together
+    from core.progress import say
+
+    runs = [open_run(name) for name in dict.fromkeys(names)]
+    with contextlib.ExitStack() as locks:
+        for run in runs:
+            locks.enter_context(run.locked("capture"))
+        for run, manifest in zip(runs, capture_together(runs, settings, redo), strict=True):
+            say(f"{run.name}: {brief(STAGES['capture'], manifest.summary)}")
 
 
 # ---------------------------------------------------------------- runs
@@ -137,17 +156,29 @@ for _name, _stage in STAGES.items():
 @cli.command()
 @click.argument("run")
 @flags(RunSettings)
-def new(run, **values):
-    """Make a run: which subject, which site, which corpus."""
+@click.pass_context
+def new(context, run, **values):
+    """Make a run: which subject, which site, which corpus, and whether it loads a published SAE."""
+    from core.documents import check_corpus
     from core.records import Site
     from core.run import Run
 
+    first = ""
+    if values["sae"]:
+        from core.saes.formats import load_published
+
+        published = load_published(values["sae"])
+        if context.get_parameter_source("site").name == "DEFAULT":
+            if published.site is None:
+                raise UsageError(f"{values['sae']} does not say which site it reads.", "Name it: --site resid_post.6, or a module path.")
+            values["site"] = str(published.site)
+        first = f"python main.py capture {run} --context {published.context} && " if published.context else ""
+        click.echo(f"{published.source}: {published.sae.n_features:,} features at {values['site']} of {published.subject or 'a subject that it does not name'}")
     settings = from_table(RunSettings, values)
     Site.parse(settings.site)
-    if settings.corpus != "stdlib" and not os.path.exists(settings.corpus):
-        raise UsageError(f"There is no corpus {settings.corpus!r}.", "Give stdlib, a .txt or .jsonl file, or a folder of them.")
+    check_corpus(settings.corpus)
     made = Run.create(run, settings)
-    click.echo(f"{made.path}\nNext: python main.py run {made.name}")
+    click.echo(f"{made.path}\nNext: {first}python main.py run {made.name}")
 
 
 @cli.command("run")

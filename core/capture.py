@@ -4,142 +4,91 @@ A row holds tokens of one document only and starts with BOS where the subject ha
 let attention cross between them, and then a score document's activations would depend on explain text. The first position of a row
 is an attention sink and is never kept: that is BOS, or, without a BOS, the row's first token, which is counted as left out.
 
-Shards are written one after the other into the partial folder; a killed capture goes on with the first shard that is missing.
+Several runs that differ in their site only are captured in one pass through the subject. Shards are written one after the other into
+the partial folders, behind the pass that makes the next; a killed capture goes on with the first shard that is missing. A run that
+loads a published SAE stores no activations unless it is told to.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from core import corpus
-from core.activations import shard_name, write_shard
+from core.activations import Rows, read_rows, shard_name, write_shard
+from core.documents import read_corpus, text_hash
+from core.encode import Encoded, continue_prompts, encode_documents
 from core.errors import UsageError
-from core.files import read_json, write_array, write_json
+from core.files import write_array, write_json
 from core.progress import progress, say
 from core.records import SPLITS, Manifest, Site
-from core.run import Run
-from core.settings import CaptureSettings
-from core.subject import Subject
+from core.run import Run, Work, differences
+from core.settings import CaptureSettings, key_table
+from core.shards import each_shard
+from core.subject import Subject, load_subject
 
-UNIT, VERSION = "capture", 1
-BYTES_BESIDE = 18  # a token, on disk beside its activation: id, offsets, copied, its share of the text
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One document with its token ids, and the character offsets of each token in its text."""
-
-    name: str
-    text: str
-    ids: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
+UNIT, VERSION = "capture", 2
+BYTES_BESIDE = 19  # a token, on disk beside its activation: id, offsets, counted, copied, its share of the text
 
 
 def capture(run: Run, settings: CaptureSettings, redo: bool = False) -> Manifest:
-    work = run.begin(UNIT, VERSION, settings, [], redo)
-    if work is None:
-        return run.manifest(UNIT)
-    subject = load_subject(run)
-    site = Site.parse(run.settings.site)
-    subject.module(site)  # a site that is not there is told before anything is read
+    return capture_together([run], settings, redo)[0]
+
+
+def capture_together(runs: list[Run], settings: CaptureSettings, redo: bool = False) -> list[Manifest]:
+    """Capture the sites of all `runs` in one pass; raises UsageError when they differ in more than their site."""
+    for other in runs[1:]:
+        ours, theirs = ({**key_table(run.settings), "site": ""} for run in (runs[0], other))
+        if changed := differences(ours, theirs):
+            raise UsageError(f"{other.name} differs from {runs[0].name} in more than its site: {'; '.join(changed)}.", "Capture it alone.")
+    works = {run: work for run in runs if (work := run.begin(UNIT, VERSION, settings, [], redo))}
+    if works:
+        _capture(works, settings)
+    return [run.manifest(UNIT) for run in runs]
+
+
+def _capture(works: dict[Run, Work], settings: CaptureSettings) -> None:
+    (first, *_), folders = works, [work.folder for work in works.values()]
+    subject, sites = load_subject(first), [Site.parse(run.settings.site) for run in works]
+    for site in sites:  # a site that is not there is told before anything is read
+        subject.module(site)
     context = min(settings.context, subject.context)
     if context < 2:
         raise UsageError(f"A context of {context} holds no token but the first, which is never kept.", "Use --context 2 or more.")
-    encoded, left_out = encode_documents(subject, corpus.read_corpus(run.settings.corpus), settings.tokens)
-    n, width = sum(len(d.ids) + settings.generate for d in encoded), subject.read(site, torch.tensor([[subject.bos or 0]])).shape[-1]
-    size = n * (width * subject.model.dtype.itemsize + BYTES_BESIDE)
-    say(f"{len(encoded)} documents, {'at most ' if settings.generate else ''}{n:,} tokens; {size / 1e6:,.0f} MB on disk")
+    encoded, left_out = encode_documents(subject, read_corpus(first.settings.corpus), settings)
+    stored = settings.store == "yes" or settings.store == "auto" and not first.settings.sae
+    widths = [h.shape[-1] for h in subject.read_sites(sites, torch.tensor([[subject.bos or 0]]))]
+    announce(encoded, settings.generate, sum(widths) * subject.model.dtype.itemsize * stored + BYTES_BESIDE * len(works))
     if settings.generate:
-        encoded = continue_prompts(subject, encoded, settings, work.folder, site, run.settings.seed)
+        encoded = continue_prompts(subject, encoded, settings, folders[0], sites[0], first.settings.seed)
+    if not any(d.counted.any() for d in encoded):
+        raise UsageError(f"No token belongs to a turn of the {settings.turns}.", "Choose other --turns.")
     tables, left_out_tokens = lay_out(encoded, context, subject.bos is not None)
-    write_tables(work.folder, tables, encoded, subject)
-    rows = row_batches(tables, settings.shard_tokens)
-    capture_shards(work.folder, subject, site, tables, rows, settings.batch_tokens)
-    bounds = [int(tables["row_offsets"][r]) for r in [*(start for start, _ in rows), len(tables["row_document"])]]
-    write_json(work.folder / "shards.json", {"dtype": str(subject.model.dtype).removeprefix("torch."), "width": width, "bounds": bounds})
-    for kept in work.folder.glob("generated-*.json"):  # their text and tokens are in the tables
-        kept.unlink()
-    return work.commit(statistics(tables, subject, encoded, left_out | left_out_tokens))
+    for folder in folders:
+        write_tables(folder, tables, encoded, subject)
+    shards = shard_rows(tables["row_offsets"], settings.shard_tokens)
+    if stored:
+        maker = partial(ShardMaker, first.path, folders, sites, shards, settings.batch_tokens, settings.workers <= 1)
+        capture_shards(maker, len(shards), len(tables["ids"]), settings.workers)
+    bounds = [int(tables["row_offsets"][r]) for r in [*(start for start, _ in shards), len(tables["row_document"])]]
+    for folder, width in zip(folders, widths, strict=True):
+        write_json(folder / "shards.json", {"stored": stored, "dtype": str(subject.model.dtype).removeprefix("torch."), "width": width, "bounds": bounds})
+        for kept in folder.glob("generated-*.json"):  # their text and tokens are in the tables
+            kept.unlink()
+    summary = statistics(tables, subject, encoded, left_out | left_out_tokens)
+    for work in works.values():
+        work.commit(summary)
 
 
-def load_subject(run: Run) -> Subject:
-    """The subject that the run is about."""
-    s = run.settings
-    return Subject.load(s.subject, s.revision, s.device, s.dtype, s.weights, s.seed)
-
-
-# ---------------------------------------------------------------- documents -> tokens
-
-
-def encode_documents(subject: Subject, documents: list[corpus.Document], limit: int) -> tuple[list[Encoded], dict[str, int]]:
-    """(documents with their tokens, what was left out and why). Exact copies and documents under two tokens are left out, and all
-    that come after `limit` tokens unless it is 0."""
-    kept, seen, left_out, total = [], set(), Counter(), 0
-    for start in range(0, len(documents), 64):
-        batch = documents[start : start + 64]
-        found = subject.tokenizer.backend_tokenizer.encode_batch([d.text for d in batch], add_special_tokens=False)
-        for document, encoding in zip(batch, found, strict=True):
-            key = corpus.text_hash(document.text)
-            if limit and total >= limit:
-                left_out["documents past the token limit"] += 1
-            elif key in seen:
-                left_out["documents that copy another"] += 1
-            elif len(encoding.ids) < 2:
-                left_out["documents under two tokens"] += 1
-            else:
-                seen.add(key)
-                kept.append(_encoded(document, encoding))
-                total += len(encoding.ids)
-    if not kept:
-        raise UsageError(f"No document of the corpus can be used: {dict(left_out)}.", "Give documents of at least two tokens.")
-    return kept, dict(left_out)
-
-
-def _encoded(document: corpus.Document, encoding) -> Encoded:
-    """Offsets as the tokenizer gives them, except that white space before a token that some tokenizers trim belongs to the token."""
-    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    starts, ends = offsets[:, 0].copy(), offsets[:, 1]
-    gap = np.r_[starts[0], starts[1:] - ends[:-1]]
-    for i in np.flatnonzero(gap > 0):
-        before = int(ends[i - 1]) if i else 0
-        if document.text[before : int(starts[i])].isspace():
-            starts[i] = before
-    return Encoded(document.name, document.text, np.array(encoding.ids, dtype=np.int64), starts, ends)
-
-
-def continue_prompts(subject: Subject, prompts: list[Encoded], settings: CaptureSettings, folder: Path, site: Site, seed: int) -> list[Encoded]:
-    """Each prompt with a continuation by the subject. Done batches are kept in the partial folder, so a killed capture goes on."""
-    room = subject.context - settings.generate - 1
-    if room < 1:
-        raise UsageError(f"--generate {settings.generate} leaves no room for a prompt in a context of {subject.context}.", "Generate fewer tokens.")
-    out = []
-    for start in progress(range(0, len(prompts), 32), "generate", unit="batch"):
-        batch, kept = prompts[start : start + 32], folder / f"generated-{start:07d}.json"
-        if not kept.exists():
-            seeds = [seed * 1_000_003 + start + i for i in range(len(batch))]
-            made = subject.generate([p.text for p in batch], settings.generate, site, temperature=settings.temperature, seeds=seeds)
-            write_json(kept, [g.tokens[g.n_prompt :] for g in made])
-        out += [_continued(subject, p, new) for p, new in zip(batch, read_json(kept), strict=True)]
-    return out
-
-
-def _continued(subject: Subject, prompt: Encoded, new: list[int]) -> Encoded:
-    """The prompt with its generated tokens: their text is what they add when the continuation is decoded one token longer."""
-    text, starts, ends = "", [], []
-    for i in range(len(new)):
-        longer = subject.tokenizer.decode(new[: i + 1], clean_up_tokenization_spaces=False)
-        whole = longer if i + 1 == len(new) else longer.rstrip("\ufffd")
-        starts.append(len(prompt.text) + len(text))
-        text = whole if len(whole) >= len(text) else text
-        ends.append(len(prompt.text) + len(text))
-    tail = lambda a, b: np.r_[a, np.array(b, dtype=np.int64)]  # noqa: E731
-    return Encoded(prompt.name, prompt.text + text, tail(prompt.ids, new), tail(prompt.starts, starts), tail(prompt.ends, ends))
+def announce(encoded: list[Encoded], generate: int, bytes_a_token: int) -> None:
+    """Say what is coming before the first byte is written."""
+    n = sum(len(d.ids) + generate for d in encoded)
+    say(f"{len(encoded)} documents, {'at most ' if generate else ''}{n:,} tokens; {n * bytes_a_token / 1e6:,.0f} MB on disk")
 
 
 # ---------------------------------------------------------------- tokens -> tables
@@ -167,6 +116,7 @@ def lay_out(encoded: list[Encoded], context: int, has_bos: bool) -> tuple[dict[s
         "ids": gather("ids").astype(kind),
         "starts": gather("starts").astype(np.uint32),
         "ends": gather("ends").astype(np.uint32),
+        "counted": gather("counted"),
         "row_offsets": offsets(row_lengths),
         "row_document": np.array(row_document, dtype=np.int64),
         "document_offsets": offsets(document_lengths),
@@ -175,9 +125,9 @@ def lay_out(encoded: list[Encoded], context: int, has_bos: bool) -> tuple[dict[s
     }
     documents = [d.ids for d in encoded]
     tables["group"] = corpus.near_duplicate_groups(documents)
-    tables["split"] = corpus.assign_splits([corpus.text_hash(d.text) for d in encoded], tables["group"])
+    tables["split"] = corpus.assign_splits([text_hash(d.text) for d in encoded], tables["group"])
     kept = [tables["ids"][a:b] for a, b in zip(tables["document_offsets"][:-1], tables["document_offsets"][1:], strict=True)]
-    tables["copied"] = corpus.copied_tokens(kept, tables["split"])
+    tables["copied"] = corpus.copied_tokens(kept, tables["split"]) | ~tables["counted"]  # scores leave both out
     total = sum(len(d.ids) for d in encoded)
     return tables, {} if has_bos else {"first tokens of rows (no BOS)": total - len(tables["ids"])}
 
@@ -194,9 +144,9 @@ def write_tables(folder: Path, tables: dict[str, np.ndarray], encoded: list[Enco
 # ---------------------------------------------------------------- tokens -> activations
 
 
-def row_batches(tables: dict[str, np.ndarray], shard_tokens: int) -> list[tuple[int, int]]:
-    """(first row, row past the last) of each shard, cut where `shard_tokens` is passed."""
-    offsets, shards, start = tables["row_offsets"], [], 0
+def shard_rows(offsets: np.ndarray, shard_tokens: int) -> list[tuple[int, int]]:
+    """(first row, row past the last) of each shard, cut where `shard_tokens` is passed; `offsets` (R + 1,) are those of the rows."""
+    shards, start = [], 0
     while start < len(offsets) - 1:
         end = int(np.searchsorted(offsets, offsets[start] + shard_tokens, side="left"))
         end = min(max(end, start + 1), len(offsets) - 1)
@@ -205,37 +155,45 @@ def row_batches(tables: dict[str, np.ndarray], shard_tokens: int) -> list[tuple[
     return shards
 
 
-def capture_shards(folder: Path, subject: Subject, site: Site, tables: dict[str, np.ndarray], shards: list[tuple[int, int]], batch_tokens: int) -> None:
-    offsets = tables["row_offsets"]
-    with progress(total=int(offsets[-1]), label="capture", unit="tok") as bar:
-        for index, (start, end) in enumerate(shards):
-            if not (folder / shard_name(index)).exists():
-                write_shard(folder, index, read_rows(subject, site, tables, start, end, batch_tokens, bar))
+class ShardMaker:
+    """Reads shards of text at every site and writes them; where `behind`, one is written while the next is read."""
+
+    def __init__(self, run: Path, folders: list[Path], sites: list[Site], shards: list[tuple[int, int]], batch_tokens: int, behind: bool):
+        self.subject = load_subject(Run.open(str(run)))
+        ids, offsets, first = (np.load(folders[0] / f"{name}.npy") for name in ("ids", "row_offsets", "first"))
+        self.rows = Rows(ids, offsets, first, self.subject.bos)
+        self.folders, self.sites, self.shards, self.batch_tokens = folders, sites, shards, batch_tokens
+        self.writer, self.writing = ThreadPoolExecutor(1) if behind else None, []
+
+    def make(self, number: int) -> int:
+        """Make shard `number` where it is missing; the number of its tokens."""
+        start, end = self.shards[number]
+        missing = [i for i, folder in enumerate(self.folders) if not (folder / shard_name(number)).exists()]
+        if missing:
+            found = read_rows(self.subject, [self.sites[i] for i in missing], self.rows, np.arange(start, end), self.batch_tokens)
+            self.finish()
+            jobs = [partial(write_shard, self.folders[i], number, h) for i, h in zip(missing, found, strict=True)]
+            if self.writer is None:
+                for job in jobs:
+                    job()
             else:
-                bar.update(int(offsets[end] - offsets[start]))
+                self.writing = [self.writer.submit(job) for job in jobs]
+        return int(self.rows.offsets[end] - self.rows.offsets[start])
+
+    def finish(self) -> None:
+        """Wait for what is being written; raises what went wrong there."""
+        for done in self.writing:
+            done.result()
 
 
-def read_rows(subject: Subject, site: Site, tables: dict[str, np.ndarray], start: int, end: int, batch_tokens: int, bar) -> torch.Tensor:
-    """Activations (kept tokens of rows start..end, D), rows of like length read together."""
-    offsets, ids, first = tables["row_offsets"], tables["ids"], tables["first"]
-    lengths = np.diff(offsets[start : end + 1])
-    by_length = np.argsort(-lengths, kind="stable") + start
-    base, out, at = int(offsets[start]), None, 0
-    while at < len(by_length):
-        count = max(1, batch_tokens // (int(lengths[by_length[at] - start]) + 1))
-        rows = by_length[at : at + count]
-        at += count
-        tokens = torch.full((len(rows), int(lengths[rows - start].max()) + 1), subject.bos or 0)
-        for i, row in enumerate(rows):
-            tokens[i, 0] = subject.bos if first[row] < 0 else int(first[row])
-            tokens[i, 1 : 1 + int(lengths[row - start])] = torch.from_numpy(ids[offsets[row] : offsets[row + 1]].astype(np.int64))
-        hidden = subject.read(site, tokens).cpu()
-        if out is None:
-            out = torch.empty(int(offsets[end]) - base, hidden.shape[-1], dtype=hidden.dtype)
-        for i, row in enumerate(rows):
-            out[int(offsets[row]) - base : int(offsets[row + 1]) - base] = hidden[i, 1 : 1 + int(lengths[row - start])]
-        bar.update(int(lengths[rows - start].sum()))
-    return out
+def capture_shards(maker: Callable[[], ShardMaker], n_shards: int, n_tokens: int, workers: int) -> None:
+    with progress(total=n_tokens, label="capture", unit="tok") as bar:
+        if workers > 1:
+            each_shard(range(n_shards), maker, ShardMaker.make, workers, bar.update)
+            return
+        one = maker()
+        each_shard(range(n_shards), lambda: one, ShardMaker.make, 1, bar.update)
+        one.finish()
 
 
 # ---------------------------------------------------------------- summary
@@ -259,7 +217,8 @@ def statistics(tables: dict[str, np.ndarray], subject: Subject, encoded: list[En
         "vocabulary": subject.n_vocabulary,
         "splits": splits,
         "near_duplicate_documents": int((tables["group"] != np.arange(len(encoded))).sum()),
-        "copied_share_of_held_out": round(float(tables["copied"][held].mean()), 4) if held.any() else 0.0,
+        "counted": int(tables["counted"].sum()),
+        "copied_share_of_held_out": round(float(tables["copied"][held & tables["counted"]].mean()), 4) if (held & tables["counted"]).any() else 0.0,
         "left_out": left_out,
         "dtype": str(subject.model.dtype).removeprefix("torch."),
     }

@@ -1,7 +1,4 @@
-"""Documents of text, and what a capture keeps of them: tokens with character offsets, rows, splits, copies.
-
-Corpora: `stdlib` (the running interpreter's own standard library), a .txt file (one document), a .jsonl file (one document a line,
-under "text" or "prompt"), or a folder of such files.
+"""What a capture keeps of its documents: tokens with character offsets, rows, splits, copies.
 
 A document's split is decided by the hash of its normalised text, shares 60 / 10 / 30. Documents that share over half of the smaller
 one's 32-token shingles form a group and share a split, decided by the smallest hash in the group. A token is *copied* when the
@@ -10,11 +7,6 @@ one's 32-token shingles form a group and share a split, decided by the smallest 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sysconfig
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,72 +16,6 @@ from core.records import SPLITS
 
 SHARES = {"explain": 0.6, "calibrate": 0.1, "score": 0.3}
 SHINGLE = 32  # tokens
-SKIPPED = {"test", "tests", "idlelib", "encodings", "site-packages", "lib2to3", "ensurepip", "pydoc_data", "turtledemo", "__pycache__"}
-TABLES = {"stringprep.py", "entities.py"}  # generated tables
-
-
-@dataclass(frozen=True)
-class Document:
-    name: str
-    text: str
-
-
-# ---------------------------------------------------------------- reading
-
-
-def read_corpus(spec: str) -> list[Document]:
-    """All documents of the corpus `spec`, in the order of their text's hash; raises UsageError when there are none."""
-    if spec == "stdlib":
-        documents = list(_stdlib())
-    else:
-        path = Path(spec)
-        if not path.exists():
-            raise UsageError(f"There is no corpus {spec!r}.", "Give stdlib, a .txt or .jsonl file, or a folder of them.")
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".jsonl"))
-        documents = [d for file in files for d in _read_file(file)]
-    if not documents:
-        raise UsageError(f"The corpus {spec!r} is empty.", "Give stdlib, a .txt or .jsonl file, or a folder of them.")
-    return sorted(documents, key=lambda d: (text_hash(d.text)[::-1], d.name))  # reversed: a limit must not choose a split
-
-
-def _read_file(path: Path) -> Iterator[Document]:
-    try:
-        text = path.read_bytes().decode("utf-8")  # read_text would turn \r\n into \n, and offsets would not be the file's
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.", "Convert it to UTF-8.") from None
-    if path.suffix != ".jsonl":
-        yield Document(path.name, text)
-        return
-    for number, line in enumerate(text.split("\n"), 1):  # a JSON string may hold U+2028, at which splitlines cuts
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            content = record["text"] if "text" in record else record["prompt"]
-            if not isinstance(content, str):
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{path}, line {number}, is not a JSON object with a string under 'text' or 'prompt'.", "Mend the line, or take it out.") from None
-        yield Document(f"{path.name}:{number}", content)
-
-
-def _stdlib() -> Iterator[Document]:
-    """The .py files of the standard library, without tests and generated tables; the help topics as one document each."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        inside = path.relative_to(root)
-        if SKIPPED & set(inside.parts) or path.name in TABLES or path.name.startswith("_sysconfigdata") or inside.parts[0].startswith("config-"):
-            continue
-        yield Document(str(inside), path.read_text(encoding="utf-8", errors="replace"))
-    from pydoc_data.topics import topics
-
-    for name, text in sorted(topics.items()):
-        yield Document(f"topics/{name}", text)
-
-
-def text_hash(text: str) -> str:
-    """SHA-256 of the text with case and runs of white space folded."""
-    return hashlib.sha256(" ".join(text.split()).lower().encode()).hexdigest()
 
 
 # ---------------------------------------------------------------- splits and copies
@@ -172,11 +98,11 @@ class Tokens:
     """What a capture keeps of its text, memory-mapped: tokens, offsets, rows, documents.
 
     `ids` (n,) token ids; `starts`, `ends` (n,) character offsets in the document; `row_offsets` (R + 1,) ordinals at which rows
-    begin; `row_document` (R,); `document_offsets` (documents + 1,) ordinals; `split` (documents,) index into SPLITS; `copied` (n,)
-    bool; `vocabulary` (V,) text of each token.
+    begin; `row_document` (R,); `document_offsets` (documents + 1,) ordinals; `split` (documents,) index into SPLITS; `counted` (n,)
+    bool: whether its firings are looked at; `copied` (n,) bool: left out of scores; `vocabulary` (V,) text of each token.
     """
 
-    ARRAYS = ("ids", "starts", "ends", "row_offsets", "row_document", "document_offsets", "split", "copied", "text_offsets")
+    ARRAYS = ("ids", "starts", "ends", "row_offsets", "row_document", "document_offsets", "split", "counted", "copied", "text_offsets")
 
     def __init__(self, folder: Path):
         from core.files import read_array, read_json
@@ -215,5 +141,5 @@ class Tokens:
             return handle.read(end - start).decode("utf-8", errors="surrogatepass")
 
     def in_split(self, name: str) -> np.ndarray:
-        """bool (n,): the token belongs to a document of split `name`."""
-        return np.repeat(self.split == SPLITS.index(name), np.diff(self.document_offsets))
+        """bool (n,): the token belongs to a document of split `name`, and counts."""
+        return np.repeat(self.split == SPLITS.index(name), np.diff(self.document_offsets)) & self.counted

@@ -8,11 +8,11 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from core.capture import load_subject
 from core.files import read_array, write_table
 from core.records import Manifest, Site
 from core.run import Run
 from core.settings import EffectsSettings
+from core.subject import load_subject
 
 UNIT, VERSION = "effects", 1
 

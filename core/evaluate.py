@@ -2,20 +2,24 @@
 
     FVU        sum of |x - x_hat|^2 over sum of |x - mean(x)|^2, over all vectors and dimensions, in float64. Predicting the mean
                gives 1, a perfect copy 0, and a constant offset is seen (a ratio of variances would hide it).
+    bias       E|x_hat|^2 / E[x . x_hat], below 1 where activations are shrunk (Rajamanoharan et al. 2024, arXiv 2404.16014, section 3.1)
     recovered  (CE_ablated - CE_spliced) / (CE_ablated - CE_clean), for zero and for mean ablation; the nats are printed beside it,
                because zero ablation of a residual stream makes almost any reconstruction look good.
+    KL         of the spliced subject's predictions from its own, nats a token
 
-The SAE is spliced in, or the site ablated, at every position but the first, on whole rows.
+The SAE is spliced in, or the site ablated, at every position but the first, on whole rows. Intervals are percentile bootstraps over
+documents, which are what was drawn. How other tools define these numbers is in docs/metrics.md.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.activations import ActivationStore
-from core.capture import load_subject
+from core.activations import Rows, open_activations
 from core.corpus import Tokens
 from core.errors import UsageError
 from core.progress import progress
@@ -23,91 +27,177 @@ from core.records import SPLITS, Manifest, Site
 from core.run import Run
 from core.saes import SAE, load_sae
 from core.settings import EvaluateSettings
-from core.subject import Subject
+from core.subject import Edit, Subject, load_subject
 
-UNIT, VERSION = "evaluate", 1
+UNIT, VERSION = "evaluate", 2
+RESAMPLES, MIN_DOCUMENTS = 1000, 20  # under 20 documents a percentile bootstrap does not hold its 95 %
+LOGITS = 3e7  # of one pass held in float32 at once, about
+
+SUMS = ("n", "error", "spread", "square", "product", "ratio", "firings")  # of a document, over its vectors
+LOSSES = ("n", "clean", "spliced", "zero", "mean", "kl")  # of a document, over its predictions; nats
 
 
 def evaluate(run: Run, settings: EvaluateSettings, redo: bool = False) -> Manifest:
     work = run.begin(UNIT, VERSION, settings, ["capture", "train"], redo)
     if work is None:
         return run.manifest(UNIT)
-    tokens, store, sae = Tokens(run.folder("capture")), ActivationStore(run.folder("capture")), load_sae(run.folder("train"))
-    ordinals = np.flatnonzero(tokens.in_split("score"))
-    if not len(ordinals):
+    subject, tokens, sae = load_subject(run), Tokens(run.folder("capture")), load_sae(run.folder("train"))
+    source, rng = open_activations(run, subject), np.random.default_rng(run.settings.seed)
+    rows = score_rows(tokens, settings.tokens, rng)
+    ordinals = counted_ordinals(tokens, rows)
+    parts = np.array_split(ordinals, max(1, len(ordinals) // 4096))
+    batches = progress((source.read(part).float() for part in parts), "fidelity", total=len(parts), unit="batch")
+    sums, fired, mean = document_sums(sae, batches, tokens.document_of(ordinals))
+    chosen = first_tokens(tokens, rows, settings.loss_tokens)
+    edits = replacements(sae.to(subject.device), mean.to(subject.device).float())
+    whole = Rows(tokens.ids, tokens.row_offsets, np.load(tokens.folder / "first.npy"), subject.bos)
+    losses = document_losses(subject, Site.parse(run.settings.site), edits, whole, chosen, tokens.row_document[chosen])
+    seed = run.settings.seed
+    within = intervals(sums, fidelity_of, seed) | intervals(losses, losses_of, seed)
+    dead = {"dead_share": float((fired == 0).float().mean())}
+    return work.commit(fidelity_of(sums.sum(0)) | dead | losses_of(losses.sum(0)) | {"documents": len(sums), "intervals": within})
+
+
+# ---------------------------------------------------------------- what is measured on
+
+
+def score_rows(tokens: Tokens, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of the score split at random until they hold `wanted` tokens (0: all); raises UsageError when there are none."""
+    rows = np.flatnonzero(tokens.split[tokens.row_document] == SPLITS.index("score"))
+    if not len(rows):
         raise UsageError("No document fell into the score split.", "Capture more documents: the splits are 60 / 10 / 30 of them.")
-    rng = np.random.default_rng(run.settings.seed)
-    if settings.tokens and settings.tokens < len(ordinals):
-        ordinals = np.sort(rng.choice(ordinals, settings.tokens, replace=False))
-    result = fidelity(sae, (store.read(part).float() for part in np.array_split(ordinals, max(1, len(ordinals) // 4096))))
-    subject = load_subject(run)
-    rows = score_rows(tokens, subject, settings.loss_tokens, rng)
-    mean = store.read(np.sort(rng.choice(ordinals, min(len(ordinals), 50_000), replace=False))).double().mean(0)
-    return work.commit(result | cross_entropies(subject, Site.parse(run.settings.site), sae, rows, mean))
+    return first_tokens(tokens, rng.permutation(rows), wanted)
+
+
+def first_tokens(tokens: Tokens, rows: np.ndarray, wanted: int) -> np.ndarray:
+    """The first of `rows` until they hold `wanted` tokens (0: all of them)."""
+    held = np.cumsum(np.diff(tokens.row_offsets)[rows])
+    return rows[: int(np.searchsorted(held, wanted)) + 1] if wanted else rows
+
+
+def counted_ordinals(tokens: Tokens, rows: np.ndarray) -> np.ndarray:
+    """Ordinals of the counted tokens of `rows`, in order."""
+    found = np.concatenate([np.arange(tokens.row_offsets[row], tokens.row_offsets[row + 1]) for row in np.sort(rows)])
+    return found[tokens.counted[found]]
+
+
+# ---------------------------------------------------------------- fidelity
+
+
+def fidelity(sae: SAE, batches: Iterable[Tensor]) -> dict:
+    """The measures of `fidelity_of` and the dead share, over batches of raw vectors (B, D)."""
+    sums, fired, _ = document_sums(sae, batches, None)
+    return fidelity_of(sums.sum(0)) | {"dead_share": float((fired == 0).float().mean())}
 
 
 @torch.inference_mode()
-def fidelity(sae: SAE, batches) -> dict:
-    """FVU, L0 and dead share over batches of raw vectors (B, D)."""
-    n, errors, total, squares = 0, 0.0, 0.0, 0.0
-    firings, fired = 0, torch.zeros(sae.n_features, dtype=torch.int64)
+def document_sums(sae: SAE, batches: Iterable[Tensor], documents: np.ndarray | None) -> tuple[np.ndarray, Tensor, Tensor]:
+    """(sums (documents, len(SUMS)) float64, firings of each feature (F,), mean vector (D,)) over batches of raw vectors (B, D), whose
+    documents (n,) are numbers in any order; None takes all as one document."""
+    of = None if documents is None else torch.from_numpy(np.unique(documents, return_inverse=True)[1])
+    n_documents = 1 if of is None else int(of.max()) + 1
+    sums, vectors = torch.zeros(n_documents, len(SUMS), dtype=torch.float64), torch.zeros(n_documents, sae.d_in, dtype=torch.float64)
+    fired, at = torch.zeros(sae.n_features, dtype=torch.int64), 0
     for x in batches:
         f = sae.encode(x)
-        errors += float((x.double() - sae.decode(f, x).double()).square().sum())
-        total = total + x.double().sum(0)
-        squares += float(x.double().square().sum())
-        fires = f > 0
-        firings += int(fires.sum())
+        x, x_hat, fires = x.double(), sae.decode(f, x).double(), f > 0
+        own = torch.zeros(len(x), dtype=torch.int64) if of is None else of[at : at + len(x)]
+        at += len(x)
+        squares = x.square().sum(1)
+        ratio = x_hat.norm(dim=1) / squares.sqrt().clamp(min=1e-12)
+        columns = [torch.ones_like(squares), (x - x_hat).square().sum(1), squares, x_hat.square().sum(1), (x * x_hat).sum(1), ratio, fires.sum(1).double()]
+        sums.index_add_(0, own, torch.stack(columns, 1))
+        vectors.index_add_(0, own, x)
         fired += fires.sum(0)
-        n += len(x)
-    spread = squares - float((total / n).square().sum()) * n
-    return {"tokens": n, "fvu": errors / spread, "l0": firings / n, "dead_share": float((fired == 0).float().mean())}
+    mean = vectors.sum(0) / sums[:, 0].sum()
+    sums[:, SUMS.index("spread")] += sums[:, 0] * mean.square().sum() - 2 * vectors @ mean  # sum of |x - mean|^2
+    return sums.numpy(), fired, mean
 
 
-def score_rows(tokens: Tokens, subject: Subject, wanted: int, rng: np.random.Generator) -> list[Tensor]:
-    """Whole rows (1, T) of the score split with BOS, at random, until they hold `wanted` tokens."""
-    first = np.load(tokens.folder / "first.npy")
-    rows = rng.permutation(np.flatnonzero(tokens.split[tokens.row_document] == SPLITS.index("score")))
-    out, held = [], 0
-    for row in rows:
-        ids = tokens.ids[tokens.row_offsets[row] : tokens.row_offsets[row + 1]].astype(np.int64)
-        if len(ids) < 2:
-            continue
-        out.append(torch.from_numpy(np.r_[subject.bos if first[row] < 0 else first[row], ids])[None])
-        held += len(ids)
-        if held >= wanted:
-            break
-    return sorted(out, key=lambda r: r.shape[1])
-
-
-def cross_entropies(subject: Subject, site: Site, sae: SAE, rows: list[Tensor], mean: Tensor) -> dict:
-    """Mean loss in nats a token, clean and with the site replaced; rows of one length go together."""
-    sae = sae.to(subject.device)
-    edits = {
-        "clean": None,
-        "spliced": lambda h, editable: torch.where(editable[..., None], sae.reconstruct(h.float()), h.float()),
-        "zero": lambda h, editable: torch.where(editable[..., None], 0.0, h.float()),
-        "mean": lambda h, editable: torch.where(editable[..., None], mean.to(h.device).float(), h.float()),
-    }
-    sums, count = dict.fromkeys(edits, 0.0), 0
-    for batch in progress(same_length(rows, 16), "evaluate", unit="batch"):
-        for name, edit in edits.items():
-            sums[name] += float(subject.losses(batch, site, edit).double().sum())
-        count += batch.shape[0] * (batch.shape[1] - 1)
-    ce = {name: total / count for name, total in sums.items()}
-    recovered = lambda ablated: (ce[ablated] - ce["spliced"]) / (ce[ablated] - ce["clean"]) if ce[ablated] != ce["clean"] else None
+def fidelity_of(sums: np.ndarray) -> dict:
+    """Measures from sums (..., len(SUMS)); arrays of them where there are leading dimensions."""
+    s = dict(zip(SUMS, np.moveaxis(sums, -1, 0), strict=True))
     return {
-        "loss_tokens": count, "ce_clean": ce["clean"], "ce_spliced": ce["spliced"], "ce_zero": ce["zero"], "ce_mean": ce["mean"],
-        "ce_increase": ce["spliced"] - ce["clean"], "recovered_zero": recovered("zero"), "recovered_mean": recovered("mean"),
+        "tokens": _plain(s["n"], int), "fvu": _plain(s["error"] / s["spread"]), "l0": _plain(s["firings"] / s["n"]),
+        "bias": _plain(_ratio(s["square"], s["product"])), "l2_ratio": _plain(s["ratio"] / s["n"]),
     }  # fmt: skip
 
 
-def same_length(rows: list[Tensor], size: int) -> list[Tensor]:
-    """Batches (R, T) of at most `size` rows of equal length; needs rows in order of length."""
-    batches: list[list[Tensor]] = []
-    for row in rows:
-        if batches and len(batches[-1]) < size and batches[-1][0].shape == row.shape:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return [torch.cat(b) for b in batches]
+def _plain(value: np.ndarray, kind=float):
+    return kind(value) if np.ndim(value) == 0 else value
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, NaN where below is 0."""
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below != 0)
+
+
+# ---------------------------------------------------------------- cross-entropy
+
+
+def replacements(sae: SAE, mean: Tensor) -> dict[str, Edit]:
+    """What takes the site's place: the SAE's reconstruction, zero, and the mean vector (D,)."""
+    return {
+        "spliced": lambda h, editable: torch.where(editable[..., None], sae.reconstruct(h.float()), h.float()),
+        "zero": lambda h, editable: torch.where(editable[..., None], 0.0, h.float()),
+        "mean": lambda h, editable: torch.where(editable[..., None], mean, h.float()),
+    }
+
+
+def document_losses(subject: Subject, site: Site, edits: dict[str, Edit], rows: Rows, chosen: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Sums (documents, len(LOSSES)) over the predictions in the `chosen` rows, of `documents` (len(chosen),), clean and with each edit."""
+    known, own = np.unique(documents, return_inverse=True)
+    sums, place = np.zeros((len(known), len(LOSSES))), dict(zip(chosen.tolist(), own.tolist(), strict=True))
+    for group in progress(same_length(rows, chosen, subject.n_vocabulary), "evaluate", unit="batch"):
+        np.add.at(sums, [place[row] for row in group.tolist()], row_losses(subject, site, rows.tokens(group), edits))
+    return sums
+
+
+@torch.inference_mode()
+def row_losses(subject: Subject, site: Site, tokens: Tensor, edits: dict[str, Edit]) -> np.ndarray:
+    """Sums (R, len(LOSSES)) over the predictions of token ids (R, T) without padding."""
+    clean = subject.logits(tokens).log_softmax(-1)[:, :-1]
+    target = tokens[:, 1:, None].to(clean.device)
+    found = {"n": torch.full((len(tokens),), tokens.shape[1] - 1.0), "clean": -clean.gather(-1, target)[..., 0].double().sum(1)}
+    for name, edit in edits.items():
+        new = subject.logits(tokens, site, edit).log_softmax(-1)[:, :-1]
+        found[name] = -new.gather(-1, target)[..., 0].double().sum(1)
+        if name == "spliced":
+            found["kl"] = (clean.exp() * (clean - new)).double().sum((1, 2))
+    return torch.stack([found[name].cpu().double() for name in LOSSES], 1).numpy()
+
+
+def losses_of(sums: np.ndarray) -> dict:
+    """Measures from sums (..., len(LOSSES)); `recovered` is NaN (None for one) where ablation costs nothing."""
+    s = dict(zip(LOSSES, np.moveaxis(sums, -1, 0), strict=True))
+    ce = {name: s[name] / s["n"] for name in ("clean", "spliced", "zero", "mean")}
+    recovered = {f"recovered_{name}": _plain(_ratio(ce[name] - ce["spliced"], ce[name] - ce["clean"])) for name in ("zero", "mean")}
+    if np.ndim(sums) == 1:
+        recovered = {name: None if np.isnan(value) else value for name, value in recovered.items()}
+    return {
+        "loss_tokens": _plain(s["n"], int), **{f"ce_{name}": _plain(value) for name, value in ce.items()},
+        "ce_increase": _plain(ce["spliced"] - ce["clean"]), "kl": _plain(s["kl"] / s["n"]), **recovered,
+    }  # fmt: skip
+
+
+def same_length(rows: Rows, chosen: np.ndarray, n_vocabulary: int) -> list[np.ndarray]:
+    """Groups of rows of equal length, the shortest first, so small that a group's logits stay near LOGITS numbers."""
+    lengths = rows.offsets[chosen + 1] - rows.offsets[chosen]
+    groups = []
+    for length in np.unique(lengths):
+        same, size = chosen[lengths == length], max(1, int(LOGITS // (n_vocabulary * (length + 1))))
+        groups += [same[start : start + size] for start in range(0, len(same), size)]
+    return groups
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def intervals(sums: np.ndarray, measures, seed: int) -> dict[str, list[float]]:
+    """95 % percentile bootstrap over documents of what `measures` makes of sums (documents, columns); none under MIN_DOCUMENTS."""
+    if len(sums) < MIN_DOCUMENTS:
+        return {}
+    counts = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
+    drawn = measures(counts @ sums)
+    bounds = {name: np.quantile(values, (0.025, 0.975)).tolist() for name, values in drawn.items() if not np.isnan(values).any()}
+    return {name: bound for name, bound in bounds.items() if name not in ("tokens", "loss_tokens")}

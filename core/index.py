@@ -10,22 +10,24 @@ The SAE encodes in float32: with bfloat16 products, which features are among the
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.activations import ActivationStore
+from core.activations import Activations, open_activations
 from core.corpus import Tokens
-from core.files import write_array
+from core.files import read_json, write_array
 from core.progress import progress
 from core.records import Manifest
 from core.run import Run
 from core.saes import SAE, load_sae
 from core.settings import IndexSettings
+from core.shards import each_shard
 
-UNIT, VERSION = "index", 1
+UNIT, VERSION = "index", 2
 PARTS = ("offsets", "positions", "firings")
 
 
@@ -33,27 +35,41 @@ def index(run: Run, settings: IndexSettings, redo: bool = False) -> Manifest:
     work = run.begin(UNIT, VERSION, settings, ["capture", "train"], redo)
     if work is None:
         return run.manifest(UNIT)
-    store, tokens = ActivationStore(run.folder("capture")), Tokens(run.folder("capture"))
-    sae = load_sae(run.folder("train"))
-    with progress(total=len(store), label="index", unit="tok") as bar:
-        for number in range(store.n_shards):
-            if not (work.folder / f"firings-{number:05d}.npy").exists():  # written last of the three
-                write_shard(work.folder, number, *invert_shard(sae, store.shard(number), settings.batch))
-            bar.update(int(store.bounds[number + 1] - store.bounds[number]))
+    tokens, n_features = Tokens(run.folder("capture")), load_sae(run.folder("train")).n_features
+    n_shards = len(read_json(run.folder("capture") / "shards.json")["bounds"]) - 1
+    done = {number for number in range(n_shards) if (work.folder / f"firings-{number:05d}.npy").exists()}  # written last of the three
+    with progress(total=len(tokens), label="index", unit="tok") as bar:
+        make = partial(index_shard, folder=work.folder, batch=settings.batch)
+        each_shard(sorted(set(range(n_shards)) - done), partial(inputs, run.path), make, settings.workers, bar.update)
     offsets, ordinals = invert_tokens(np.asarray(tokens.ids), len(tokens.vocabulary))
     write_array(work.folder / "token_offsets.npy", offsets)
     write_array(work.folder / "token_ordinals.npy", ordinals)
-    return work.commit(summary(work.folder, store, sae.n_features))
+    return work.commit(summary(work.folder, n_shards, int(tokens.counted.sum()), n_features))
 
 
-def invert_shard(sae: SAE, activations: Tensor, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(offsets (F + 1,), positions (m,), firings (m,)) of the activations (n, D) of one shard."""
+def inputs(path: Path) -> tuple[SAE, Activations, np.ndarray]:
+    """The SAE, the activations and the counted tokens (n,) of the run at `path`."""
+    run = Run.open(str(path))
+    return load_sae(run.folder("train")), open_activations(run), Tokens(run.folder("capture")).counted
+
+
+def index_shard(found: tuple[SAE, Activations, np.ndarray], number: int, folder: Path, batch: int) -> int:
+    """Write shard `number` into `folder`; the number of its tokens."""
+    sae, source, counted = found
+    start, end = source.bounds[number : number + 2].tolist()
+    write_shard(folder, number, *invert_shard(sae, source.shard(number), batch, np.asarray(counted[start:end])))
+    return end - start
+
+
+def invert_shard(sae: SAE, activations: Tensor, batch: int, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(offsets (F + 1,), positions (m,), firings (m,)) of the activations (n, D) of one shard, on tokens that are `counted` (n,)."""
     features, positions, values = [], [], []
     for start in range(0, len(activations), batch):
         row, feature, value = encode_firings(sae, activations[start : start + batch].float())
-        positions.append(row + start)
-        features.append(feature)
-        values.append(value)
+        kept = counted[row + start]
+        positions.append(row[kept] + start)
+        features.append(feature[kept])
+        values.append(value[kept])
     feature = np.concatenate(features)
     keys = feature.astype(np.uint16) if sae.n_features <= 2**16 else feature  # numpy sorts 16-bit keys by radix: 7 times faster
     order = np.argsort(keys, kind="stable")  # stable: positions stay in order within a feature
@@ -84,14 +100,14 @@ def write_shard(folder: Path, number: int, *arrays: np.ndarray) -> None:
         write_array(folder / f"{name}-{number:05d}.npy", array)
 
 
-def summary(folder: Path, store: ActivationStore, n_features: int) -> dict:
-    counts = sum(np.diff(np.load(folder / f"offsets-{i:05d}.npy")) for i in range(store.n_shards))
-    density = counts / len(store)
+def summary(folder: Path, n_shards: int, n_tokens: int, n_features: int) -> dict:
+    counts = sum(np.diff(np.load(folder / f"offsets-{i:05d}.npy")) for i in range(n_shards))
+    density = counts / n_tokens
     return {
         "features": n_features,
-        "tokens": len(store),
+        "tokens": n_tokens,
         "firings": int(counts.sum()),
-        "firings_per_token": round(float(counts.sum() / len(store)), 3),
+        "firings_per_token": round(float(counts.sum() / n_tokens), 3),
         "dead": int((counts == 0).sum()),
         "dense": int((density > 0.1).sum()),
         "median_density": float(np.median(density)),

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from core.capture import load_subject
 from core.clamp import clamp_edit, dose_response, paired, resolve
 from core.errors import UsageError
 from core.files import read_json, write_json
 from core.records import Clamp, Site
 from core.run import Run
 from core.saes import load_sae
-from core.subject import Subject
+from core.subject import Subject, load_subject
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class RunSettings:
     revision: str = setting("", "branch, tag or commit of the subject on the hub")
     weights: str = setting("trained", "trained, or random: the same architecture with untrained weights (a control)", choices=("trained", "random"))
     site: str = setting("resid_post.3", "where activations are read: resid_post.3, mlp_out.0, or <module path>.output")
-    corpus: str = setting("stdlib", "stdlib, a .txt or .jsonl file, or a folder of them")
+    corpus: str = setting("stdlib", "stdlib; a .txt, .jsonl or .parquet file, or a folder of them; hf:name[:split][:column]")
+    sae: str = setting("", "load this published SAE instead of training one: a folder, a file, or hf:repo[/folder]")
     seed: int = setting(0, "seed of everything random in the run")
     device: str = setting("auto", "cpu, cuda, mps, or auto", in_key=False)
     dtype: str = setting(
@@ -57,8 +58,12 @@ class CaptureSettings:
     context: int = setting(256, "tokens in a row, BOS included; at most the subject's own context")
     generate: int = setting(0, "let the subject continue every document (prompt) by this many tokens")
     temperature: float = setting(1.0, "temperature of generated continuations; 0 is greedy")
+    chat: bool = setting(False, "read each document as a user's turn in the subject's chat template; conversations always are")
+    turns: str = setting("all", "whose turns count in a chat; of the other tokens no firing is looked at", choices=("all", "user", "assistant"))
+    store: str = setting("auto", "keep the activations on disk, as training needs; auto: unless a published SAE is loaded", choices=("auto", "yes", "no"))
     shard_tokens: int = setting(131_072, "tokens in a shard file, about")
     batch_tokens: int = setting(4096, "tokens in one pass through the subject", in_key=False)
+    workers: int = setting(1, "processes that read shards, each with its share of the cores", in_key=False)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class IndexSettings:
     """index: every firing of every feature, inverted."""
 
     batch: int = setting(2048, "vectors encoded at once", in_key=False)
+    workers: int = setting(1, "processes that make shards, each with its share of the cores", in_key=False)
 
 
 @dataclass(frozen=True)

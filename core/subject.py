@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from core.errors import NotReady, UsageError
 from core.families import FAMILIES
 from core.records import Site
+from core.run import Run
 
 Edit = Callable[[Tensor, Tensor], Tensor]  # (hidden (R, T, D), editable (R, T) bool) -> hidden (R, T, D)
 
@@ -210,6 +212,20 @@ class Subject:
             raise UsageError("The text has no tokens.", "Give some text.")
         return ids
 
+    def chat_text(self, turns: list[tuple[str, str]], answer: bool = False) -> str:
+        """(role, content) turns in the subject's chat template, without BOS in front; with `answer`, up to where the assistant begins.
+
+        Raises UsageError where the subject has no template or the template refuses the turns.
+        """
+        if not self.tokenizer.chat_template:
+            raise UsageError("The subject has no chat template.", "Leave --chat out, or use a subject that was trained to chat.")
+        messages = [{"role": role, "content": content} for role, content in turns]
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+        except TemplateError as error:
+            raise UsageError(f"The chat template refuses the turns: {error}.", "Use the roles and the order that the subject knows.") from None
+        return text.removeprefix(self.tokenizer.bos_token or "")
+
     def token_texts(self) -> list[str]:
         """The text of every token of the vocabulary, decoded alone."""
         return self.tokenizer.batch_decode([[i] for i in range(self.n_vocabulary)], skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -339,6 +355,12 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
 
 
 # ---------------------------------------------------------------- loading
+
+
+def load_subject(run: Run) -> Subject:
+    """The subject that the run is about."""
+    s = run.settings
+    return Subject.load(s.subject, s.revision, s.device, s.dtype, s.weights, s.seed)
 
 
 def pick_device(name: str) -> torch.device:

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from core.activations import ActivationStore
+from core.adopt import adopt
 from core.corpus import Tokens
 from core.errors import UsageError
 from core.files import read_lines, replacing, write_array, write_tensors
@@ -64,6 +65,8 @@ class Data:
 
 
 def train(run: Run, settings: TrainSettings, redo: bool = False) -> Manifest:
+    if run.settings.sae:
+        return adopt(run, settings, VERSION, redo)
     work = run.begin(UNIT, VERSION, settings, ["capture"], redo)
     if work is None:
         return run.manifest(UNIT)

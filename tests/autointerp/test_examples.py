@@ -38,6 +38,7 @@ def planted(tmp_path_factory):
         "document_offsets": np.arange(0, N + 1, LENGTH),
         "split": split,
         "copied": copied,
+        "counted": np.ones(N, bool),
         "text_offsets": np.zeros(N_DOCUMENTS + 1, np.int64),
     }
     for name, array in tables.items():

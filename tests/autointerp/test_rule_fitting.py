@@ -25,6 +25,7 @@ class Planted(Tokens):
         self.starts = self.ends - sizes.ravel()
         self.document_offsets = np.arange(n_documents + 1) * length
         self.row_offsets = np.arange(0, n + 1, 20)
+        self.counted = np.ones(n, bool)
         self.split = np.array([0, 0, 0, 1, 2] * (n_documents // 5), np.uint8)
         self.names = [str(i) for i in range(n_documents)]
 

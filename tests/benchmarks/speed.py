@@ -19,15 +19,14 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from core.activations import ActivationStore  # noqa: E402
-from core.capture import load_subject, read_rows  # noqa: E402
+from core.activations import ActivationStore, Rows, read_rows  # noqa: E402
 from core.corpus import Tokens  # noqa: E402
-from core.evaluate import same_length  # noqa: E402
 from core.index import invert_shard  # noqa: E402
 from core.records import Site  # noqa: E402
 from core.run import Run  # noqa: E402
 from core.saes import load_sae  # noqa: E402
 from core.settings import TrainSettings, from_table  # noqa: E402
+from core.subject import load_subject  # noqa: E402
 from core.train import Trainer, load_data  # noqa: E402
 
 ROWS, STEPS, VECTORS = 128, 12, 32_768
@@ -55,12 +54,9 @@ class Stop(Exception):
 def capture_pair(run):
     """(our read of ROWS rows, the bare loop over the same rows, tokens in them)."""
     subject, tokens, site = load_subject(run), Tokens(run.folder("capture")), Site.parse(run.settings.site)
-    tables = {name: np.asarray(getattr(tokens, name)) for name in Tokens.ARRAYS} | {"first": np.load(tokens.folder / "first.npy")}
-    offsets = tables["row_offsets"]
-    rows = [
-        torch.from_numpy(np.r_[subject.bos or 0, tables["ids"][a:b].astype(np.int64)])[None] for a, b in zip(offsets[:ROWS], offsets[1 : ROWS + 1], strict=True)
-    ]
-    batches = same_length(sorted(rows, key=lambda r: r.shape[1]), 16)
+    rows = Rows(tokens.ids, np.asarray(tokens.row_offsets), np.load(tokens.folder / "first.npy"), subject.bos)
+    by_length = np.argsort(np.diff(rows.offsets[: ROWS + 1]), kind="stable")
+    batches = [rows.tokens(group) for group in np.array_split(by_length, ROWS // 16)]
 
     def bare():
         def stop(*_):
@@ -73,11 +69,7 @@ def capture_pair(run):
                     subject.model(input_ids=batch, use_cache=False)
         handle.remove()
 
-    class Silent:
-        def update(self, _):
-            pass
-
-    return (lambda: read_rows(subject, site, tables, 0, ROWS, 4096, Silent())), bare, int(offsets[ROWS])
+    return (lambda: read_rows(subject, [site], rows, np.arange(ROWS), 4096)), bare, int(rows.offsets[ROWS])
 
 
 def train_pair(run):
@@ -113,7 +105,7 @@ def index_pair(run):
         for part in x.split(2048):
             sae.preactivations(part.float()).topk(sae.k, sorted=False)
 
-    return (lambda: invert_shard(sae, x, 2048)), bare, len(x)
+    return (lambda: invert_shard(sae, x, 2048, np.ones(len(x), bool))), bare, len(x)
 
 
 def main():

@@ -2,19 +2,21 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import core.capture
-from core.activations import ActivationStore, from_numpy, to_numpy, write_shard
-from core.capture import capture, load_subject, row_batches
-from core.corpus import Tokens, text_hash
-from core.errors import UsageError
+from core.activations import ActivationStore, from_numpy, open_activations, to_numpy, write_shard
+from core.capture import capture, capture_together, shard_rows
+from core.corpus import Tokens
+from core.documents import text_hash
+from core.errors import NotReady, UsageError
 from core.records import SPLITS
 from core.settings import CaptureSettings
-from core.subject import Subject
+from core.subject import Subject, load_subject
 from tests.core.tiny import N_DOCUMENTS, SMALL_CAPTURE, WIDTH, Killed, byte_level_tokenizer, new_run, save_subject, tiny_model
 
 
@@ -80,10 +82,10 @@ def test_the_size_of_a_pass_changes_nothing_but_speed(tiny_run, tmp_path, subjec
 
 
 def test_shards_are_cut_between_rows_and_hold_every_row():
-    tables = {"row_offsets": np.array([0, 10, 20, 50, 55, 60])}
-    assert row_batches(tables, 20) == [(0, 2), (2, 3), (3, 5)]
-    assert row_batches(tables, 1) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
-    assert row_batches(tables, 10**6) == [(0, 5)]
+    offsets = np.array([0, 10, 20, 50, 55, 60])
+    assert shard_rows(offsets, 20) == [(0, 2), (2, 3), (3, 5)]
+    assert shard_rows(offsets, 1) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert shard_rows(offsets, 10**6) == [(0, 5)]
 
 
 def test_activations_are_read_in_the_order_asked_for(tiny_run):
@@ -124,6 +126,114 @@ def test_a_bfloat16_subject_gives_a_bfloat16_store(tmp_path, subject_folder, doc
     assert x.dtype == torch.bfloat16
     exact = by_hand(Subject.load(subject_folder, device="cpu", dtype="float32"), tokens.ids[: tokens.document_offsets[1]].tolist(), 32)
     assert float((x.float() - exact).norm() / exact.norm()) < 0.05
+
+
+# ---------------------------------------------------------------- several sites, no store
+
+
+def test_several_runs_are_captured_in_one_pass_as_each_would_be_alone(tmp_path, subject_folder, documents_folder, monkeypatch):
+    sites = ("resid_post.1", "mlp_out.0", "attn_z.2")
+    alone = [new_run(tmp_path / "alone" / site, subject_folder, documents_folder, site=site) for site in sites]
+    for run in alone:
+        capture(run, SMALL_CAPTURE)
+    calls = kill_at(monkeypatch, Subject, "read_sites", 0)
+    together = [new_run(tmp_path / "together" / site, subject_folder, documents_folder, site=site) for site in sites]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, core.capture, "write_shard", 5)
+        capture_together(together, SMALL_CAPTURE)
+    calls.clear()
+    manifests = capture_together(together, SMALL_CAPTURE)
+    assert {len(c[1]) for c in calls} == {3, 1}, "three sites at once, and the one that the kill kept from its second shard"
+    for run, manifest in zip(alone, manifests, strict=True):
+        assert manifest.key == run.manifest("capture").key and manifest.summary == run.manifest("capture").summary
+        assert manifest.files.keys() == run.manifest("capture").files.keys()
+        for name in manifest.files:
+            if name.startswith("activations"):
+                mine, other = (np.load(folder / name) for folder in (run.folder("capture"), together[alone.index(run)].folder("capture")))
+                np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_runs_that_differ_in_more_than_their_site_are_not_captured_together(tmp_path, subject_folder, documents_folder):
+    runs = [new_run(tmp_path / f"{dtype}", subject_folder, documents_folder, dtype=dtype) for dtype in ("float32", "bfloat16")]
+    with pytest.raises(UsageError, match="dtype float32 -> bfloat16"):
+        capture_together(runs, SMALL_CAPTURE)
+    assert all(run.find("capture") is None and run.state("capture") == "absent" for run in runs)
+
+
+def test_activations_that_were_not_stored_are_read_again_as_they_were(tiny_run, tmp_path, subject_folder, documents_folder):
+    run = new_run(tmp_path / "run", subject_folder, documents_folder)
+    capture(run, replace(SMALL_CAPTURE, store="no"))
+    assert not list(run.folder("capture").glob("activations-*"))
+    live, (_, store) = open_activations(run), captured(tiny_run)
+    assert (live.width, live.bounds.tolist(), live.n_shards, len(live)) == (store.width, store.bounds.tolist(), store.n_shards, len(store))
+    for number in range(store.n_shards):
+        torch.testing.assert_close(live.shard(number), store.shard(number), rtol=1e-5, atol=1e-5)
+    ordinals = np.random.default_rng(0).permutation(len(store))[:100]
+    torch.testing.assert_close(live.read(ordinals), store.read(ordinals), rtol=1e-5, atol=1e-5)
+    assert isinstance(open_activations(tiny_run), ActivationStore)
+    with pytest.raises(NotReady, match="stored no activations"):
+        ActivationStore(run.folder("capture"))
+
+
+# ---------------------------------------------------------------- chats
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content | trim }}\n{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
+TALK = [("user", "snow in winter? "), ("assistant", "the cat sat on the mat"), ("user", "the dog"), ("assistant", "ran")]
+
+
+@pytest.fixture
+def chat_folder(tmp_path):
+    tiny_model("gpt2").save_pretrained(tmp_path / "chat")
+    tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "chat")
+    return str(tmp_path / "chat")
+
+
+def talks(path, n=12):
+    lines = [{"messages": [{"role": role, "content": f"{content} {i}"} for role, content in TALK]} for i in range(n)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("turns", ["all", "user", "assistant"])
+def test_a_conversation_is_read_in_the_template_and_the_turns_asked_for_count(tmp_path, chat_folder, turns):
+    run = new_run(tmp_path / "run", chat_folder, talks(tmp_path / "talks.jsonl"))
+    summary = capture(run, CaptureSettings(turns=turns)).summary
+    tokens, _ = captured(run)
+    number = tokens.names.index("talks.jsonl:3")
+    text = tokens.text(number)
+    assert text == "<user> snow in winter?  2\n<assistant> the cat sat on the mat 2\n<user> the dog 2\n<assistant> ran 2\n"
+    here = slice(*tokens.document_offsets[number : number + 2])
+    heard = "".join(text[s:e] if c else "|" for s, e, c in zip(tokens.starts[here], tokens.ends[here], tokens.counted[here], strict=True))
+    for role, content in TALK:
+        assert (f"{content.strip()}" in heard) == (turns in ("all", role))
+    assert "user>" not in heard and "assistant>" not in heard, "the template never counts"
+    assert summary["counted"] == int(tokens.counted.sum()) < summary["tokens"] and tokens.copied[~tokens.counted].all()
+    assert not np.any(tokens.in_split("explain") & ~tokens.counted)
+
+
+def test_prompts_become_a_users_turn_that_the_subject_answers(tmp_path, chat_folder, prompts):
+    run = new_run(tmp_path / "run", chat_folder, prompts)
+    capture(run, CaptureSettings(chat=True, generate=4, turns="assistant"))
+    tokens, _ = captured(run)
+    for number in range(len(tokens.names)):
+        here = slice(*tokens.document_offsets[number : number + 2])
+        prompt = tokens.text(number)[: int(tokens.starts[here][tokens.counted[here]][0])]
+        assert prompt.startswith("<user> the cat") and prompt.endswith("\n<assistant> ") and 1 <= tokens.counted[here].sum() <= 4
+
+
+def test_a_subject_without_a_template_cannot_chat(tmp_path, subject_folder):
+    with pytest.raises(UsageError, match="no chat template"):
+        capture(new_run(tmp_path / "run", subject_folder, talks(tmp_path / "talks.jsonl")), CaptureSettings())
+
+
+def test_a_template_that_changes_a_turn_is_not_guessed_at(tmp_path, chat_folder):
+    tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = TEMPLATE.replace("trim", "upper")
+    tokenizer.save_pretrained(chat_folder)
+    with pytest.raises(UsageError, match="changes the user's turn in talks.jsonl"):
+        capture(new_run(tmp_path / "run", chat_folder, talks(tmp_path / "talks.jsonl")), CaptureSettings())
 
 
 # ---------------------------------------------------------------- interruptions

@@ -1,25 +1,20 @@
 """Reading documents, deciding splits, finding copies, and getting the text back."""
 
 import hashlib
+import itertools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from core.capture import encode_documents, lay_out, write_tables
-from core.corpus import (
-    SHINGLE,
-    Document,
-    Tokens,
-    assign_splits,
-    copied_tokens,
-    near_duplicate_groups,
-    read_corpus,
-    shingle_hashes,
-    text_hash,
-)
-from core.errors import UsageError
+from core.capture import lay_out, write_tables
+from core.corpus import SHINGLE, Tokens, assign_splits, copied_tokens, near_duplicate_groups, shingle_hashes
+from core.documents import Document, read_corpus, text_hash
+from core.encode import encode_documents
+from core.errors import NotReady, UsageError
 from core.records import SPLITS
+from core.settings import CaptureSettings
 from core.subject import Subject
 from tests.core.tiny import byte_level_tokenizer, tiny_model
 
@@ -43,6 +38,62 @@ def test_txt_jsonl_and_folders_are_read(tmp_path):
     assert found == {"a.txt": "one\ntwo\n", "b.jsonl:1": "näïve", "b.jsonl:3": "say"}
     assert [d.text for d in read_corpus(str(tmp_path / "a.txt"))] == ["one\ntwo\n"]
     assert {d.text for d in read_corpus(str(tmp_path / "deep" / "b.jsonl"))} == {"näïve", "say"}
+
+
+def test_conversations_are_read_with_their_turns(tmp_path):
+    turns = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "me"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    (document,) = read_corpus(str(tmp_path))
+    assert document.turns == (("user", "who?"), ("assistant", "me")) and document.text == "who?\nme"
+
+
+@pytest.mark.parametrize("column", ["text", "prompt", "messages"])
+def test_parquet_is_read_by_its_column(tmp_path, column):
+    values = [[{"role": "user", "content": t}] for t in ("a", "b")] if column == "messages" else ["a", None, "b"]
+    pd.DataFrame({"id": range(len(values)), column: values}).to_parquet(tmp_path / "x.parquet")
+    assert sorted((d.name, d.text) for d in read_corpus(str(tmp_path))) == [("x.parquet:1", "a"), (f"x.parquet:{len(values)}", "b")]
+
+
+def test_parquet_without_text_and_files_that_only_say_so_are_errors(tmp_path):
+    pd.DataFrame({"id": [1], "body": ["x"]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(UsageError, match="has columns \\['id', 'body'\\]"):
+        read_corpus(str(tmp_path))
+    (tmp_path / "x.parquet").write_text("no")
+    with pytest.raises(UsageError, match="not a Parquet file"):
+        read_corpus(str(tmp_path))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A folder in the layout of a dataset on the hub, two splits of two columns."""
+    for split, texts in (("train", ["one two", "three four", "five six"]), ("validation", ["seven"])):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        pd.DataFrame({"text": texts, "body": [t.upper() for t in texts]}).to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+    return f"hf:{tmp_path / 'set'}"
+
+
+def test_a_dataset_is_streamed_by_split_and_column(dataset):
+    assert [d.text for d in read_corpus(dataset)] == ["one two", "three four", "five six"]
+    assert [d.text for d in read_corpus(f"{dataset}:validation")] == ["seven"]
+    assert [d.text for d in read_corpus(f"{dataset}:train:body")][0] == "ONE TWO"
+
+
+def test_a_stream_is_not_read_past_the_limit(dataset, tmp_path):
+    subject, read = Subject(tiny_model("gpt2"), byte_level_tokenizer()), []
+    endless = (read.append(i) or Document(str(i), f"{i} the cat sat on the mat") for i in itertools.count())
+    encoded, left_out = encode_documents(subject, endless, CaptureSettings(tokens=1000))
+    assert 1000 <= sum(len(d.ids) for d in encoded) < 1100 and len(read) < 200 and left_out.keys() <= {"documents past the token limit"}
+
+
+@pytest.mark.parametrize(("suffix", "told"), [(":test", "cannot be read"), (":train:title", "no text under 'title'")])
+def test_a_dataset_without_that_split_or_column_is_an_error(dataset, suffix, told):
+    with pytest.raises(UsageError, match=told):
+        list(read_corpus(dataset + suffix))
+
+
+def test_a_dataset_that_is_nowhere_is_an_error(tmp_path):
+    with pytest.raises((UsageError, NotReady)):
+        list(read_corpus(f"hf:{tmp_path / 'nowhere'}"))
 
 
 def test_a_file_is_read_exactly_as_it_stands(tmp_path):
@@ -159,7 +210,7 @@ def test_near_copies_of_a_captured_corpus_share_a_split():
     for i in range(30):
         words = [str(w) for w in rng.integers(0, 10**6, 40)]
         documents += [Document(f"{i}a", " ".join(words)), Document(f"{i}b", " ".join(words[:-1] + ["other"]))]
-    encoded, _ = encode_documents(subject, documents, 0)
+    encoded, _ = encode_documents(subject, documents, CaptureSettings())
     tables, _ = lay_out(encoded, 32, True)
     assert np.array_equal(tables["split"][::2], tables["split"][1::2])
     alone = assign_splits([text_hash(d.text) for d in documents], np.arange(60))
@@ -207,7 +258,7 @@ TEXTS = [
 def tokens(request, tmp_path):
     """Tables of TEXTS in rows of 15 tokens."""
     subject = Subject(tiny_model("gpt2"), byte_level_tokenizer(trim=request.param))
-    encoded, _ = encode_documents(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)], 0)
+    encoded, _ = encode_documents(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)], CaptureSettings())
     tables, left_out = lay_out(encoded, 16, True)
     assert left_out == {}
     write_tables(tmp_path, tables, encoded, subject)

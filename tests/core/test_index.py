@@ -1,6 +1,7 @@
 """Postings against encoding everything densely; interruptions; what a firing costs."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ import torch
 
 import core.index
 from core.activations import ActivationStore
+from core.capture import capture
 from core.corpus import Tokens
+from core.files import write_array
 from core.index import encode_firings, index, invert_shard, invert_tokens
 from core.saes import Form, load_sae
 from core.settings import IndexSettings
+from core.shards import each_shard
 from core.train import train
-from tests.core.tiny import SMALL_TRAIN, Killed, sae_of
+from tests.core.tiny import SMALL_CAPTURE, SMALL_TRAIN, Killed, sae_of
 
 
 @pytest.fixture(params=["topk", "tied_l1"])
@@ -67,6 +71,9 @@ def test_inverting_tokens_by_hand():
     assert offsets.tolist() == [0, 2, 2, 4, 5, 5] and ordinals.tolist() == [1, 4, 0, 2, 3]
 
 
+EVERY = np.ones(100, bool)
+
+
 def sae_with_dead_features(form):
     sae = sae_of(form, 8, 12)
     sae.b_enc[:] = 0.1
@@ -84,10 +91,10 @@ def test_dead_features_have_empty_postings_and_batches_do_not_matter(form):
         sae.W_enc[:, [0, 5, 11]] = 0.0
         sae.b_enc[[0, 5, 11]] = 0.0
     x = torch.randn(100, 8, generator=torch.Generator().manual_seed(1))
-    offsets, positions, firings = invert_shard(sae, x, 1000)
+    offsets, positions, firings = invert_shard(sae, x, 1000, EVERY)
     assert np.flatnonzero(np.diff(offsets) == 0).tolist() == [0, 5, 11]
     for batch in (1, 7, 100):
-        for found, expected in zip(invert_shard(sae, x, batch), (offsets, positions, firings), strict=True):
+        for found, expected in zip(invert_shard(sae, x, batch, EVERY), (offsets, positions, firings), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     row, feature, value = encode_firings(sae, x)
     assert (np.diff(row) >= 0).all() and (value > 0).all() and not {0, 5, 11} & set(feature.tolist())
@@ -96,8 +103,37 @@ def test_dead_features_have_empty_postings_and_batches_do_not_matter(form):
 def test_vectors_on_which_nothing_fires_are_indexed_as_nothing():
     tied = sae_with_dead_features(Form("tied_l1", "relu"))
     tied.b_enc.fill_(-1e6)
-    offsets, positions, firings = invert_shard(tied, torch.randn(10, 8), 4)
+    offsets, positions, firings = invert_shard(tied, torch.randn(10, 8), 4, EVERY[:10])
     assert offsets.tolist() == [0] * 13 and len(positions) == len(firings) == 0
+
+
+def test_several_processes_make_the_same_bytes(tiny_run, run_copy):
+    """Capture and index, each by two processes of one thread, against this process's."""
+    capture(run_copy, replace(SMALL_CAPTURE, workers=2), redo=True)
+    assert run_copy.manifest("capture").files == tiny_run.manifest("capture").files
+    index(run_copy, IndexSettings(batch=300, workers=2), redo=True)
+    assert run_copy.manifest("index").files == tiny_run.manifest("index").files
+
+
+def test_an_error_in_a_worker_process_comes_back_as_it_is():
+    with pytest.raises(ZeroDivisionError):
+        each_shard(range(3, -1, -1), partial(int, 6), divmod_first, 2, lambda n: None)
+
+
+def divmod_first(state, number):
+    return state // number
+
+
+def test_tokens_that_do_not_count_have_no_firings(run_copy):
+    folder = run_copy.folder("capture")
+    counted = np.arange(len(Tokens(folder))) % 3 > 0
+    dense_counts = [(dense(run_copy, n) > 0) for n in range(ActivationStore(folder).n_shards)]
+    write_array(folder / "counted.npy", counted)
+    summary = index(run_copy, IndexSettings(), redo=True).summary
+    assert summary["firings"] == int(np.concatenate(dense_counts)[counted].sum()) and summary["tokens"] == counted.sum()
+    for number in range(len(dense_counts)):
+        start = int(ActivationStore(folder).bounds[number])
+        assert counted[start + np.load(run_copy.folder("index") / f"positions-{number:05d}.npy")].all()
 
 
 def test_the_summary_counts_what_is_there(indexed):

@@ -306,7 +306,7 @@ def test_settings_go_through_a_table_and_unknown_ones_are_errors():
 
 def test_what_only_changes_the_speed_is_not_in_the_key_and_all_else_is():
     outside = {name for kind in (RunSettings, CaptureSettings, TrainSettings) for name in asdict(kind()).keys() - key_table(kind()).keys()}
-    assert outside == {"device", "batch_tokens", "checkpoint_every"}
+    assert outside == {"device", "batch_tokens", "workers", "checkpoint_every"}
 
 
 def test_differences_lists_each_change():

@@ -244,12 +244,12 @@ def store_of(folder, x, split):
     work, n = run.begin("capture", 1, CaptureSettings(), []), len(x)
     every = np.arange(n + 1)
     tables = dict.fromkeys(("starts", "ends", "row_document", "ids"), every[:-1]) | dict.fromkeys(("row_offsets", "document_offsets", "text_offsets"), every)
-    for name, array in (tables | {"split": split.astype(np.uint8), "copied": np.zeros(n, bool)}).items():
+    for name, array in (tables | {"split": split.astype(np.uint8), "copied": np.zeros(n, bool), "counted": np.ones(n, bool)}).items():
         write_array(work.folder / f"{name}.npy", array)
     write_json(work.folder / "documents.json", [str(i) for i in range(n)])
     write_json(work.folder / "vocabulary.json", [])
     write_array(work.folder / "activations-00000.npy", x.astype(np.float32))
-    write_json(work.folder / "shards.json", {"dtype": "float32", "width": x.shape[1], "bounds": [0, n]})
+    write_json(work.folder / "shards.json", {"stored": True, "dtype": "float32", "width": x.shape[1], "bounds": [0, n]})
     work.commit({})
     return run
 

@@ -111,13 +111,14 @@ def planted_run(folder: Path, n: int = 6000, width: int = 24, n_true: int = 32, 
         row[rng.choice(n_true, active, replace=False)] = rng.uniform(1, 2, active)
     x = (weights @ truth + 0.5).astype(np.float32)
     run = Run.create(str(folder / "run"), RunSettings(subject="none", site="resid_post.0", corpus="none"))
-    work = run.begin("capture", 1, CaptureSettings(), [])
+    work = run.begin("capture", 2, CaptureSettings(), [])
     n_documents = n // 20
     split = rng.choice(len(SPLITS), n_documents, p=(0.6, 0.1, 0.3)).astype(np.uint8)
     every_20 = np.arange(0, n + 1, 20)
     tables = {
         "ids": rng.integers(0, 50, n).astype(np.uint16), "starts": np.zeros(n, np.uint32), "ends": np.zeros(n, np.uint32), "row_offsets": every_20,
         "row_document": np.arange(n_documents), "document_offsets": every_20, "split": split, "copied": np.zeros(n, bool),
+        "counted": np.ones(n, bool),
         "text_offsets": np.zeros(n_documents + 1, np.int64), "first": np.full(n_documents, -1),
     }  # fmt: skip
     for name, array in tables.items():
@@ -127,7 +128,7 @@ def planted_run(folder: Path, n: int = 6000, width: int = 24, n_true: int = 32, 
     bounds = [*range(0, n, 2000), n]
     for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         write_shard(work.folder, number, torch.from_numpy(x[start:end]))
-    write_json(work.folder / "shards.json", {"dtype": "float32", "width": width, "bounds": bounds})
+    write_json(work.folder / "shards.json", {"stored": True, "dtype": "float32", "width": width, "bounds": bounds})
     work.commit({})
     return Planted(run, truth, x)
 

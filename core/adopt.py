@@ -1,0 +1,31 @@
+"""Stage `train` of a run that loads a published SAE: convert it, once, into our own file, and check that it fits the site."""
+
+from __future__ import annotations
+
+from core.errors import UsageError
+from core.files import read_json, write_array
+from core.records import Manifest
+from core.run import Run
+from core.saes import save_sae
+from core.settings import TrainSettings
+
+
+def adopt(run: Run, settings: TrainSettings, version: int, redo: bool) -> Manifest:
+    """Commit the unit `train` from the SAE that the run names; raises UsageError when its width is not the site's."""
+    if settings != TrainSettings():
+        raise UsageError(f"{run.name} loads a published SAE, so there is nothing to train.", f"Type: python main.py train {run.name}")
+    from core.saes.formats import load_published
+
+    work = run.begin("train", version, settings, ["capture"], redo)
+    if work is None:
+        return run.manifest("train")
+    published = load_published(run.settings.sae)
+    width = read_json(run.folder("capture") / "shards.json")["width"]
+    if published.sae.d_in != width:
+        raise UsageError(f"The SAE reads vectors of {published.sae.d_in} numbers; {run.settings.site} gives {width}.", "Make a run for the SAE's own site.")
+    save_sae(published.sae, work.folder)
+    write_array(work.folder / "directions.npy", published.sae.W_dec.numpy())
+    return work.commit({
+        "architecture": published.sae.architecture, "features": published.sae.n_features, "width": width, "source": published.source,
+        "form": published.sae.settings(), "site": str(published.site or ""), "subject": published.subject, "context": published.context,
+    })  # fmt: skip
