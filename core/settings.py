@@ -62,7 +62,7 @@ class CaptureSettings:
     turns: str = setting("all", "whose turns count in a chat; of the other tokens no firing is looked at", choices=("all", "user", "assistant"))
     store: str = setting("auto", "keep the activations on disk, as training needs; auto: unless a published SAE is loaded", choices=("auto", "yes", "no"))
     shard_tokens: int = setting(131_072, "tokens in a shard file, about")
-    batch_tokens: int = setting(4096, "tokens in one pass through the subject", in_key=False)
+    batch_tokens: int = setting(4096, "tokens in one pass through the subject; 0 tries some sizes and takes the fastest", in_key=False)
     workers: int = setting(1, "processes that read shards, each with its share of the cores", in_key=False)
 
 

@@ -175,6 +175,19 @@ def test_activations_that_were_not_stored_are_read_again_as_they_were(tiny_run, 
         ActivationStore(run.folder("capture"))
 
 
+def test_a_measured_size_of_a_pass_is_kept_for_the_resumed_capture(tmp_path, subject_folder, documents_folder, monkeypatch):
+    run, measuring = new_run(tmp_path / "run", subject_folder, documents_folder), replace(SMALL_CAPTURE, batch_tokens=0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, core.capture, "write_shard", 2)
+        capture(run, measuring)
+    chosen = json.loads((run.path / "capture.partial" / ".batch.json").read_text())["batch_tokens"]
+    assert chosen in (1024, 2048, 4096, 8192)
+    calls = kill_at(monkeypatch, core.capture, "read_rows", 0)
+    capture(run, measuring)
+    assert {c[4] for c in calls} == {chosen}, "no other size is tried again"
+    assert run.state("capture") == "done" and ".batch.json" not in run.manifest("capture").files
+
+
 # ---------------------------------------------------------------- chats
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content | trim }}\n{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
