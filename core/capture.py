@@ -81,7 +81,7 @@ def _capture(works: dict[Run, Work], settings: CaptureSettings) -> None:
     bounds = [int(tables["row_offsets"][r]) for r in [*(start for start, _ in shards), len(tables["row_document"])]]
     for folder, width in zip(folders, widths, strict=True):
         write_json(folder / "shards.json", {"stored": stored, "dtype": str(subject.model.dtype).removeprefix("torch."), "width": width, "bounds": bounds})
-        for kept in folder.glob("generated-*.json"):  # their text and tokens are in the tables
+        for kept in [*folder.glob("generated-*.json"), *folder.glob(".batch.json")]:  # needed no more
             kept.unlink()
     summary = statistics(tables, subject, encoded, left_out | left_out_tokens)
     for work in works.values():

@@ -1,0 +1,104 @@
+"""Memory and speed of capture, adopt and index with a loaded SAE and no activation store, on the embedded subject.
+
+    python tests/benchmarks/scale.py --tokens 10000000 --features 24576
+
+The text is Python source of the packages installed here, four times over where there is too little of it; the SAE is a random JumpReLU whose
+thresholds let about 50 features fire on a token. Each stage is a process of its own; its anonymous memory is sampled five times a second.
+Two sizes are run, so that what grows with the tokens is seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+CHARACTERS = 3.6  # a token of the embedded subject, about
+
+
+def write_corpus(path: pathlib.Path, n_tokens: int) -> None:
+    """Source files as JSON lines until they hold about `n_tokens`; a second copy of a file gets a line in front, so that it counts."""
+    held, copy = 0.0, 0
+    with open(path, "w", encoding="utf-8") as out:
+        while held < n_tokens * CHARACTERS:
+            for file in sorted(pathlib.Path(sysconfig.get_paths()["purelib"]).rglob("*.py")):
+                text = f"# copy {copy}\n" * bool(copy) + file.read_text(encoding="utf-8", errors="replace")
+                out.write(json.dumps({"text": text}) + "\n")
+                held += len(text)
+                if held >= n_tokens * CHARACTERS:
+                    return
+            copy += 1
+
+
+def write_sae(folder: pathlib.Path, n_features: int) -> None:
+    """A random SAE for layer 3 of the embedded subject that fires about 50 times a token."""
+    import torch
+
+    from core.records import Site
+    from core.saes import SAE, Form, save_sae
+    from core.subject import Subject
+
+    subject = Subject.load("data/subject")
+    x = subject.read(Site.parse("resid_post.3"), torch.tensor([subject.prompt_tokens((ROOT / "main.py").read_text())[:256]]))[0, 1:].float()
+    directions = torch.nn.functional.normalize(torch.randn(n_features, x.shape[1], generator=torch.Generator().manual_seed(0)), dim=1)
+    threshold = ((x - x.mean(0)) @ directions.T).quantile(1 - 50 / n_features)
+    tensors = {"W_enc": directions.T.contiguous(), "b_enc": torch.zeros(n_features), "W_dec": directions, "b_dec": x.mean(0)}
+    folder.mkdir()
+    save_sae(SAE(Form("random", "jumprelu"), tensors | {"threshold": threshold.clamp(min=0).expand(n_features).clone()}), folder)
+
+
+def anonymous_mb(pid: int) -> float:
+    """Anonymous memory of a process, MB; 0 when it has gone."""
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), 0.0)
+
+
+def measured(*arguments: str) -> tuple[float, float]:
+    """(seconds, peak anonymous MB) of one command of main.py."""
+    start, peak = time.perf_counter(), 0.0
+    process = subprocess.Popen([sys.executable, "main.py", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, anonymous_mb(process.pid))
+        time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(f"main.py {' '.join(arguments)} ended with {process.returncode}")
+    return time.perf_counter() - start, peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=10_000_000)
+    parser.add_argument("--features", type=int, default=24_576)
+    asked = parser.parse_args()
+    place = pathlib.Path(tempfile.mkdtemp(dir=ROOT / "data" / "runs", prefix="scale-"))
+    try:
+        write_sae(place / "sae", asked.features)
+        for share in (4, 1):
+            write_corpus(place / "corpus.jsonl", asked.tokens // share)
+            run = str(place / f"run-{share}")
+            measured("new", run, "--corpus", str(place / "corpus.jsonl"), "--sae", str(place / "sae"), "--site", "resid_post.3")
+            for verb in ("capture", "train", "index"):
+                seconds, peak = measured(verb, run)
+                summary = json.loads((pathlib.Path(run) / verb / "manifest.json").read_text())["summary"]
+                n = summary.get("tokens", 0)
+                print(f"{verb:8} {n:12,} tokens {seconds:7.0f} s {n / seconds:10,.0f} tok/s {peak:7,.0f} MB anonymous", flush=True)
+                if verb == "index":
+                    size = sum(f.stat().st_size for f in pathlib.Path(run).rglob("*") if f.is_file())
+                    print(f"         {summary['firings_per_token']:.1f} firings a token, {size / 1e6:,.0f} MB on disk", flush=True)
+    finally:
+        shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
