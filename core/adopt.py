@@ -7,6 +7,7 @@ from core.files import read_json, write_array
 from core.records import Manifest
 from core.run import Run
 from core.saes import save_sae
+from core.saes.formats import load_published
 from core.settings import TrainSettings
 
 
@@ -14,8 +15,6 @@ def adopt(run: Run, settings: TrainSettings, version: int, redo: bool) -> Manife
     """Commit the unit `train` from the SAE that the run names; raises UsageError when its width is not the site's."""
     if settings != TrainSettings():
         raise UsageError(f"{run.name} loads a published SAE, so there is nothing to train.", f"Type: python main.py train {run.name}")
-    from core.saes.formats import load_published
-
     work = run.begin("train", version, settings, ["capture"], redo)
     if work is None:
         return run.manifest("train")

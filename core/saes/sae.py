@@ -46,6 +46,18 @@ class Form:
     centred: bool = False
 
 
+def check_shapes(tensors: dict[str, Tensor]) -> None:
+    """Raises UsageError where a tensor does not fit W_dec (F, D)."""
+    if tensors["W_dec"].ndim != 2:
+        raise UsageError(f"W_dec has shape {tuple(tensors['W_dec'].shape)} where (features, width) is asked for.", "Load a whole SAE.")
+    n_features, d_in = tensors["W_dec"].shape
+    shapes = {"W_enc": (d_in, n_features), "W_dec": (n_features, d_in), "b_dec": (d_in,)}
+    for name, tensor in tensors.items():
+        shape = shapes.get(name, (n_features,))
+        if tensor.shape != shape:
+            raise UsageError(f"{name} has shape {tuple(tensor.shape)} where the decoder asks for {shape}.", "Load a whole SAE.")
+
+
 class SAE(nn.Module):
     """A sparse autoencoder for use: W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,), without gradients."""
 
@@ -57,12 +69,9 @@ class SAE(nn.Module):
             raise UsageError(f"An SAE with activation {form.activation!r} and normalisation {form.norm!r} is not known.", "Load another one.")
         if tensors.keys() != wanted:
             raise UsageError(f"A {form.activation} SAE has tensors {sorted(wanted)}; found {sorted(tensors)}.", "Load a whole SAE.")
-        self.form, self.n_features, self.d_in = form, tensors["W_dec"].shape[0], tensors["W_dec"].shape[-1]
-        shapes = {"W_enc": (self.d_in, self.n_features), "W_dec": (self.n_features, self.d_in), "b_dec": (self.d_in,)}
+        check_shapes(tensors)
+        self.form, self.n_features, self.d_in = form, *tensors["W_dec"].shape
         for name, tensor in tensors.items():
-            shape = shapes.get(name, (self.n_features,))
-            if tensor.shape != shape:
-                raise UsageError(f"{name} has shape {tuple(tensor.shape)} where the decoder asks for {shape}.", "Load a whole SAE.")
             self.register_buffer(name, tensor.detach().float())
         if self.is_sparse and not 1 <= form.k <= self.n_features or form.activation == "groupmax" and self.n_features % form.k:
             raise UsageError(f"k is {form.k} for {self.n_features} features.", "k must be between 1 and the number of features, and divide it for groupmax.")

@@ -1,0 +1,23 @@
+"""What SAELens' list of pretrained releases says beyond the files of a release, by repository on the hub."""
+
+from __future__ import annotations
+
+CENTRED = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+OVERRIDES = {  # settings that take the place of those in the files
+    "jbloom/GPT2-Small-SAEs-Reformatted": CENTRED,  # gpt2-small-res-jb
+    "jbloom/GPT2-Small-Feature-Splitting-Experiment-Layer-8": CENTRED,  # gpt2-small-res-jb-feature-splitting
+    "tommmcgrath/gpt2-small-mlp-out-saes": CENTRED,  # gpt2-small-mlp-tm
+    "JoshEngels/Mistral-7B-Residual-Stream-SAEs": {"normalize_activations": "constant_norm_rescale"},  # mistral-7b-res-wg
+}
+FACTORS = {  # of expected_average_only_in, by layer
+    "tommmcgrath/gpt2-small-mlp-out-saes": {
+        0: 1.049317316132615, 1: 2.3693984005104283, 2: 1.6411934982190302, 3: 1.8958522157897557, 4: 1.81673478700627, 5: 1.550234472245924,
+        6: 1.3237742807210804, 7: 1.1042905114723296, 8: 0.9123762783479742, 9: 0.6955335635232373, 10: 0.3619728926727644, 11: 0.2851548652550073,
+    },
+    "jbloom/Gemma-2b-Residual-Stream-SAEs": {12: 0.21381938399317255},
+}  # fmt: skip
+
+
+def factor(repo: str, layer: int) -> float | None:
+    """What activations of `layer` were multiplied by in the training of the release in `repo`."""
+    return FACTORS.get(repo, {}).get(layer)
