@@ -75,7 +75,8 @@ def train(run: Run, settings: TrainSettings, redo: bool = False) -> Manifest:
     trainer.resume()
     trainer.fit()
     sae = trainer.finished()
-    save_sae(sae, work.folder)
+    about = {"site": run.settings.site, "subject": run.settings.subject, "context": run.manifest("capture").settings["context"]}
+    save_sae(sae, work.folder, about)
     write_array(work.folder / "directions.npy", sae.W_dec.numpy())
     manifest = work.commit(trainer.summary())
     (run.path / UNIT / Trainer.CHECKPOINT).unlink(missing_ok=True)  # not before: a kill while files are hashed must not cost the training

@@ -80,7 +80,8 @@ def draw(features: Features, control: Run | None, clamps: list[dict], folder: Pa
 
 
 def training_figure(features: Features, dark: bool):
-    rows = read_lines(features.run.folder("train") / "metrics.jsonl")
+    path = features.run.folder("train") / "metrics.jsonl"
+    rows = read_lines(path) if path.exists() else []  # a published SAE was trained elsewhere
     steps, checks = [r for r in rows if "l0" in r], [r for r in rows if "calibrate_fvu" in r]
     if not steps or not checks:
         return None
@@ -228,10 +229,7 @@ def data_section(run: Run) -> str:
 
 def autoencoder_section(run: Run) -> str:
     t, index = run.manifest("train").summary, run.manifest("index").summary
-    ended = f"stopped early at step {t['steps']}" if t["stopped_early"] else f"{t['steps']} steps"
-    text = [
-        f"{t['features']:,} features on {t['width']} dimensions, {t['vectors']:,} vectors in {ended} ({t['arithmetic']}); the weights of step {t['best_step']} were kept."
-    ]
+    text = [f"{t['features']:,} features on {t['width']} dimensions, {origin(t)}."]
     if found := run.find("evaluate"):
         e = found.summary
         text.append(
@@ -240,6 +238,14 @@ def autoencoder_section(run: Run) -> str:
         )
     text.append(f"The index holds {index['firings']:,} firings; {index['dead']} features are dead and {index['dense']} fire on over a tenth of the tokens.")
     return " ".join(text)
+
+
+def origin(train: dict) -> str:
+    """Where the autoencoder comes from, by the summary of `train`."""
+    if "source" in train:
+        return f"loaded from a published one ({train['source']})"
+    ended = f"stopped early at step {train['steps']}" if train["stopped_early"] else f"{train['steps']} steps"
+    return f"{train['vectors']:,} vectors in {ended} ({train['arithmetic']}); the weights of step {train['best_step']} were kept"
 
 
 def scores_section(run: Run, control: Run | None) -> str:
