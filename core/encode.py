@@ -130,7 +130,7 @@ def _continued(subject: Subject, prompt: Encoded, new: list[int], counts: bool) 
     """The prompt with its generated tokens: their text is what they add when the continuation is decoded one token longer."""
     text, starts, ends = "", [], []
     for i in range(len(new)):
-        longer = subject.tokenizer.decode(new[: i + 1], clean_up_tokenization_spaces=False)
+        longer = subject.text_after(prompt.ids[-1:].tolist(), new[: i + 1])
         whole = longer if i + 1 == len(new) else longer.rstrip("\ufffd")
         starts.append(len(prompt.text) + len(text))
         text = whole if len(whole) >= len(text) else text

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from core.errors import NotReady, UsageError
+from core.errors import UsageError
 from core.families import FAMILIES
+from core.loading import explained, pick_device, pick_dtype
 from core.records import Site
 from core.run import Run
 
@@ -76,7 +77,7 @@ class Subject:
         source = {"revision": revision} if revision else {}
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()  # it would warn of right padding without a mask, which a causal model never sees
-        with _explained(name):
+        with explained(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **source)
             if weights == "random":
                 torch.manual_seed(seed)
@@ -260,8 +261,15 @@ class Subject:
             return ids[-room:]
         return [self.bos, *ids[1 - room :]]
 
+    def text_after(self, before: list[int], new: list[int], skip_special: bool = False) -> str:
+        """What tokens `new` add to the text behind tokens `before`. SentencePiece decoders drop the space at the start of what they are
+        given, so the last token in front is decoded with them."""
+        decode = lambda ids: self.tokenizer.decode(ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+        front, whole = decode(before[-1:]), decode(before[-1:] + new)
+        return whole[len(front) :] if front and whole.startswith(front) else decode(new)
+
     def _generation(self, prompt: str, prompt_ids: list[int], new: list[int], activations: Tensor) -> Generation:
-        text = self.tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.text_after(prompt_ids, new, skip_special=True)
         return Generation(text, prompt, prompt_ids + new, len(prompt_ids), activations)
 
     # ------------------------------------------------------------ output side
@@ -354,61 +362,7 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
     return torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp(max=len(logits) - 1)
 
 
-# ---------------------------------------------------------------- loading
-
-
 def load_subject(run: Run) -> Subject:
     """The subject that the run is about."""
     s = run.settings
     return Subject.load(s.subject, s.revision, s.device, s.dtype, s.weights, s.seed)
-
-
-def pick_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        raise UsageError(f"There is no device {name!r} here.", "Use --device cpu, or leave it out.") from None
-    return torch.device(name)
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it fast (CUDA from Ampere, AMX), else float32, when `name` is auto."""
-    if name != "auto":
-        return getattr(torch, name)
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
-@contextlib.contextmanager
-def _explained(name: str):
-    """Turn the hub's exceptions into errors for a person."""
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        yield
-    except OSError as error:  # transformers raises OSError and keeps the hub's own error as its cause
-        causes = [error, error.__cause__, error.__context__]
-        if any(isinstance(c, GatedRepoError) for c in causes) or "gated repo" in str(error):
-            raise NotReady(
-                f"{name} is a gated repository and this machine has no access to it.",
-                "Accept its terms on the hub, then set HF_TOKEN and type the command again.",
-            ) from None
-        if any(isinstance(c, LocalEntryNotFoundError) for c in causes) or "couldn't connect" in str(error):
-            raise NotReady(
-                f"{name} is not a folder here, and the hub cannot be reached.", "Check the name and the connection, or give a local folder."
-            ) from None
-        if any(isinstance(c, (RepositoryNotFoundError, HFValidationError)) for c in causes) or "not a local folder" in str(error):
-            raise UsageError(
-                f"There is no subject {name!r}, neither as a folder here nor on the hub.",
-                "Give a folder with config.json and weights, or a hub name such as gpt2.",
-            ) from None
-        raise UsageError(
-            f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}",
-            "Give a folder with config.json, weights and tokenizer.json, or a hub name such as gpt2.",
-        ) from None
-    except (ValueError, KeyError) as error:
-        raise UsageError(
-            f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}", "Give a causal language model in Hugging Face layout."
-        ) from None

@@ -24,6 +24,7 @@ from core.adopt import adopt
 from core.corpus import Tokens
 from core.errors import UsageError
 from core.files import read_lines, replacing, write_array, write_tensors
+from core.loading import pick_device, pick_dtype
 from core.progress import progress, say
 from core.records import Manifest
 from core.run import Run
@@ -32,7 +33,6 @@ from core.saes.protocol import Trainable
 from core.saes.tied import TiedL1
 from core.saes.topk import TopK
 from core.settings import TrainSettings
-from core.subject import pick_device, pick_dtype
 
 UNIT, VERSION = "train", 2
 CALIBRATE_VECTORS = 16_384

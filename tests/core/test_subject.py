@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma3Config, PretrainedConfig
+from transformers import AutoModelForCausalLM, Gemma3Config, PretrainedConfig, PreTrainedTokenizerFast
 
 import core.subject as subject_module
 from core.errors import NotReady, UsageError
@@ -196,6 +197,14 @@ def test_a_direction_at_the_heads_writes_its_image_under_the_output_projection(s
     torch.testing.assert_close(moved, out + written, rtol=1e-4, atol=1e-5)
     assert torch.equal(subject.to_residual(Site("resid_post", 1), torch.ones(2, WIDTH)), torch.ones(2, WIDTH))
     assert subject.to_residual(Site.parse("lm_head.output"), torch.ones(2, 320)) is None
+
+
+def test_a_continuation_keeps_the_space_that_sentencepiece_drops_in_front():
+    inner = Tokenizer(models.WordLevel({"▁the": 0, "▁cat": 1, "▁sat": 2, "s": 3, "<s>": 4}, unk_token="<s>"))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    subject = Subject(tiny_model("gpt2"), PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>"))
+    assert subject.tokenizer.decode([1, 2]) == "cat sat"
+    assert subject.text_after([0], [1, 2]) == " cat sat" and subject.text_after([1], [3]) == "s" and subject.text_after([], [1]) == "cat"
 
 
 class OneLayer(nn.Module):
