@@ -127,9 +127,20 @@ class SAE(nn.Module):
         The SAE's error at x is kept: only the difference that the edited features make is added. Where every feature decides for
         itself whether it fires, only their own columns are read.
         """
-        current = self.encode(x)[..., features] if self.is_sparse else self._activate(self._read(x) @ self.W_enc[:, features], features)
+        current = self._current(x, features)
         delta = (values - current) @ self.W_dec[features]
         return delta * self._statistics(x.float())[1] if self.form.norm != "none" else delta
+
+    def _current(self, x: Tensor, features: Tensor) -> Tensor:
+        """Activations (..., m) of `features` (m,) alone."""
+        if not self.is_sparse:
+            return self._activate(self._read(x) @ self.W_enc[:, features], features)
+        if self.form.activation != "topk":
+            return self.encode(x)[..., features]
+        pre = self._read(x) @ self.W_enc + self.b_enc
+        own = pre[..., features]
+        larger = torch.stack([(pre > own[..., i, None]).sum(-1) for i in range(len(features))], -1)  # cheaper than finding the k largest
+        return own.relu() * (larger < self.form.k)
 
     @property
     def per_token(self) -> bool:
