@@ -122,7 +122,7 @@ def _centred(place: Place, settings: Settings, site: Site | None, subject: str) 
     if not writes or settings.norm == "layer_norm" or re.search(r"gemma|llama|mistral|qwen", subject, re.IGNORECASE):
         return False
     options = settings.meta.get("model_from_pretrained_kwargs")
-    if options is None and settings.old and not place.repo and "gpt2" in subject:
+    if options is None and settings.old and "gpt2" in subject:
         reason = "it does not say whether its GPT-2 had centred writing weights, and three releases in this layout need them"
-        raise refused(place.name, reason, f"Give it as hf:owner/repo/folder, or {ADD}.")
+        raise refused(place.name, reason, f"Give a known release as hf:owner/repo/folder, or {ADD}.")
     return bool((options or {}).get("center_writing_weights"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from core.saes.formats.places import Place
 from core.saes.formats.published import refused
-from core.saes.formats.saelens_releases import OVERRIDES
+from core.saes.formats.saelens_releases import overrides
 
 ARCHITECTURES = {
     "standard": "relu", "topk": "topk", "abstopk": "topk_signed", "jumprelu": "jumprelu", "gated": "gated",
@@ -57,8 +57,8 @@ def read_settings(place: Place) -> Settings:
         meta = table
     elif unknown := table.keys() - SETTINGS:
         raise refused(place.name, f"its settings hold {sorted(unknown)}, which may change what it computes", "Load it with a version that knows them.")
-    overrides = OVERRIDES.get(place.repo, {})
-    return _checked(place, table | overrides, meta | overrides, old)
+    released = overrides(place.repo)
+    return _checked(place, table | released, meta | released, old)
 
 
 def _checked(place: Place, table: dict, meta: dict, old: bool) -> Settings:
