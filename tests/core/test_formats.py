@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from core.errors import UsageError
 from core.saes import SAE, Form
 from core.saes.formats import load_published, saelens_releases
 from core.saes.formats.names import hub_name, site_of_hook, site_of_module
@@ -111,7 +112,7 @@ def same(sae, expected, x):
     torch.testing.assert_close(sae.decode(f, x), torch.from_numpy(expected[1]).float(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("repo", [repo for repo, table in saelens_releases.OVERRIDES.items() if "model_from_pretrained_kwargs" in table])
+@pytest.mark.parametrize("repo", [repo for repo, table in saelens_releases.OVERRIDES.items() if table is saelens_releases.CENTRED])
 def test_the_three_centred_releases_read_activations_less_their_mean(copy, monkeypatch, repo):
     """Known by their repository, through the hub and in its cache."""
     folder = copy("saelens/flat_standard", {"model_name": "gpt2-small", "hook_point": "blocks.8.hook_resid_pre"})
@@ -119,7 +120,7 @@ def test_the_three_centred_releases_read_activations_less_their_mean(copy, monke
     cached = folder.parent / f"models--{repo.replace('/', '--')}/snapshots/abc"
     shutil.copytree(folder, cached / "blocks.8.hook_resid_pre")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *words, **more: str(cached))
-    for spec in (f"hf:{repo}/blocks.8.hook_resid_pre", str(cached / "blocks.8.hook_resid_pre")):
+    for spec in (f"hf:{repo}/blocks.8.hook_resid_pre", f"hf:{repo.lower()}/blocks.8.hook_resid_pre", str(cached / "blocks.8.hook_resid_pre")):
         published = load_published(spec)
         assert published.sae.form.centred
         same(published.sae, by_hand.standard(standard_of(folder), x.double().numpy(), centred=True), x)
@@ -128,6 +129,14 @@ def test_the_three_centred_releases_read_activations_less_their_mean(copy, monke
             tuple(part + (0, 3)[place] for place, part in enumerate(by_hand.standard(standard_of(folder), x.double().numpy(), centred=True))),
             x + 3,
         )
+
+
+def test_a_release_on_the_subject_as_it_is_and_one_that_nobody_knows(copy, monkeypatch):
+    folder = copy("saelens/flat_standard", {"model_name": "gpt2-small"})
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *words, **more: str(folder))
+    assert not load_published("hf:neuronpedia/gpt2-small__res_sce-ajt").sae.form.centred
+    with pytest.raises(UsageError, match="centred writing weights"):
+        load_published("hf:somebody/a-copy-of-it")
 
 
 def test_an_uncentred_gpt2_says_so(copy):
@@ -165,12 +174,15 @@ def test_a_finetuned_scaling_factor_belongs_to_the_decoder(copy):
 # ---------------------------------------------------------------- edits
 
 
+@pytest.mark.parametrize("activation", ["topk", "topk_signed", "relu", "jumprelu", "gated"])
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("norm", ["none", "layer_norm", "constant_norm"])
-def test_an_edit_adds_the_difference_that_the_edited_features_make(norm, centred):
+def test_an_edit_adds_the_difference_that_the_edited_features_make(norm, centred, activation):
     generator = torch.Generator().manual_seed(2)
-    shapes = {"W_enc": (6, 11), "b_enc": (11,), "W_dec": (11, 6), "b_dec": (6,)}
-    sae = SAE(Form("topk", "topk", 3, norm, centred=centred), {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
+    extras = {"jumprelu": ("threshold",), "gated": ("gate_scale", "gate_bias")}.get(activation, ())
+    shapes = {"W_enc": (6, 11), "b_enc": (11,), "W_dec": (11, 6), "b_dec": (6,)} | dict.fromkeys(extras, (11,))
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    sae = SAE(Form(activation, activation, 3 if "topk" in activation else 0, norm, centred=centred), tensors)
     x = torch.randn(9, 6, generator=generator) * 2 + 0.5
     features, values = torch.tensor([1, 7]), torch.tensor([3.0, 0.0])
     f = sae.encode(x)

@@ -312,6 +312,18 @@ def test_llama_scope_refuses(tmp_path, changes, told):
         load_published(save_llama_scope(tmp_path / "L7R", weights(*LINEAR), **changes))
 
 
+def test_llama_scopes_distilled_successors_need_their_scale(tmp_path):
+    arrays = weights(*LINEAR, "log_jumprelu_threshold")
+    save_file(tensors(arrays), tmp_path / "sae_weights.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"hook_point_in": "blocks.7.hook_resid_post"}))
+    with pytest.raises(UsageError, match="do not say by how much"):
+        load_published(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"hook_point_in": "blocks.7.hook_resid_post", "norm_scaling_factor": 0.4}))
+    norm = np.sqrt(D) / 0.4
+    wide = doubles(arrays)
+    same(load_published(str(tmp_path)), by_hand.llama_scope(wide, X, np.exp(wide["log_jumprelu_threshold"]) / 0.4, norm))
+
+
 def test_qwen_scope_and_hook_z(tmp_path):
     arrays = weights("W_enc", "b_enc", "W_dec", "b_dec")
     folder = tmp_path / "SAE-Res-Qwen3-1.7B-Base-W32K-L0_3"

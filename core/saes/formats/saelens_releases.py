@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 CENTRED = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+AS_IT_IS = {"model_from_pretrained_kwargs": {"center_writing_weights": False}}
 OVERRIDES = {  # settings that take the place of those in the files
     "jbloom/GPT2-Small-SAEs-Reformatted": CENTRED,  # gpt2-small-res-jb
     "jbloom/GPT2-Small-Feature-Splitting-Experiment-Layer-8": CENTRED,  # gpt2-small-res-jb-feature-splitting
     "tommmcgrath/gpt2-small-mlp-out-saes": CENTRED,  # gpt2-small-mlp-tm
     "JoshEngels/Mistral-7B-Residual-Stream-SAEs": {"normalize_activations": "constant_norm_rescale"},  # mistral-7b-res-wg
+    **{f"neuronpedia/gpt2-small__res_{kind}-ajt": AS_IT_IS for kind in ("sce", "scefr", "scl", "sle", "slefr", "sll")},
 }
 FACTORS = {  # of expected_average_only_in, by layer
     "tommmcgrath/gpt2-small-mlp-out-saes": {
@@ -18,6 +20,11 @@ FACTORS = {  # of expected_average_only_in, by layer
 }  # fmt: skip
 
 
+def overrides(repo: str) -> dict:
+    """Settings of the release in `repo` that take the place of those in its files. The hub does not tell capitals apart."""
+    return next((table for name, table in OVERRIDES.items() if name.casefold() == repo.casefold()), {})
+
+
 def factor(repo: str, layer: int) -> float | None:
     """What activations of `layer` were multiplied by in the training of the release in `repo`."""
-    return FACTORS.get(repo, {}).get(layer)
+    return next((table.get(layer) for name, table in FACTORS.items() if name.casefold() == repo.casefold()), None)

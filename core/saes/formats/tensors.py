@@ -29,7 +29,7 @@ def read_weights(path: Path) -> object:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, SafetensorError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, SafetensorError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} cannot be read: {_first_line(error)}.", "Download it again, or give another file.") from None
     return read_pickle(path)
 
