@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from core.errors import UsageError
 from core.files import read_json, write_array
 from core.records import Manifest
 from core.run import Run
-from core.saes import save_sae
+from core.saes import SAE, save_sae
 from core.saes.formats import load_published
 from core.settings import TrainSettings
+
+
+def save_unit(folder: Path, sae: SAE, run: Run) -> None:
+    """Write what later stages read of an SAE: itself, with where it belongs, and its directions (F, D) alone, to be mapped."""
+    about = {"site": run.settings.site, "subject": run.settings.subject, "context": run.manifest("capture").settings["context"]}
+    save_sae(sae, folder, about)
+    write_array(folder / "directions.npy", sae.W_dec.numpy())
 
 
 def adopt(run: Run, settings: TrainSettings, version: int, redo: bool) -> Manifest:
@@ -22,8 +31,7 @@ def adopt(run: Run, settings: TrainSettings, version: int, redo: bool) -> Manife
     width = read_json(run.folder("capture") / "shards.json")["width"]
     if published.sae.d_in != width:
         raise UsageError(f"The SAE reads vectors of {published.sae.d_in} numbers; {run.settings.site} gives {width}.", "Make a run for the SAE's own site.")
-    save_sae(published.sae, work.folder)
-    write_array(work.folder / "directions.npy", published.sae.W_dec.numpy())
+    save_unit(work.folder, published.sae, run)
     return work.commit({
         "architecture": published.sae.architecture, "features": published.sae.n_features, "width": width, "source": published.source,
         "form": published.sae.settings(), "site": str(published.site or ""), "subject": published.subject, "context": published.context,

@@ -66,23 +66,56 @@ class CaptureSettings:
     workers: int = setting(1, "processes that read shards, each with its share of the cores", in_key=False)
 
 
+ARCHITECTURES = {
+    "topk": "Gao et al. 2024",
+    "batch_topk": "Bussmann et al. 2024",
+    "matryoshka": "Bussmann et al. 2025",
+    "l1": "Conerly et al. 2024",
+    "jumprelu": "Rajamanoharan et al. 2024",
+    "gated": "the same, earlier",
+    "tied_l1": "Cunningham et al. 2023",
+}
+WITH_K = ("topk", "batch_topk", "matryoshka")  # the others have a penalty
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """train: activations of the explain split -> a sparse autoencoder."""
 
-    architecture: str = setting("topk", "topk (Gao et al. 2024) or tied_l1 (Cunningham et al. 2023)", choices=("topk", "tied_l1"))
+    architecture: str = setting("topk", ", ".join(f"{name} ({paper})" for name, paper in ARCHITECTURES.items()), choices=tuple(ARCHITECTURES))
     expansion: float = setting(8.0, "features for each dimension of the site")
-    k: int = setting(32, "topk: features that fire on a token")
-    l1: float = setting(1e-3, "tied_l1: the penalty alpha on the mean L1 norm, with activations scaled to unit variance")
-    l0: float = setting(0.0, "tied_l1: adapt the penalty until this many features fire on a token; 0 keeps --l1")
+    k: int = setting(32, "topk, batch_topk, matryoshka: features that fire on a token")
+    l1: float = setting(0.0, "weight of the penalty, on the L1 norm (jumprelu: on L0), with activations scaled to unit variance; 0: the architecture's own")
+    l0: float = setting(0.0, "architectures with a penalty: adapt it until this many features fire on a token; 0 keeps it")
     epochs: float = setting(4.0, "passes over the explain split, at most")
     batch: int = setting(4096, "vectors in a step")
     rate: float = setting(0.0, "peak learning rate of Adam; 0 takes the architecture's own default")
-    warmup: int = setting(100, "steps over which learning rate and L1 penalty rise to their peak")
+    warmup: int = setting(100, "steps over which learning rate and penalty rise to their peak")
     decay: float = setting(0.3, "last share of all steps over which the learning rate falls to 0")
     dead_after: int = setting(500_000, "a feature that did not fire on this many vectors counts as dead")
     check_every: int = setting(100, "steps between measurements on the calibrate split")
     patience: int = setting(8, "measurements without improvement before training stops early")
+    take: str = setting("", "take this SAE of a sweep, as sweep/NAME/SAE, and train nothing")
+    checkpoint_every: int = setting(200, "steps between checkpoints", in_key=False)
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """sweep: several autoencoders in one pass over the activations. --architecture, --expansion, --k, --l1 and --l0 take lists (8,16,32)."""
+
+    name: str = setting("sweep", "name of this sweep")
+    architecture: str = setting("topk", f"list of: {', '.join(ARCHITECTURES)}")
+    expansion: str = setting("8", "list; features for each dimension of the site")
+    k: str = setting("32", f"list, for {', '.join(WITH_K)}: features that fire on a token")
+    l1: str = setting("", "list, for the other architectures: weight of the penalty; empty takes each architecture's own")
+    l0: str = setting("", "list, for the other architectures, instead of --l1: adapt the penalty until this many features fire on a token")
+    epochs: float = setting(4.0, "passes over the explain split, at most")
+    batch: int = setting(4096, "vectors in a step")
+    rate: float = setting(0.0, "peak learning rate of Adam; 0 takes each architecture's own default")
+    warmup: int = setting(100, "steps over which learning rate and penalty rise to their peak")
+    patience: int = setting(8, "measurements without improvement before an SAE stops early")
+    tokens: int = setting(100_000, "stored vectors of the score split for FVU, L0 and dead features; 0 takes them all")
+    loss_tokens: int = setting(20_000, "tokens of whole rows for the cross-entropy with each SAE spliced in")
     checkpoint_every: int = setting(200, "steps between checkpoints", in_key=False)
 
 

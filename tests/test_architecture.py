@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("core", "autointerp", "figures")
 BASE = {"core.errors", "core.records", "core.settings", "core.files", "core.progress"}
 FROM_CORE = BASE | {"core.run", "core.corpus"}
-STAGES = {f"core.{name}" for name in ("capture", "adopt", "train", "evaluate", "index", "effects", "clamp", "live", "export")}
+STAGES = {f"core.{name}" for name in ("capture", "adopt", "train", "sweep", "evaluate", "index", "effects", "clamp", "live", "export")}
 MIDDLE = {"core.subject", "core.encode", "core.activations", "core.saes", "core.shards"}
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.saes.protocol import TrainingLoss
+from core.saes.kernels import autoencode
+from core.saes.protocol import TrainingLoss, sampled_l0
 from core.saes.sae import SAE, Form
 
 
@@ -21,6 +22,7 @@ class TiedL1(nn.Module):
 
     architecture = "tied_l1"
     default_rate = 1e-3
+    default_penalty = 1e-3
 
     def __init__(self, d_in: int, n_features: int):
         super().__init__()
@@ -40,19 +42,16 @@ class TiedL1(nn.Module):
     def W_dec(self) -> Tensor:
         return self.E / self.E.norm(dim=1, keepdim=True).clamp(min=1e-8)
 
-    def encode(self, x: Tensor) -> Tensor:
-        return ((x.to(self.E.dtype) - self.t) @ self.W_dec.T + self.b).relu()
+    def _reconstruct(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(mean squared error, error (B, D), f (B, F), sums of f (F,))."""
+        directions = self.W_dec
+        return autoencode(x, (directions, self.b), (directions, self.t), torch.relu, dtype)
 
-    def decode(self, f: Tensor) -> Tensor:
-        return f @ self.W_dec + self.t
-
-    def training_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+    def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32) -> TrainingLoss:
         """The paper's loss at alpha = `penalty`. Dead features are revived by `revive`, not by the loss."""
-        f = self.encode(x)
-        reconstruction = (x - self.decode(f).float()).square().mean()
-        l1 = f.float().sum(-1).mean()
-        fires = f > 0
-        return TrainingLoss(reconstruction + penalty * l1, reconstruction.detach(), l1.detach(), fires.sum() / len(x), fires.any(0))
+        reconstruction, _, f, sums = self._reconstruct(x, dtype)
+        l1 = sums.sum() / len(x)
+        return TrainingLoss(reconstruction + penalty * l1, reconstruction.detach(), l1.detach(), sampled_l0(f), sums.detach() > 0)
 
     def before_step(self) -> None:
         pass
@@ -62,10 +61,12 @@ class TiedL1(nn.Module):
 
     @torch.no_grad()
     def revive(self, dead: Tensor, x: Tensor, generator: torch.Generator) -> None:
-        """Point dead features (F,) bool at errors of x (B, D), drawn in proportion to their square (Bricken et al. 2023)."""
-        error = x - self.decode(self.encode(x))
-        chosen = torch.multinomial(error.square().sum(1), int(dead.sum()), replacement=True, generator=generator)
-        length = self.E[~dead].norm(dim=1).mean() if bool((~dead).any()) else 1.0
+        """Point the features `dead` (n,) at errors of x (B, D), drawn in proportion to their square (Bricken et al. 2023)."""
+        error = self._reconstruct(x, x.dtype)[1]
+        chosen = torch.multinomial(error.square().sum(1), len(dead), replacement=True, generator=generator)
+        alive = torch.ones(self.n_features, dtype=torch.bool, device=x.device)
+        alive[dead] = False
+        length = self.E[alive].norm(dim=1).mean() if bool(alive.any()) else 1.0
         self.E[dead] = torch.nn.functional.normalize(error[chosen], dim=1) * length
         self.b[dead] = 0.0
 

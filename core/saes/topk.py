@@ -1,79 +1,37 @@
-"""TopK sparse autoencoder (Gao et al. 2024, arXiv 2406.04093): the k largest pre-activations fire.
+"""TopK sparse autoencoder (Gao et al. 2024, arXiv 2406.04093): the k largest pre-activations of a vector fire.
 
-    f = ReLU(top_k(W_enc (x - b_dec) + b_enc))        x_hat = f W_dec + b_dec
+    f = ReLU(top_k(W_enc (x - b_dec) + b_enc))        x_hat = f W_dec + b_dec        loss = mean squared error + AuxK
 
-Trained on activations divided by one constant scale, which `finished` takes into the weights.
+Recipe of the paper: encoder starts as the decoder's transpose, decoder rows keep unit length, the decoder's gradient along a row is
+taken out, AuxK with D / 2 dead features and weight 1/32. b_dec starts at the mean, not at the geometric median.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from core.errors import UsageError
+from core.saes.kernels import autoencode_topk
 from core.saes.protocol import TrainingLoss
 from core.saes.sae import SAE, Form
+from core.saes.untied import Untied, auxk, check_k
 
 
-class TopK(nn.Module):
-    """Weights W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,) and k."""
+class TopK(Untied):
+    """`k` features fire on a vector, or fewer where pre-activations are negative."""
 
     architecture = "topk"
-    default_rate = 1.5e-3
 
     def __init__(self, d_in: int, n_features: int, k: int):
-        super().__init__()
-        if not 1 <= k <= n_features:
-            raise UsageError(f"k is {k} for {n_features} features.", f"Use --k between 1 and {n_features}.")
-        self.d_in, self.n_features, self.k = d_in, n_features, k
-        self.W_enc = nn.Parameter(torch.zeros(d_in, n_features))
-        self.b_enc = nn.Parameter(torch.zeros(n_features))
-        self.W_dec = nn.Parameter(torch.zeros(n_features, d_in))
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        check_k(k, n_features)
+        super().__init__(d_in, n_features)
+        self.k = k
 
-    @torch.no_grad()
-    def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
-        """Unit decoder rows at random, encoder their transpose, decoder bias the data's mean (D,)."""
-        directions = torch.randn(self.n_features, self.d_in, generator=generator)
-        self.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
-        self.W_enc.copy_(self.W_dec.T)
-        self.b_dec.copy_(mean)
+    def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32) -> TrainingLoss:
+        reconstruction, error, values, features = autoencode_topk(x, (self.E, self.b_enc), (self.W_dec, self.b_dec), self.k, dtype)
+        total = reconstruction + auxk(self, x, error, dead, dtype)
+        sums = torch.zeros(self.n_features, device=x.device).scatter_add_(0, features.flatten(), values.flatten().float())
+        return TrainingLoss(total, reconstruction.detach(), reconstruction.new_zeros(()), (values > 0).sum() / len(x), sums > 0)
 
-    def preactivations(self, x: Tensor) -> Tensor:
-        return (x - self.b_dec) @ self.W_enc + self.b_enc
-
-    def training_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
-        """Mean squared error per vector and dimension, plus AuxK: the D / 2 largest pre-activations of *dead* features (F,) bool
-        reconstruct the error that the others leave, with weight 1/32 on its share of that error (Gao et al. 2024, appendix A.2).
-        `penalty` is not used."""
-        pre = self.preactivations(x)
-        values, features = pre.topk(self.k, dim=-1, sorted=False)
-        f = torch.zeros_like(pre).scatter_(-1, features, values.relu())
-        error = x - (f @ self.W_dec + self.b_dec).float()
-        reconstruction = error.square().mean()
-        fired = torch.zeros(self.n_features, dtype=torch.bool, device=x.device)
-        fired[features[values > 0]] = True
-        total = reconstruction
-        if n_dead := int(dead.sum()):
-            index = dead.nonzero()[:, 0]
-            chosen, place = pre[:, index].topk(min(self.d_in // 2, n_dead), dim=-1, sorted=False)
-            f_dead = torch.zeros(len(x), n_dead, dtype=pre.dtype, device=x.device).scatter_(-1, place, chosen.relu())
-            left = error.detach()
-            total = total + (f_dead @ self.W_dec[index] - left).square().mean() / left.square().mean().clamp(min=1e-12) / 32
-        return TrainingLoss(total, reconstruction.detach(), torch.zeros(()), (values > 0).sum() / len(x), fired)
-
-    @torch.no_grad()
-    def before_step(self) -> None:
-        """Take out of the decoder's gradient what would only change a row's length."""
-        self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Decoder rows have unit length."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-8))
-
-    @torch.no_grad()
     def finished(self, scale: float) -> SAE:
-        """Activations and biases of the encoder are in raw units."""
-        tensors = {"W_enc": self.W_enc.clone(), "b_enc": self.b_enc * scale, "W_dec": self.W_dec.clone(), "b_dec": self.b_dec * scale}
-        return SAE(Form(self.architecture, "topk", self.k), {name: t.cpu() for name, t in tensors.items()})
+        return SAE(Form(self.architecture, "topk", self.k), self.tensors(scale))

@@ -85,7 +85,7 @@ def train_pair(run):
 
     def bare():
         for x in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=trainer.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=trainer.dtype == torch.bfloat16):
                 pre = x @ encoder
                 values, features = pre.topk(k, sorted=False)
                 error = torch.zeros_like(pre).scatter(1, features, values.relu()) @ decoder - x
@@ -103,7 +103,7 @@ def index_pair(run):
     @torch.inference_mode()
     def bare():
         for part in x.split(2048):
-            sae.preactivations(part.float()).topk(sae.k, sorted=False)
+            ((part.float() - sae.b_dec) @ sae.W_enc + sae.b_enc).topk(sae.form.k, sorted=False)
 
     return (lambda: invert_shard(sae, x, 2048, np.ones(len(x), bool))), bare, len(x)
 

@@ -1,0 +1,54 @@
+"""BatchTopK sparse autoencoder (Bussmann et al. 2024, arXiv 2412.06410): the k B largest pre-activations of a batch of B vectors fire.
+
+    f = ReLU(pre) where pre is among the k B largest of the batch, with pre = W_enc (x - b_dec) + b_enc        x_hat = f W_dec + b_dec
+
+So a vector takes as many features as it needs, k on average. A finished one may not look at a batch: it is a JumpReLU with one threshold for
+all, the running mean of the smallest activation of a batch. Recipe: that of TopK, AuxK included; the running mean moves by a tenth a step
+from the first batch's on (a slower one lags behind in a short training, and L0 in use is off). Until k B pre-activations of a batch are positive, all positive ones fire.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import threshold
+
+from core.saes.kernels import autoencode, kth_largest
+from core.saes.protocol import TrainingLoss, sampled_l0
+from core.saes.sae import SAE, Form
+from core.saes.untied import Untied, auxk, check_k
+
+EMA = 0.1
+
+
+class BatchTopK(Untied):
+    """`k` features fire on a vector on average; `cut` () is the threshold for use."""
+
+    architecture = "batch_topk"
+
+    def __init__(self, d_in: int, n_features: int, k: int):
+        check_k(k, n_features)
+        super().__init__(d_in, n_features)
+        self.k = k
+        self.register_buffer("cut", torch.tensor(-1.0))  # below 0: no batch was seen yet
+
+    @torch.no_grad()
+    def activate(self, pre: Tensor) -> Tensor:
+        """Activations (B, F); moves the threshold, in training. Of pre-activations that tie for the last place all fire."""
+        if not self.training:
+            return threshold(pre, max(0.0, float(self.cut)), 0.0)
+        last = kth_largest(pre, min(self.k * len(pre), pre.numel()))
+        f = threshold(pre, max(0.0, last * (1 - 1e-4)), 0.0)
+        smallest = last if last > 0 else float(f[f > 0].min()) if bool((f > 0).any()) else 0.0
+        self.cut += (smallest - self.cut) * (EMA if self.cut >= 0 else 1.0)
+        return f
+
+    def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32) -> TrainingLoss:
+        reconstruction, error, f, sums = autoencode(x, (self.E, self.b_enc), (self.W_dec, self.b_dec), self.activate, dtype)
+        total = reconstruction + auxk(self, x, error, dead, dtype)
+        return TrainingLoss(total, reconstruction.detach(), error.new_zeros(()), sampled_l0(f), sums.detach() > 0)
+
+    @torch.no_grad()
+    def finished(self, scale: float) -> SAE:
+        cut = self.cut.clamp(min=0.0).cpu() * scale
+        return SAE(Form(self.architecture, "jumprelu"), self.tensors(scale) | {"threshold": cut.repeat(self.n_features)})
