@@ -40,7 +40,7 @@ STAGES = {
     "evaluate": Stage(EvaluateSettings, "core.evaluate", "evaluate", ("fvu", "l0", "ce_clean", "ce_spliced", "recovered_mean")),
     "index": Stage(IndexSettings, "core.index", "index", ("firings", "dead", "dense")),
     "effects": Stage(EffectsSettings, "core.effects", "effects", ("features",)),
-    "cluster": Stage(ClusterSettings, "autointerp.cluster", "cluster", ("groups", "noise", "isolated")),
+    "cluster": Stage(ClusterSettings, "autointerp.cluster", "cluster", ("layers", "noise", "isolated", "kept", "phi_z", "verdict_kind")),
     "label": Stage(LabelSettings, "autointerp.label", "label/rules", ("labels", "unclear", "failures")),
     "score": Stage(ScoreSettings, "autointerp.score", "score/rules/simulation", ("median", "low", "high", "null_median", "n", "share_above_null", "failures")),
     "title": Stage(TitleSettings, "autointerp.title", "title", ("titles",)),

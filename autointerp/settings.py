@@ -14,9 +14,12 @@ class ClusterSettings:
     neighbours: int = setting(15, "nearest directions that UMAP looks at, itself included; at most a third of them")
     decorrelate: float = setting(0.5, "how much of the covariance that all directions share is taken out before groups are sought: 0 to 1")
     dimensions: int = setting(10, "dimensions of the UMAP space in which HDBSCAN finds groups, 5 to 15")
-    min_size: int = setting(0, "smallest group; 0 takes 1 in 200 features, and at least 5")
+    min_size: int = setting(0, "smallest group of the finest layer that is considered; 0 takes 5")
     spread: float = setting(0.15, "smallest distance between points of the map (UMAP's min_dist)")
-    nulls: int = setting(1, "times that the same method is tried on random directions with the same mean and covariance")
+    nulls: int = setting(5, "proof: clouds of random directions with the same mean and covariance; at least 3 for a verdict")
+    seeds: int = setting(3, "proof: times that the groups are sought with another seed")
+    subsamples: int = setting(8, "proof: times that they are sought among 80 % of the features")
+    tokens: int = setting(2_000_000, "tokens, at most, on which pairs of features that fire together are counted")
 
 
 @dataclass(frozen=True)
