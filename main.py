@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 
 import click
 
-from autointerp.settings import ClusterSettings, LabelSettings, ScoreSettings, TitleSettings
+from autointerp.settings import ClusterSettings, LabelSettings, RelateSettings, ScoreSettings, TitleSettings
 from core.errors import INTERRUPTED, NotReady, ToolError, UsageError
 from core.records import Clamp
 from core.settings import CaptureSettings, EffectsSettings, EvaluateSettings, IndexSettings, RunSettings, TrainSettings, from_table
@@ -43,7 +43,8 @@ STAGES = {
     "cluster": Stage(ClusterSettings, "autointerp.cluster", "cluster", ("layers", "noise", "isolated", "kept", "phi_z", "verdict_kind")),
     "label": Stage(LabelSettings, "autointerp.label", "label/rules", ("labels", "unclear", "failures")),
     "score": Stage(ScoreSettings, "autointerp.score", "score/rules/simulation", ("median", "low", "high", "null_median", "n", "share_above_null", "failures")),
-    "title": Stage(TitleSettings, "autointerp.title", "title", ("titles",)),
+    "title": Stage(TitleSettings, "autointerp.title", "title", ("groups", "named", "mixed", "unstable", "intruder_share", "agreement_z")),
+    "relate": Stage(RelateSettings, "autointerp.relations", "relate", ("duplicate", "splitting", "absorption")),
     "report": Stage(ReportSettings, "figures.report", "report", ("figures",)),
 }
 

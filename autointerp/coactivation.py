@@ -55,7 +55,7 @@ class Coactivation:
 
 def count_pairs(postings: Postings, most: int, seed: int, chosen: np.ndarray) -> Coactivation:
     """Partners of every feature, and phi of all pairs of `chosen` (at most PAIRED of them are taken, evenly)."""
-    tables = sampled_tables(postings, most, seed)
+    tables = tables_at(postings, even_sample(postings.n_tokens, most, seed))
     n, n_features = sum(t.shape[0] for t in tables), postings.n_features
     counts = sum(np.bincount(t.indices, minlength=n_features) for t in tables)
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, min(PAIRED, len(chosen))).astype(int))] if len(chosen) else chosen
@@ -89,18 +89,23 @@ def best_partners(value: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np
     return top, np.take_along_axis(value, top, 1), np.take_along_axis(shared, top, 1)
 
 
-def sampled_tables(postings: Postings, most: int, seed: int) -> list:
-    """One sparse float32 table (tokens, F) of ones a shard: which feature fires on which sampled token."""
+def even_sample(n: int, most: int, seed: int) -> np.ndarray:
+    """At most `most` ascending ordinals of n, evenly spaced from a random start."""
+    step = max(n / most, 1.0)
+    return np.unique((np.random.default_rng(seed).random() * step + step * np.arange(int(n / step))).astype(np.int64))
+
+
+def tables_at(postings: Postings, ordinals: np.ndarray) -> list:
+    """One sparse float32 table (tokens, F) of ones a shard, over ascending ordinals: which feature fires on which of these tokens."""
     from scipy.sparse import csc_matrix
 
-    n, tables = postings.n_tokens, []
-    step = max(n / most, 1.0)
-    taken = np.unique((np.random.default_rng(seed).random() * step + step * np.arange(int(n / step))).astype(np.int64))
+    tables = []
     for first, last, offsets, positions in postings.by_shard():
-        ones = np.ones(len(positions), np.float32)
-        table = csc_matrix((ones, positions.astype(np.int32), offsets.astype(np.int64)), shape=(last - first, postings.n_features)).tocsr()
-        here = taken[(taken >= first) & (taken < last)] - first
-        tables.append(table[here] if len(here) < last - first else table)
+        here = ordinals[(ordinals >= first) & (ordinals < last)] - first
+        if len(here):
+            ones = np.ones(len(positions), np.float32)
+            table = csc_matrix((ones, positions.astype(np.int32), offsets.astype(np.int64)), shape=(last - first, postings.n_features)).tocsr()
+            tables.append(table[here] if len(here) < last - first else table)
     return tables
 
 

@@ -24,11 +24,25 @@ class ClusterSettings:
 
 @dataclass(frozen=True)
 class TitleSettings:
-    """title: labels and promoted tokens of a group's members -> a short name."""
+    """title: labels and promoted tokens of a group's members -> a short name for every group of every layer."""
 
-    words: int = setting(3, "words in a title, at most")
-    promoted: int = setting(5, "promoted tokens of each feature that count as evidence beside its label")
-    min_share: float = setting(0.2, "share of the members that must have a word for it to stand in the title")
+    by: str = setting("words", "words (contrast of label words and promoted tokens) or llm", choices=("words", "llm"))
+    set: str = setting("rules", "the label set that names are made from")
+    words: int = setting(3, "words: words in a title, at most")
+    promoted: int = setting(5, "words: promoted tokens of each feature that count as evidence beside its label")
+    min_share: float = setting(0.2, "words: share of the members that must have a word for it to stand in the title")
+    llm_model: str = setting("", "llm: name of the model; the endpoint's only one when empty", in_key=False)
+    llm_url: str = setting("", "llm: base URL of the endpoint", in_key=False)
+    concurrency: int = setting(16, "llm: requests in flight", in_key=False)
+    replies: str = setting("", "llm: a reply store to share between runs; nothing takes the run's own", in_key=False)
+
+
+@dataclass(frozen=True)
+class RelateSettings:
+    """relate: neighbours, firings and labels -> duplicates, probable splitting and absorption."""
+
+    set: str = setting("rules", "the label set whose labels say where a parent should fire; only labels in the language of rules can")
+    tokens: int = setting(100_000, "tokens of the score split, at most, on which labels are held against firings")
 
 
 @dataclass(frozen=True)
