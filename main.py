@@ -345,7 +345,10 @@ def parse_doses(text: str) -> list[float]:
 
 # ---------------------------------------------------------------- demo
 
-DEMO = {"train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000)}
+DEMO = {
+    "train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000),
+    "cluster": ClusterSettings(seeds=2, subsamples=4, tokens=500_000), "relate": RelateSettings(tokens=40_000),
+}  # fmt: skip
 CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=512), "score": ScoreSettings()}
 DEMO_PROMPTS = ["def main():\n    ", "class Reader:\n    "]
 

@@ -10,7 +10,7 @@ Files, for F features; layer 0 is the coarsest, the last one the finest, there m
 
     features.parquet      a row a feature: feature, status, x, y, group (finest layer), suggested, strength, nn_feature, nn_cosine, probability,
                           layer_0, layer_1, layer_2
-    groups.json           a record a group: layer, group, size, parent, medoid, exemplars, cosine, lasting, family, jaccard, jaccard_seeds, phi
+    groups.json           a record a group: layer, group, size, parent, path, medoid, exemplars, cosine, lasting, family, jaccard, jaccard_seeds, phi
     proof.json            verdict, nulls, stability, co-activation within and between groups, AMI with the co-activation graph
     neighbours.npy        int32 (F, 20) nearest directions, -1 where there is none; cosines.npy float32 (F, 20)
     partners.npy          int32 (F, 20) features that fire on the same tokens, -1 where there are fewer; partners_phi.npy float32 (F, 20);
@@ -146,7 +146,14 @@ def grounded(steps: Path, x: np.ndarray, settings: ClusterSettings, seed: int) -
 
 def fire_together(folder: Path, postings: Postings, settings: ClusterSettings, seed: int, live: np.ndarray) -> Coactivation:
     """Partners of every feature, from the files of a killed run where they are whole. pairs.npy is written last."""
-    files = {"counts": "steps/counts", "partners": "partners", "phi": "partners_phi", "shared": "partners_shared", "chosen": "steps/chosen", "pairs": "steps/pairs"}
+    files = {
+        "counts": "steps/counts",
+        "partners": "partners",
+        "phi": "partners_phi",
+        "shared": "partners_shared",
+        "chosen": "steps/chosen",
+        "pairs": "steps/pairs",
+    }
     if not (folder / "steps/pairs.npy").exists():
         found = count_pairs(postings, settings.tokens, seed, live)
         write_json(folder / "steps/sampled.json", found.n_tokens)

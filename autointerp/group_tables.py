@@ -70,12 +70,15 @@ def padded(values: np.ndarray, live: np.ndarray, shape: tuple, missing) -> np.nd
 def duplicates(ground: Ground, live: np.ndarray) -> list[list]:
     """[feature, feature, cosine] of pairs above 0.98 among the 50 nearest: one direction that the SAE has learned twice."""
     row, column = np.nonzero(ground.cosines[:, 1:] > DUPLICATE)
-    pairs = {tuple(sorted((int(live[r]), int(live[ground.rows[r, c + 1]])))): round(float(ground.cosines[r, c + 1]), 5) for r, c in zip(row, column, strict=True)}
+    pairs = {
+        tuple(sorted((int(live[r]), int(live[ground.rows[r, c + 1]])))): round(float(ground.cosines[r, c + 1]), 5) for r, c in zip(row, column, strict=True)
+    }
     return [[a, b, cosine] for (a, b), cosine in sorted(pairs.items())]
 
 
 def describe_groups(x: np.ndarray, tree: Tree | None, sizes: list[int], labels: np.ndarray, live: np.ndarray) -> list[dict]:
-    """A record for each group of each layer, coarsest first: layer, group, size, parent (group of the layer before, -1 none), medoid (the feature
+    """A record for each group of each layer, coarsest first: layer, group, size, parent (group of the layer before, -1 none), path (groups of all
+    layers before), medoid (the feature
     with most cosine to the others), exemplars, cosine (mean within), lasting (persistence over smallest sizes), family (hue, 0 to 8, or -1)."""
     records: list[dict] = []
     for layer, m in enumerate(sizes):
@@ -84,9 +87,9 @@ def describe_groups(x: np.ndarray, tree: Tree | None, sizes: list[int], labels: 
             members = np.flatnonzero(labels[:, layer] == number)
             total = x[members].sum(0, dtype=np.float64)
             nearest_first = live[members[np.argsort(-(x[members] @ total), kind="stable")]]
-            parent = int(labels[members[0], layer - 1]) if layer else -1
+            path = [int(g) for g in labels[members[0], :layer]]
             records.append({
-                "layer": layer, "group": number, "size": len(members), "parent": parent, "medoid": int(nearest_first[0]),
+                "layer": layer, "group": number, "size": len(members), "parent": path[-1] if layer else -1, "path": path, "medoid": int(nearest_first[0]),
                 "exemplars": [int(f) for f in nearest_first[:EXEMPLARS]], "cosine": round(pair_cosine(total, len(members)), 4),
                 "lasting": round(float(lasting[number]), 4),
             })  # fmt: skip

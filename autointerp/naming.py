@@ -127,7 +127,7 @@ def name_groups(cases: list[Case], ask: Ask) -> tuple[dict[tuple[int, int], str]
     for key in sorted(titles):  # what is still alike gets its number: two groups of one name cannot be told apart
         layer, group = key
         is_mixed = titles[key].lower().strip(" .") == MIXED
-        if is_mixed or any(layer == l and alike(titles[key], t) for l, t in seen):
+        if is_mixed or any(layer == other and alike(titles[key], name) for other, name in seen):
             titles[key] = f"{MIXED if is_mixed else titles[key]} ({group})"
         seen.append((layer, titles[key]))
     return titles, [Failure("title", -1, kind, f"group {key[1]} of layer {key[0]}", reply) for key, (kind, reply) in failed.items()]

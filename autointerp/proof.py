@@ -105,5 +105,7 @@ def verdict(n_groups: int, cohesion: float, nulls: list[float], kept: float | No
         return Verdict("none", f"No structure beyond one cloud: the {n_groups} groups are no closer than in noise ({shown}){together}.")
     back = "" if kept is None else f", and {kept:.0%} of the {n_groups} groups come back in subsamples"
     if kept is not None and kept < 0.5:
-        return Verdict("unstable", f"Features lie closer together than in noise ({shown}), but only {kept:.0%} of the {n_groups} groups come back in subsamples{together}.")
+        return Verdict(
+            "unstable", f"Features lie closer together than in noise ({shown}), but only {kept:.0%} of the {n_groups} groups come back in subsamples{together}."
+        )
     return Verdict("structure", f"The groups are more than noise: {shown}{back}{together}.")

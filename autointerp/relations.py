@@ -82,6 +82,8 @@ def splitting(postings: Postings, tokens: Tokens, folder: Path) -> list[tuple]:
     n_live = int((table["status"] != "dead").sum())
     allowed = (near >= 0) & (cosines > chance_cosine(n_live, read_array(folder.parent / "train" / "directions.npy").shape[1])) & (place[near] >= 0)
     row, column = np.nonzero(allowed)
+    if not len(row):
+        return []
     pairs = np.unique(np.sort(np.c_[live[row], near[row, column]], axis=1), axis=0)
     strongest = strongest_tokens(postings, tokens, live)
     overlap = np.asarray(strongest[place[pairs[:, 0]]].multiply(strongest[place[pairs[:, 1]]]).sum(1)).ravel()

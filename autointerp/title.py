@@ -136,7 +136,9 @@ def titles_by_llm(frame: pd.DataFrame, live: pd.DataFrame, records: list[dict], 
         cases.append(naming.Case((row.layer, row.group), said(order), said(near[:: max(1, len(near) // naming.OTHERS)])))
     titles, failures = naming.name_groups(cases, ask)
     keys = list(zip(frame["layer"], frame["group"], strict=True))
-    named = frame.assign(tentative=[titles.get(k, t if w == "unstable" else "") for k, t, w in zip(keys, frame["tentative"], frame["why"], strict=True)], share=np.nan)
+    named = frame.assign(
+        tentative=[titles.get(k, t if w == "unstable" else "") for k, t, w in zip(keys, frame["tentative"], frame["why"], strict=True)], share=np.nan
+    )
     return settled(named.drop(columns=["title", "why"]), records), failures
 
 
@@ -192,7 +194,7 @@ def intruders_by_marks(live: pd.DataFrame, records: list[dict], marks: dict, set
     tested = halved(live, seed)
     named: dict[tuple[int, int], set] = {}
     for layer, column in enumerate(layers_of(live)):
-        held = {f for (l, _), part in tested.items() if l == layer for f in part}
+        held = {f for key, part in tested.items() if key[0] == layer for f in part}
         rest = live[~live["feature"].isin(held)]
         found = contrast.evidence(members_of(rest, column), parents_of(rest, layer), {f: marks[f] for f in rest["feature"]})
         named |= {(layer, g): set(t.marks) for g, t in contrast.group_titles(found, settings).items()}

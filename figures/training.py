@@ -51,3 +51,20 @@ def density_histogram(density: np.ndarray, dark: bool = False) -> Figure:
         )
         axes.grid(axis="x", visible=False)
         return figure
+
+
+def sweep_figure(points: list[tuple[str, float, float]], dark: bool = False) -> Figure:
+    """(name, L0, FVU) of autoencoders on the same site and text: how much each leaves unexplained with how many features a token."""
+    with themed(dark) as theme:
+        figure = Figure(figsize=(7, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        for place, (name, l0, fvu) in enumerate(points):
+            colour = COLOURS["score"] if place == 0 else theme["faint"]
+            axes.scatter([l0], [fvu], s=46, color=colour, marker="D" if place == 0 else "o", zorder=3)
+            axes.annotate(name, (l0, fvu), xytext=(6, 4), textcoords="offset points", fontsize=8, color=theme["ink"])
+        axes.set(xscale="log", xlabel="L0: features a token (log)", ylabel="FVU", title="Sparsity against what is left unexplained", ylim=(0, None))
+        axes.margins(x=0.25)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:g}")[0] in "25" else "")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure

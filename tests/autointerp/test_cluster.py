@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from autointerp import attempts, grouping
 from autointerp import cluster as stage
-from autointerp.embedding import nearest, unit_rows
+from autointerp.embedding import unit_rows
 from autointerp.group_tables import describe_groups, duplicates, families, feature_table, finest, kept_share, memberships, padded, vote
 from autointerp.likeness import likeness, strongest_tokens
 from autointerp.settings import ClusterSettings

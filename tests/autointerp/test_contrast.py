@@ -1,13 +1,11 @@
 """Titles: labels are read as marks, planted words are found, no two titles are equal."""
 
-import json
 from collections import Counter
 
-import pandas as pd
 import pytest
 
+from autointerp.contrast import LONGEST, alike, candidates, choose, distinct, evidence, group_titles, kinds_of, phrase, rank, read_marks
 from autointerp.settings import TitleSettings
-from autointerp.title import LONGEST, candidates, choose, distinct, group_titles, kinds_of, phrase, rank, read_marks, title
 
 
 @pytest.mark.parametrize(
@@ -79,43 +77,19 @@ def test_equal_titles_are_told_apart():
     assert texts[:3] == ['"a", "b"', '"a", "c"', '"a"'] and texts[3:] == ['"a" (3)', "mixed (4)", "mixed (5)"]
 
 
-def tables():
-    """Three groups of ten: about self, in docstrings, and one of which nothing can be said; the rest without a group."""
-    said = ['"self" after "("; "%s"', "anything in a docstring before %s", '"%s"']
-    rows = [(f, min(f // 10, 3) if f < 30 else -1) for f in range(100)]
-    features = pd.DataFrame(rows, columns=["feature", "group"]).assign(status="alive")
-    text = [said[g].replace("%s", f"w{f}") if g >= 0 else f'"v{f}"' for f, g in rows]
-    labels = pd.DataFrame({"feature": range(100), "text": text, "confidence": 0.5, "kind": "token"})
-    effects = pd.DataFrame({"feature": range(100), "promoted": [[f" p{f}", " "] for f in range(100)]})
-    return features, labels, effects
+def test_titles_that_are_nearly_equal_are_told_apart():
+    assert alike('"a", "b" after "("', '"b", "a" after "("') and alike("Days of the Week", "days of the week") and not alike("days", "months")
+    marks = [("here", f'"{c}"') for c in "abcde"]
+    titles = distinct({0: marks[:4], 1: [marks[0], marks[2], marks[1], marks[3]]}, 3)
+    assert titles[0].text == '"a", "b", "c"' and not alike(titles[0].text, titles[1].text)
 
 
-def test_planted_words_become_titles():
-    frame = group_titles(*tables(), TitleSettings())
-    assert frame["group"].tolist() == [0, 1, 2] and frame["size"].tolist() == [10, 10, 10]
-    assert frame["title"].tolist() == ['"self" after "("', "in a docstring", "mixed (2)"]
-    assert frame["share"].tolist() == [1.0, 1.0, 0.0]
-    assert json.loads(frame["evidence"][0])['"self"'] == 10
-
-
-def test_promoted_tokens_name_a_group_whose_labels_say_nothing():
-    features, labels, effects = tables()
-    effects.loc[20:29, "promoted"] = pd.Series([[" yes"]] * 10, index=range(20, 30))
-    assert group_titles(features, labels, effects, TitleSettings())["title"][2] == 'promotes "yes"'
-
-
-def test_no_groups_no_titles():
-    features, labels, effects = tables()
-    frame = group_titles(features.assign(group=-1), labels, effects, TitleSettings())
-    assert len(frame) == 0 and list(frame.columns) == ["group", "title", "size", "evidence", "share"]
-
-
-def test_the_stage_reads_and_writes_a_run(run_copy):
-    features, labels, effects = tables()
-    for unit, name, table in (("cluster", "features", features), ("label/rules", "labels", labels), ("effects", "effects", effects)):
-        work = run_copy.begin(unit, 1, TitleSettings(), ["train"], redo=True)
-        table.to_parquet(work.folder / f"{name}.parquet")
-        work.commit({})
-    assert title(run_copy, TitleSettings()).summary == {"groups": 3, "mixed": 1, "median_share": 1.0}
-    assert pd.read_parquet(run_copy.folder("title") / "titles.parquet")["title"][1] == "in a docstring"
-    assert title(run_copy, TitleSettings()).unit == "title"  # committed: nothing is made twice
+def test_a_group_is_held_against_its_siblings():
+    """All of the parent says "x"; only one child says "y" as well. Against everything "x" would lead both names."""
+    marks = {f: {("here", '"x"')} for f in range(20)} | {f: {("here", f'"other{f}"')} for f in range(20, 200)}
+    for f in range(10):
+        marks[f] = marks[f] | {("here", '"y"')}
+    members, parents = {0: list(range(10)), 1: list(range(10, 20))}, {0: list(range(20)), 1: list(range(20))}
+    alone = group_titles(evidence(members, {}, marks), TitleSettings())
+    told = group_titles(evidence(members, parents, marks), TitleSettings())
+    assert '"x"' in alone[0].text and told[0].text == '"y"' and told[1].text == '"x"'  # nothing sets the second apart from the first but silence

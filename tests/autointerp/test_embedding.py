@@ -141,5 +141,3 @@ def test_rim_lies_outside_and_moves_nothing_else():
     scaled = (placed - middle) / np.ptp(layout[:50], axis=0)
     assert np.linalg.norm(scaled[50:], axis=1).min() > np.linalg.norm(scaled[:50], axis=1).max()
     assert len(np.unique(placed[50:].round(4), axis=0)) == 8
-
-

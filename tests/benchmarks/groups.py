@@ -1,7 +1,7 @@
 """How fast the grouping is, and how often it believes in groups that are not there.
 
-    python tests/benchmarks/groups.py speed 16384 [--proof]     seconds and memory, 768 dimensions, planted leaves and noise
-    python tests/benchmarks/groups.py believe [--seeds 20]      verdicts on isotropic and anisotropic Gaussian directions (1,500 x 64)
+python tests/benchmarks/groups.py speed 16384 [--proof]     seconds and memory, 768 dimensions, planted leaves and noise
+python tests/benchmarks/groups.py believe [--seeds 20]      verdicts on isotropic and anisotropic Gaussian directions (1,500 x 64)
 """
 
 import argparse
