@@ -6,11 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 
 from figures.style import COLOURS, plain, themed
 
 MOST_BARS = 20
 STABLE, DISSOLVED = 0.75, 0.5
+SOLID, PALE = 0.45, 0.14  # opacity of boxes: ink on the strongest hue keeps a contrast of 4.5
 LINE = 10.0  # points of height that a name in the tree needs
 
 
@@ -29,7 +31,8 @@ def sizes_figure(groups: list[dict], titles: dict[tuple[int, int], str], layer: 
         names = [titles.get((layer, g["group"])) or f"group {g['group']} (unnamed)" for g in shown]
         left.set_yticks(place, [plain(short(name)) for name in names], fontsize=7.5)
         left.tick_params(axis="y", length=0)
-        left.set(xlabel="features", title=f"{total} groups" + (f", the {len(shown)} largest" if total > len(shown) else ""))
+        left.set(xlabel="features", title=counted(total) + (f", the {len(shown)} largest" if total > len(shown) else ""))
+        left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for key, name, marker, face in (("jaccard_seeds", "other seeds", "o", "none"), ("jaccard", "80 % subsamples", "o", COLOURS["score"])):
             known = [(g[key], p) for g, p in zip(shown, place, strict=True) if g.get(key) is not None]
             if known:
@@ -42,6 +45,10 @@ def sizes_figure(groups: list[dict], titles: dict[tuple[int, int], str], layer: 
             axes.grid(False, axis="y")
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
+
+
+def counted(n: int) -> str:
+    return f"{n:,} group" + ("" if n == 1 else "s")
 
 
 def short(name: str, width: int = 34) -> str:
@@ -114,8 +121,9 @@ def tree_figure(groups: list[dict], titles: dict[tuple[int, int], str], n_featur
         axes = figure.add_subplot()
         lowest = max((high for _, high in spans.values()), default=1.0)
         axes.set(xlim=(0, max(n_layers, 1)), ylim=(lowest, 0), xticks=np.arange(n_layers) + 0.5)
-        axes.set_xticklabels([f"{layer_name(i, n_layers)}: {sum(g['layer'] == i for g in groups)} groups" for i in range(n_layers)])
-        axes.set_yticks(np.linspace(0, lowest, 5), [f"{round(n_features * s):,}" for s in np.linspace(0, lowest, 5)])
+        axes.set_xticklabels([f"{layer_name(i, n_layers)}: {counted(sum(g['layer'] == i for g in groups))}" for i in range(n_layers)])
+        whole = [t for t in MaxNLocator(5, integer=True).tick_values(0, n_features * lowest) if t <= n_features * lowest]
+        axes.set_yticks(np.array(whole) / n_features, [f"{t:,.0f}" for t in whole])
         axes.set(ylabel="features in groups", title="Groups within groups")
         axes.grid(False)
         figure.draw_without_rendering()  # the layout must be final before text is fitted into boxes
@@ -125,7 +133,7 @@ def tree_figure(groups: list[dict], titles: dict[tuple[int, int], str], n_featur
             hue = theme["palette"][group["family"]] if group["family"] >= 0 else theme["faint"]
             alive = group.get("jaccard") is None or group["jaccard"] >= DISSOLVED
             box = (group["layer"] + 0.01, low), 0.98, high - low
-            axes.add_patch(Rectangle(*box, facecolor=hue, alpha=0.55 if alive else 0.16, edgecolor=theme["page"], linewidth=0.6))
+            axes.add_patch(Rectangle(*box, facecolor=hue, alpha=SOLID if alive else PALE, edgecolor=theme["page"], linewidth=0.6))
             title = titles.get((group["layer"], group["group"]), "")
             if title and (high - low) / lowest * height >= LINE and text_width(title, 7.5) <= 0.94 * width:
                 axes.text(group["layer"] + 0.03, (low + high) / 2, plain(title), va="center", fontsize=7.5, color=theme["ink"], clip_on=True)

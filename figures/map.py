@@ -14,7 +14,8 @@ from figures.style import plain, themed
 WARNING = "Positions between far groups carry no meaning."
 MOST_TITLES = 24
 WIDTH, HEIGHT, STRIP = 8.0, 5.4, 0.55  # inches: 1600 x 1080 px at 200 dots an inch; the strip holds the caption
-GRID, HELD = 120, 0.8  # cells along each side when a hull is drawn, share of the members that it holds
+GRID, HELD = 64, 0.8  # cells along each side when a hull is drawn, share of the members that it holds
+POINTS_BELOW = 1.5  # zorder
 RANKS = {0: (10.5, 20), 1: (7.5, 22)}  # rank -> points, characters in a line
 
 
@@ -36,7 +37,8 @@ class Caption:
     def lines(self) -> list[str]:
         share = f"{100 * self.noise / max(self.live, 1):.0f} %"
         null = f" (same cut of {len(self.null_groups)} Gaussian clouds: {min(self.null_groups)} to {max(self.null_groups)})" if self.null_groups else ""
-        first = [f"{self.live:,} live features, {self.dead:,} dead", f"{' > '.join(map(str, self.layers)) or 'no'} groups{null}", f"{share} noise (grey)"]
+        groups = f"{' > '.join(map(str, self.layers)) or 'no'} group{'' if self.layers == (1,) else 's'}{null}"
+        first = [f"{self.live:,} live features, {self.dead:,} dead", groups, f"{share} noise (grey)"]
         first += [f"{self.isolated:,} isolated on the rim"] if self.isolated else []
         second = [] if self.kept is None else [f"{self.kept:.0%} of the finest groups come back in subsamples"]
         second += [] if self.ari is None else [f"ARI {self.ari:.2f}"]
@@ -82,7 +84,8 @@ def draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, hue: np.ndarray, group
     axes.set_xlim(x.min() - pad[0], x.max() + pad[0])
     axes.set_ylim(y.min() - pad[1], y.max() + pad[1])
     area = float(np.clip(2.6e4 / max(len(x), 1), 1.2, 40))  # points^2
-    dot = {"linewidths": 0, "rasterized": True}
+    axes.set_rasterization_zorder(POINTS_BELOW)  # in an SVG all points are one picture; a picture for each hue was four times as large
+    dot = {"linewidths": 0, "zorder": 1}
     none = (hue < 0) & ~grouped
     axes.scatter(x[none], y[none], s=0.4 * area, color=theme["noise"], alpha=0.6, label="noise", **dot)
     alone = (hue < 0) & grouped
@@ -102,13 +105,13 @@ def draw_hull(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
         return
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     counts, across, up = np.histogram2d(x, y, bins=GRID, range=((x0, x1), (y0, y1)))
-    density = gaussian_filter(counts, 2.5)
+    density = gaussian_filter(counts, 1.4)
     own = np.sort(density[np.clip(np.searchsorted(across, x) - 1, 0, GRID - 1), np.clip(np.searchsorted(up, y) - 1, 0, GRID - 1)])
     level = own[int((1 - HELD) * len(own))]
     middle = (across[:-1] + across[1:]) / 2, (up[:-1] + up[1:]) / 2
     if 0 < level < density.max():
-        axes.contourf(*middle, density.T, levels=[level, density.max()], colors=[colour], alpha=0.07)
-        axes.contour(*middle, density.T, levels=[level], colors=[colour], linewidths=0.9, alpha=0.8)
+        axes.contourf(*middle, density.T, levels=[level, density.max()], colors=[colour], alpha=0.07, zorder=2)
+        axes.contour(*middle, density.T, levels=[level], colors=[colour], linewidths=0.9, alpha=0.8, zorder=2)
 
 
 def place_titles(axes: Axes, x: np.ndarray, y: np.ndarray, shown: np.ndarray, groups: list[Group], theme: dict) -> None:

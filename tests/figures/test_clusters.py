@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 
-from figures.clusters import home_of, nulls_figure, place_boxes, sizes_figure, together_figure, tree_figure
+from figures.clusters import SOLID, home_of, nulls_figure, place_boxes, sizes_figure, together_figure, tree_figure
 from figures.placement import overlap
 from figures.scores import score_curves, scores_by_density
 from figures.style import DARK, LIGHT, contrast
 from figures.training import sweep_figure
+
+
+def mixed(colour, page, share):
+    """The colour of a box of that opacity on the page."""
+    parts = [share * int(colour[i : i + 2], 16) + (1 - share) * int(page[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(p):02x}" for p in parts)
+
 
 NO_PARENT = {"family": -1, "jaccard": 0.9, "jaccard_seeds": 0.8}
 
@@ -46,7 +53,10 @@ def test_the_tree_names_what_fits_and_pales_what_has_dissolved(dark):
     assert not overlap(*boxes)
     alphas = [p.get_alpha() for p in axes.patches]
     assert len(alphas) == 5 and alphas[1] < 0.5 * min(alphas[0], *alphas[2:])
-    assert all(contrast(t.get_color(), (DARK if dark else LIGHT)["page"]) >= 4.5 for t in axes.texts)
+    theme = DARK if dark else LIGHT
+    for hue in [*theme["palette"], theme["faint"]]:
+        assert contrast(theme["ink"], mixed(hue, theme["page"], SOLID)) >= 4.5
+    assert alphas[0] == SOLID
     assert len(tree_figure([], {}, 5).axes) == 1
 
 
