@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 
 import click
 
-from autointerp.settings import ClusterSettings, LabelSettings, ScoreSettings, TitleSettings
+from autointerp.settings import ClusterSettings, LabelSettings, RelateSettings, ScoreSettings, TitleSettings
 from core.errors import INTERRUPTED, NotReady, ToolError, UsageError
 from core.records import Clamp
 from core.settings import CaptureSettings, EffectsSettings, EvaluateSettings, IndexSettings, RunSettings, TrainSettings, from_table
@@ -40,10 +40,11 @@ STAGES = {
     "evaluate": Stage(EvaluateSettings, "core.evaluate", "evaluate", ("fvu", "l0", "ce_clean", "ce_spliced", "recovered_mean")),
     "index": Stage(IndexSettings, "core.index", "index", ("firings", "dead", "dense")),
     "effects": Stage(EffectsSettings, "core.effects", "effects", ("features",)),
-    "cluster": Stage(ClusterSettings, "autointerp.cluster", "cluster", ("groups", "noise", "isolated")),
+    "cluster": Stage(ClusterSettings, "autointerp.cluster", "cluster", ("layers", "noise", "isolated", "kept", "phi_z", "verdict_kind")),
     "label": Stage(LabelSettings, "autointerp.label", "label/rules", ("labels", "unclear", "failures")),
     "score": Stage(ScoreSettings, "autointerp.score", "score/rules/simulation", ("median", "low", "high", "null_median", "n", "share_above_null", "failures")),
-    "title": Stage(TitleSettings, "autointerp.title", "title", ("titles",)),
+    "title": Stage(TitleSettings, "autointerp.title", "title", ("groups", "named", "mixed", "unstable", "intruder_share", "agreement_z")),
+    "relate": Stage(RelateSettings, "autointerp.relations", "relate", ("duplicate", "splitting", "absorption")),
     "report": Stage(ReportSettings, "figures.report", "report", ("figures",)),
 }
 
@@ -375,7 +376,10 @@ def parse_doses(text: str) -> list[float]:
 
 # ---------------------------------------------------------------- demo
 
-DEMO = {"train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000)}
+DEMO = {
+    "train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000),
+    "cluster": ClusterSettings(seeds=2, subsamples=4, tokens=500_000), "relate": RelateSettings(tokens=40_000),
+}  # fmt: skip
 CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=512), "score": ScoreSettings()}
 DEMO_PROMPTS = ["def main():\n    ", "class Reader:\n    "]
 

@@ -1,70 +1,71 @@
-"""Stage `cluster`: decoder directions -> neighbours, groups and a map, next to what the same method finds in noise.
+"""Stage `cluster`: decoder directions -> neighbours, three nested layers of groups, a map, partners, and proof of what the groups are worth.
 
 Dead features are left out. A feature whose nearest direction is no nearer than chance is *isolated* and set aside before UMAP, which
-would glue it to some group. The others, partly decorrelated, get neighbours (FAISS, exact), a 10-dimensional UMAP in which HDBSCAN finds
-groups, and a separate 2-dimensional one to look at: the picture is never what is clustered. What HDBSCAN calls noise stays in group -1; the group
-that its nearest directions vote for stands beside it as a suggestion. On the map, isolated features stand on a rim around the others.
+would glue it to some group. The others, partly decorrelated, get neighbours (FAISS, exact), a 10-dimensional UMAP, one HDBSCAN tree of it
+cut at up to three sizes, and a separate 2-dimensional UMAP to look at: the picture is never what is clustered. What is in no group keeps -1;
+the group that its nearest directions vote for stands beside it as a suggestion. On the map, isolated features stand on a rim; a map made anew
+is turned onto the one that it replaces. What the proof does is said in `proof.py`, `attempts.py` and `coactivation.py`.
 
-UMAP with HDBSCAN finds groups in anything. So the same method runs on Gaussian directions with the same mean and covariance, and what it
-finds there stands in the summary beside the real figures; and members of a group are compared by the tokens on which they fire, which
-the method never saw, with groups whose members were shuffled among features of like density.
+Files, for F features; layer 0 is the coarsest, the last one the finest, there may be fewer than three or none:
 
-Files: features.parquet (a row for each of the F features), neighbours.npy int32 (F, 10) with -1 where there is none, cosines.npy
-float32 (F, 10), embedding.npy float32 (F, dimensions) with NaN outside the space of the groups, groups.json, duplicates.json.
+    features.parquet      a row a feature: feature, status, x, y, group (finest layer), suggested, strength, nn_feature, nn_cosine, probability,
+                          layer_0, layer_1, layer_2
+    groups.json           a record a group: layer, group, size, parent, path, medoid, exemplars, cosine, lasting, family, jaccard, jaccard_seeds, phi
+    proof.json            verdict, nulls, stability, co-activation within and between groups, AMI with the co-activation graph
+    neighbours.npy        int32 (F, 20) nearest directions, -1 where there is none; cosines.npy float32 (F, 20)
+    partners.npy          int32 (F, 20) features that fire on the same tokens, -1 where there are fewer; partners_phi.npy float32 (F, 20);
+                          partners_shared.npy int32 (F, 20) sampled tokens on which both fire
+    graph_groups.npy      int32 (F,) groups of the co-activation graph, -1 none
+    embedding.npy         float32 (F, dimensions), NaN outside the space of the groups
+    duplicates.json       [feature, feature, cosine] above 0.98
+
+Each step writes into `steps/` what the next one needs, so that a killed stage goes on; the folder is gone from a committed unit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from autointerp.embedding import (
-    chance_cosine,
-    covariance_twin,
-    decorrelated,
-    nearest,
-    neighbour_recall,
-    principal,
-    rim,
-    umap_layout,
-    umap_neighbours,
-    unit_rows,
+from autointerp import attempts
+from autointerp.coactivation import Coactivation, count_pairs
+from autointerp.embedding import aligned, neighbour_recall, principal, rim, unit_rows, upright
+from autointerp.group_tables import (
+    DENSE,
+    describe_groups,
+    duplicates,
+    feature_table,
+    finest,
+    firing_proof,
+    kept_share,
+    memberships,
+    padded,
+    with_stability,
 )
+from autointerp.grouping import LEAST, Ground, cohesion, layer_labels, survey, tree_of_space
+from autointerp.likeness import likeness, strongest_tokens
 from autointerp.postings import Postings
+from autointerp.proof import Stability, stability, verdict
 from autointerp.settings import ClusterSettings
+from autointerp.tree import Tree
 from core.corpus import Tokens
 from core.errors import UsageError
-from core.files import read_array, write_array, write_json, write_table
+from core.files import read_array, read_json, write_array, write_json, write_table
+from core.progress import say
 from core.records import Manifest
-from core.run import Run
+from core.run import Run, Work
+from core.settings import key_table
 
-UNIT, VERSION = "cluster", 1
-LEAST = 16  # live features below which there is nothing to group
-CONNECTED_SHARE = 0.05  # fewer than this are noise: of random directions 1 % pass for connected
-MIN_SAMPLES = 3  # of 1, 3 and 5 on 2,048 real directions: 33, 48 and 58 % noise, at the same likeness within groups
-DUPLICATE, DENSE = 0.98, 0.10  # cosine; share of tokens
-KEPT, VOTERS, EXEMPLARS = 10, 15, 5  # neighbours written, neighbours that vote, members shown for a group
-FAMILIES = 9  # as many as there are colours that stay apart
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """What the method finds in N unit rows."""
-
-    rows: np.ndarray  # (N, k + 1) int32 nearest rows, each row itself first
-    cosines: np.ndarray  # (N, k + 1) float32
-    inside: np.ndarray  # (M,) rows that are nearer to another than chance; the others are isolated
-    shaped: np.ndarray | None  # (M, D) unit rows among which groups are sought; None where too few are inside
-    near: tuple[np.ndarray, np.ndarray] | None  # rows and cosines of the nearest among `shaped`, numbered within it
-    space: np.ndarray  # (N, dimensions) UMAP coordinates, NaN where isolated
-    group: np.ndarray  # (N,) int32: 0 is the largest, -1 none
-    probability: np.ndarray  # (N,) strength of membership by HDBSCAN, 0 without a group
+UNIT, VERSION = "cluster", 2
+KEPT = 20  # neighbours written
 
 
 def cluster(run: Run, settings: ClusterSettings, redo: bool = False) -> Manifest:
     """Make the unit `cluster`. Raises UsageError when a setting is out of range or too few features are live."""
+    earlier = earlier_map(run)
     work = run.begin(UNIT, VERSION, settings, ["train", "index"], redo)
     if work is None:
         return run.manifest(UNIT)
@@ -75,19 +76,39 @@ def cluster(run: Run, settings: ClusterSettings, redo: bool = False) -> Manifest
     live = np.flatnonzero((density > 0) & (np.abs(directions).max(1) > 0)).astype(np.int32)
     check(settings, len(live), len(directions))
     x = unit_rows(directions[live])
-    found = find_groups(x, settings, seed)
-    layout, recall = map_layout(x, found, settings, seed)
-    write_table(work.folder / "features.parquet", feature_table(found, layout, live, density))
-    neighbours = padded(live[found.rows[:, 1 : KEPT + 1]], live, (len(directions), KEPT), -1)
-    write_array(work.folder / "neighbours.npy", neighbours)
-    write_array(work.folder / "cosines.npy", padded(found.cosines[:, 1 : KEPT + 1], live, (len(directions), KEPT), 0))
-    write_array(work.folder / "embedding.npy", padded(found.space, live, (len(directions), found.space.shape[1]), np.nan))
-    write_json(work.folder / "groups.json", describe_groups(x, found, live))
-    write_json(work.folder / "duplicates.json", duplicates(found, live))
-    counts = {"features": len(directions), "live": len(live), "dead": len(directions) - len(live), "dense": int((density > DENSE).sum())}
-    tokens = strongest_tokens(postings, Tokens(capture), live)
-    meaning = likeness(tokens, found.group, density[live], seed)
-    return work.commit(counts | summarise(x, found, live) | {"recall": recall} | meaning | null_figures(x, settings, seed))
+    del directions
+    steps = work.folder / "steps"
+    ground = grounded(steps, x, settings, seed)
+    process = attempts.start(steps)
+    try:
+        fires = fire_together(work.folder, postings, settings, seed, live)
+        tokens = strongest_tokens(postings, Tokens(capture), live)
+    except BaseException:
+        attempts.stop(process)
+        raise
+    attempts.finish(process)
+    tree, sizes, labels, layout = results(steps, ground, x, settings, seed)
+    probability = memberships(tree, sizes[-1], ground.inside, len(x)) if sizes else np.zeros(len(x))
+    layout = layout if earlier is None or len(earlier) <= live.max() else aligned(layout, earlier[live])
+    table = feature_table(ground, labels, probability, layout, live, density)
+    records, proof = proven(steps, x, ground, tree, sizes, labels, live, settings, seed)
+    firing, graph, within = firing_proof(fires, labels, live, density, seed)
+    proof |= {"firing": firing, "tokens": likeness(tokens, finest(labels), density[live], seed)}
+    finest_firing = firing["layers"][-1] if firing["layers"] else None
+    found = verdict(
+        int(finest(labels).max(initial=-1)) + 1, proof["cohesion"], [n["cohesion"] for n in proof["nulls"]],
+        kept_share(records, len(sizes) - 1), finest_firing["p"] if finest_firing else None,
+    )  # fmt: skip
+    proof |= {"verdict": found.text, "kind": found.kind}
+    records = [r | {"phi": within.get((r["layer"], r["group"]))} for r in records]
+    write_unit(work, table, records, proof, graph)
+    write_neighbours(work.folder, ground, steps, live, len(density))
+    write_json(work.folder / "duplicates.json", duplicates(ground, live))
+    shutil.rmtree(steps)
+    counts = {"features": len(density), "live": len(live), "dead": len(density) - len(live), "dense": int((density > DENSE).sum())}
+    summary = counts | summarise(ground, labels, records, proof, read_json(work.folder / "duplicates.json"))
+    say("\n".join(proof_lines(summary)))
+    return work.commit(summary)
 
 
 def check(settings: ClusterSettings, n_live: int, n_features: int) -> None:
@@ -96,214 +117,139 @@ def check(settings: ClusterSettings, n_live: int, n_features: int) -> None:
         raise UsageError(f"dimensions is {settings.dimensions}.", "Use 5 to 15: --dimensions 10.")
     if not 0 <= settings.decorrelate <= 1:
         raise UsageError(f"decorrelate is {settings.decorrelate}.", "Use 0 to 1: --decorrelate 0.5.")
-    if settings.neighbours < 3 or settings.min_size < 0 or settings.min_size == 1 or settings.nulls < 0:
-        found = f"neighbours is {settings.neighbours}, min_size {settings.min_size}, nulls {settings.nulls}."
-        raise UsageError(found, "neighbours must be at least 3, min_size 0 or at least 2, nulls at least 0.")
+    if settings.neighbours < 3 or settings.min_size < 0 or settings.min_size in (1, 2) or settings.tokens < 1:
+        found = f"neighbours is {settings.neighbours}, min_size {settings.min_size}, tokens {settings.tokens}."
+        raise UsageError(found, "neighbours must be at least 3, min_size 0 or at least 3, tokens at least 1.")
+    if min(settings.nulls, settings.seeds, settings.subsamples) < 0:
+        raise UsageError(f"nulls, seeds, subsamples are {settings.nulls}, {settings.seeds}, {settings.subsamples}.", "None can be below 0; 0 leaves it out.")
     if n_live < LEAST:
         raise UsageError(f"Only {n_live} of {n_features} features ever fire; at least {LEAST} are needed.", "Capture more text, or train longer.")
 
 
-# ------------------------------------------------------------ groups
+# ------------------------------------------------------------ steps
 
 
-def find_groups(x: np.ndarray, settings: ClusterSettings, seed: int) -> Grouping:
-    """Neighbours, isolation and groups of unit rows (N, D).
-
-    Groups are sought where the covariance that all directions share is half taken out. On 2,048 real directions that made the nearest
-    neighbour 45 % more alike in the tokens it fires on, and groups 30 %; centring alone changed neither.
-    """
-    n = len(x)
-    rows, cosines = nearest(x, min(50, n - 1))
-    inside = np.flatnonzero(cosines[:, 1] > chance_cosine(n, x.shape[1]))
-    space, group, probability = np.full((n, settings.dimensions), np.nan, np.float32), np.full(n, -1, np.int32), np.zeros(n)
-    if len(inside) < max(LEAST, CONNECTED_SHARE * n):
-        return Grouping(rows, cosines, inside, None, None, space, group, probability)
-    shaped = decorrelated(x[inside], settings.decorrelate)
-    near = nearest(shaped, min(50, len(inside) - 1))
-    dimensions = min(settings.dimensions, x.shape[1], len(inside) - 2)
-    space[inside, :dimensions] = umap_layout(shaped, graph_of(near, settings), dimensions, 0.0, seed)
-    group[inside], probability[inside] = dense_regions(space[inside, :dimensions], settings.min_size or max(5, round(n / 200)))
-    return Grouping(rows, cosines, inside, shaped, near, space, group, probability)
+def earlier_map(run: Run) -> np.ndarray | None:
+    """(F, 2) positions on the committed map that is about to be replaced."""
+    if run.find(UNIT) is None:
+        return None
+    return pd.read_parquet(run.folder(UNIT) / "features.parquet", columns=["x", "y"]).to_numpy(np.float32)
 
 
-def graph_of(near: tuple[np.ndarray, np.ndarray], settings: ClusterSettings) -> tuple[np.ndarray, np.ndarray]:
-    """The neighbours that UMAP gets: at most a third of all, or a small cloud becomes one blob."""
-    return umap_neighbours(*near, min(settings.neighbours, near[0].shape[1], max(5, len(near[0]) // 3)))
+def grounded(steps: Path, x: np.ndarray, settings: ClusterSettings, seed: int) -> Ground:
+    """Neighbours and isolation, from the files of a killed run where they are whole."""
+    if not (steps / "plan.json").exists():
+        steps.mkdir(exist_ok=True)
+        attempts.write_ground(steps, x, survey(x, settings), key_table(settings), seed)
+    return attempts.read_ground(steps)
 
 
-def dense_regions(points: np.ndarray, min_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(group (N,) int32, strength (N,)) by HDBSCAN; groups are numbered by size, the largest 0, ties by their first member.
-
-    Excess of mass, which finds groups of unlike size; but it has cliffs where nearly all points fall into two groups (real directions
-    gave 53 groups of at least 5, but 2 of at least 10). Where one group holds over half of the points, the leaves of the same tree are taken.
-    """
-    from hdbscan import HDBSCAN
-
-    for selection in ("eom", "leaf"):
-        model = HDBSCAN(
-            min_cluster_size=min(min_size, len(points)), min_samples=MIN_SAMPLES, metric="euclidean", cluster_selection_method=selection,
-            approx_min_span_tree=False, core_dist_n_jobs=1,
-        )  # fmt: skip
-        labels = model.fit_predict(points.astype(np.float64))
-        names, first, counts = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
-        if not len(counts) or counts.max() <= len(points) / 2:
-            break
-    number = np.full(len(names) + 1, -1, np.int32)  # the last entry is for label -1
-    number[names[np.lexsort((first, -counts))]] = np.arange(len(names))
-    return number[labels], model.probabilities_
+def fire_together(folder: Path, postings: Postings, settings: ClusterSettings, seed: int, live: np.ndarray) -> Coactivation:
+    """Partners of every feature, from the files of a killed run where they are whole. pairs.npy is written last."""
+    files = {
+        "counts": "steps/counts",
+        "partners": "partners",
+        "phi": "partners_phi",
+        "shared": "partners_shared",
+        "chosen": "steps/chosen",
+        "pairs": "steps/pairs",
+    }
+    if not (folder / "steps/pairs.npy").exists():
+        found = count_pairs(postings, settings.tokens, seed, live)
+        write_json(folder / "steps/sampled.json", found.n_tokens)
+        for field, name in files.items():
+            write_array(folder / f"{name}.npy", getattr(found, field))
+    parts = {field: read_array(folder / f"{name}.npy", mapped=False) for field, name in files.items()}
+    return Coactivation(read_json(folder / "steps/sampled.json"), **parts)
 
 
-def vote(found: Grouping) -> tuple[np.ndarray, np.ndarray]:
-    """(suggested group (N,), strength (N,)): the group with most cosine among the 15 nearest directions, and its share of all 15.
-
-    -1 and 0 where none of them has a group. A member is suggested its own group, with that group's share.
-    """
-    near, weights = found.group[found.rows[:, 1 : VOTERS + 1]], np.maximum(found.cosines[:, 1 : VOTERS + 1], 0)
-    votes = np.zeros((len(near), found.group.max() + 2))  # last column: no group
-    np.add.at(votes, (np.arange(len(near))[:, None], near), weights)
-    best = votes[:, :-1].argmax(1) if votes.shape[1] > 1 else np.full(len(near), -1)
-    suggested = np.where(found.group >= 0, found.group, best).astype(np.int32)
-    strength = np.where(suggested >= 0, votes[np.arange(len(near)), suggested], 0) / np.maximum(weights.sum(1), 1e-12)
-    voted = (strength > 0) | (found.group >= 0)
-    return np.where(voted, suggested, -1).astype(np.int32), strength
-
-
-def map_layout(x: np.ndarray, found: Grouping, settings: ClusterSettings, seed: int) -> tuple[np.ndarray, float | None]:
-    """((N, 2) positions, recall at 15 among the rows inside). Without groups' space: principal coordinates, and no recall."""
-    if found.near is None:
-        return principal(x, 2), None
+def results(steps: Path, ground: Ground, x: np.ndarray, settings: ClusterSettings, seed: int) -> tuple[Tree | None, list[int], np.ndarray, np.ndarray]:
+    """(tree, smallest sizes, labels (N, L), map (N, 2)) of what the layouts gave. Without a space: principal coordinates, and no layer."""
+    if ground.near is None:
+        return None, [], np.zeros((len(x), 0), np.int32), principal(x, 2)
+    tree, sizes = tree_of_space(read_array(steps / "space.npy")), read_json(steps / "sizes.json")
     layout = np.zeros((len(x), 2), np.float32)
-    layout[found.inside] = umap_layout(found.shaped, graph_of(found.near, settings), 2, settings.spread, seed)
-    outside = np.setdiff1d(np.arange(len(x)), found.inside)
-    return rim(layout, outside, found.rows[outside, 1 : KEPT + 1]), round(neighbour_recall(found.near[0], layout[found.inside]), 4)
+    layout[ground.inside] = upright(read_array(steps / "map.npy"))
+    outside = np.setdiff1d(np.arange(len(x)), ground.inside)
+    return tree, sizes, layer_labels(tree, sizes, ground.inside, len(x)), rim(layout, outside, ground.rows[outside, 1 : KEPT + 1])
 
 
-# ------------------------------------------------------------ tables
-
-
-def feature_table(found: Grouping, layout: np.ndarray, live: np.ndarray, density: np.ndarray) -> pd.DataFrame:
-    """A row a feature: feature, status (alive, dense, isolated, dead), x, y, group, suggested, strength, nn_feature, nn_cosine, probability."""
-    n, isolated = len(density), ~np.isin(np.arange(len(live)), found.inside)
-    status = np.full(n, "dead", dtype=object)
-    status[live] = np.select([isolated, density[live] > DENSE], ["isolated", "dense"], "alive")
-    suggested, strength = vote(found)
-    columns = {
-        "x": (layout[:, 0], np.nan), "y": (layout[:, 1], np.nan), "group": (found.group, -1), "suggested": (suggested, -1),
-        "strength": (strength.astype(np.float32), 0), "nn_feature": (live[found.rows[:, 1]], -1), "nn_cosine": (found.cosines[:, 1], 0),
-        "probability": (found.probability.astype(np.float32), 0),
+def proven(steps: Path, x, ground: Ground, tree, sizes: list[int], labels: np.ndarray, live: np.ndarray, settings: ClusterSettings, seed: int):
+    """(records of the groups, the geometric part of the proof)."""
+    inside, tried = ground.inside, attempts.names(settings) if sizes else []
+    load = lambda kind: [read_array(steps / f"{name}.npy") for name in tried if name.startswith(kind)]
+    clouds = {kind: [read_json(steps / f"{name}.json") for name in tried if name.startswith(kind)] for kind in ("null", "uniform", "columns")}
+    kept = [inside[attempts.subsample(i, len(inside), seed)] for i in range(settings.subsamples if sizes else 0)]
+    by_layer = lambda others, rows: [stability(labels[:, i], [o[:, i] for o in others], rows) for i in range(len(sizes))]
+    subsamples, seeds = by_layer(load("subsample"), kept), by_layer(load("seed"), [inside] * settings.seeds)
+    records = with_stability(describe_groups(x, tree, sizes, labels, live), subsamples, seeds)
+    recall = [None, None]
+    if ground.near is not None:
+        recall = [round(neighbour_recall(ground.near[0], read_array(steps / f"{name}.npy")), 4) for name in ("space", "map")]
+    proof = {
+        "sizes": sizes, "cohesion": round(cohesion(x, finest(labels)), 6), "isolated": round(1 - len(inside) / len(x), 4),
+        "nulls": clouds["null"], "uniform": clouds["uniform"], "columns": clouds["columns"], "recall_space": recall[0], "recall_map": recall[1],
+        "subsamples": [stability_table(s) for s in subsamples], "seeds": [stability_table(s) for s in seeds],
+        "kept": [kept_share(records, i) for i in range(len(sizes))],
     }  # fmt: skip
-    full = {name: padded(values, live, (n,), missing) for name, (values, missing) in columns.items()}
-    return pd.DataFrame({"feature": np.arange(n, dtype=np.int32), "status": status, **full})
+    return records, proof
 
 
-def padded(values: np.ndarray, live: np.ndarray, shape: tuple, missing) -> np.ndarray:
-    """Values of the live features spread over all features; `missing` elsewhere and in columns that are not there."""
-    full = np.full(shape, missing, values.dtype)
-    full[(live, slice(0, values.shape[1])) if values.ndim == 2 else live] = values
-    return full
+def stability_table(found: Stability | None) -> dict | None:
+    return None if found is None else {"ari": round(found.ari, 4), "ari_grouped": None if found.ari_grouped is None else round(found.ari_grouped, 4)}
 
 
-def duplicates(found: Grouping, live: np.ndarray) -> list[list]:
-    """[feature, feature, cosine] of pairs above 0.98 among the 50 nearest: one direction that the SAE has learned twice."""
-    row, column = np.nonzero(found.cosines[:, 1:] > DUPLICATE)
-    pairs = {tuple(sorted((int(live[r]), int(live[found.rows[r, c + 1]])))): round(float(found.cosines[r, c + 1]), 5) for r, c in zip(row, column, strict=True)}
-    return [[a, b, cosine] for (a, b), cosine in sorted(pairs.items())]
+def write_unit(work: Work, table: pd.DataFrame, records: list[dict], proof: dict, graph: np.ndarray) -> None:
+    write_table(work.folder / "features.parquet", table)
+    write_json(work.folder / "groups.json", records)
+    write_json(work.folder / "proof.json", proof)
+    write_array(work.folder / "graph_groups.npy", graph)
 
 
-def describe_groups(x: np.ndarray, found: Grouping, live: np.ndarray) -> list[dict]:
-    """group, size, medoid (the feature with most cosine to the others), exemplars, mean cosine within, family (of groups, at most 9)."""
-    groups, centres = [], []
-    for number in range(found.group.max() + 1):
-        members = np.flatnonzero(found.group == number)
-        total = x[members].sum(0, dtype=np.float64)
-        nearest_first = live[members[np.argsort(-(x[members] @ total), kind="stable")]]
-        exemplars = [int(f) for f in nearest_first[:EXEMPLARS]]
-        cosine = round(pair_cosine(total, len(members)), 4)
-        groups.append({"group": number, "size": len(members), "medoid": exemplars[0], "exemplars": exemplars, "cosine": cosine})
-        centres.append(total / np.linalg.norm(total))
-    return [g | {"family": int(f)} for g, f in zip(groups, families(np.array(centres)), strict=True)]
+def write_neighbours(folder: Path, ground: Ground, steps: Path, live: np.ndarray, n_features: int) -> None:
+    """Nearest directions and the space of the groups, spread over all features."""
+    write_array(folder / "neighbours.npy", padded(live[ground.rows[:, 1 : KEPT + 1]], live, (n_features, KEPT), -1))
+    write_array(folder / "cosines.npy", padded(np.asarray(ground.cosines[:, 1 : KEPT + 1]), live, (n_features, KEPT), 0))
+    space = read_array(steps / "space.npy") if ground.near is not None else np.zeros((0, 1), np.float32)
+    write_array(folder / "embedding.npy", padded(space, live[ground.inside] if len(space) else live[:0], (n_features, space.shape[1]), np.nan))
 
 
-def families(centres: np.ndarray) -> np.ndarray:
-    """At most 9 families of groups (G,) by Ward's linkage of their mean directions (G, D), numbered in the order of their first group."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    if len(centres) <= FAMILIES:
-        return np.arange(len(centres))
-    names, first, inverse = np.unique(fcluster(linkage(centres, "ward"), FAMILIES, "maxclust"), return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
+# ------------------------------------------------------------ summary
 
 
-def pair_cosine(total: np.ndarray, n: int) -> float:
-    """Mean cosine over pairs of n unit rows from their sum: (|sum|^2 - n) / (n (n - 1))."""
-    return float((total @ total - n) / (n * (n - 1)))
-
-
-# ------------------------------------------------------------ figures and nulls
-
-
-def summarise(x: np.ndarray, found: Grouping, live: np.ndarray) -> dict:
-    """Counts of one grouping, and the mean cosine within its groups."""
-    grouped = int((found.group >= 0).sum())
-    cosines = [g["cosine"] for g in describe_groups(x, found, live)]
-    noise = len(found.inside) - grouped
+def summarise(ground: Ground, labels: np.ndarray, records: list[dict], proof: dict, pairs: list) -> dict:
+    """Counts of the finest layer, and the figures of the proof that a caption needs."""
+    grouped, n, last = int((finest(labels) >= 0).sum()), len(labels), len(proof["sizes"]) - 1
+    cosines = [r["cosine"] for r in records if r["layer"] == last]
+    noise = len(ground.inside) - grouped
+    mean = lambda kind, name: [found[name] for found in proof[kind]]
+    firing, ami = proof["firing"]["layers"][-1:], proof["firing"]["graph"]["ami"]
     return {
-        "isolated": len(x) - len(found.inside), "duplicates": len(duplicates(found, live)), "groups": len(cosines), "grouped": grouped,
-        "noise": noise, "noise_share": round(noise / len(x), 4), "cosine_within": round(float(np.mean(cosines)), 4) if cosines else None,
+        "isolated": n - len(ground.inside), "duplicates": len(pairs), "layers": [sum(r["layer"] == i for r in records) for i in range(last + 1)],
+        "groups": len(cosines), "grouped": grouped, "noise": noise, "noise_share": round(noise / n, 4),
+        "cosine_within": round(float(np.mean(cosines)), 4) if cosines else None,
+        "recall": proof["recall_map"], "recall_space": proof["recall_space"], "cohesion": proof["cohesion"],
+        "null_cohesion": mean("nulls", "cohesion"), "null_groups": [g[-1] for g in mean("nulls", "groups")], "null_isolated": mean("nulls", "isolated"),
+        "ari_subsamples": proof["subsamples"][-1]["ari"] if proof["subsamples"] and proof["subsamples"][-1] else None,
+        "ari_seeds": proof["seeds"][-1]["ari"] if proof["seeds"] and proof["seeds"][-1] else None, "kept": proof["kept"][-1] if proof["kept"] else None,
+        "phi_within": firing[0]["value"] if firing and firing[0] else None, "phi_z": firing[0]["z"] if firing and firing[0] else None,
+        "phi_p": firing[0]["p"] if firing and firing[0] else None, "phi_null": firing[0]["null"] if firing and firing[0] else None,
+        "ami": ami["value"] if ami else None, "ami_z": ami["z"] if ami else None, "ami_p": ami["p"] if ami else None,
+        "verdict_kind": proof["kind"], "verdict": proof["verdict"],
     }  # fmt: skip
 
 
-def null_figures(x: np.ndarray, settings: ClusterSettings, seed: int) -> dict:
-    """Groups, share of noise and cosine within groups that the method finds in Gaussian rows with x's mean and covariance."""
-    found = []
-    for number in range(settings.nulls):
-        twin = covariance_twin(x, np.random.default_rng([seed, number]))
-        found.append(summarise(twin, find_groups(twin, settings, seed), np.arange(len(x))))
-    names = ("groups", "isolated", "noise_share", "cosine_within")
-    return {f"null_{name}": [f[name] for f in found] for name in names}
-
-
-def strongest_tokens(postings: Postings, tokens: Tokens, live: np.ndarray, n: int = 200):
-    """Sparse (N, V): square roots of the shares of each token id among a feature's n strongest firings. Rows have length 1."""
-    from scipy.sparse import csr_matrix
-
-    ids, rows, columns = np.asarray(tokens.ids), [], []
-    place = np.full(postings.n_features, -1)
-    place[live] = np.arange(len(live))
-    for first, block in postings.blocks():
-        for feature, (ordinals, values) in enumerate(block, first):
-            if place[feature] >= 0:
-                top = ordinals if len(values) <= n else ordinals[np.argpartition(-values, n)[:n]]
-                columns.append(ids[top])
-                rows.append(np.full(len(top), place[feature]))
-    counts = csr_matrix((np.ones(sum(map(len, rows))), (np.concatenate(rows), np.concatenate(columns))), shape=(len(live), len(tokens.vocabulary)))
-    return counts.multiply(1 / counts.sum(1)).sqrt().tocsr()
-
-
-def likeness(tokens, group: np.ndarray, density: np.ndarray, seed: int, n_shuffles: int = 20) -> dict:
-    """Mean Bhattacharyya overlap of the tokens of two members of a group, 0..1, and the same after shuffling members.
-
-    Features change places only with others of their tenth of the densities: dense features resemble everything.
-    """
-    if not (group >= 0).any():
-        return {"likeness": None, "null_likeness": None}
-    stratum = np.argsort(np.argsort(density, kind="stable")) * 10 // len(density)
-    rng = np.random.default_rng(seed)
-    shuffled = []
-    for _ in range(n_shuffles):
-        other = group.copy()
-        for s in range(10):
-            here = np.flatnonzero((stratum == s) & (group >= 0))
-            other[here] = group[rng.permutation(here)]
-        shuffled.append(mean_overlap(tokens, other))
-    return {"likeness": round(mean_overlap(tokens, group), 4), "null_likeness": round(float(np.mean(shuffled)), 4)}
-
-
-def mean_overlap(tokens, group: np.ndarray) -> float:
-    """Mean inner product over pairs of rows in the same group, every pair counting once."""
-    total = pairs = 0.0
-    for number in range(group.max() + 1):
-        members = tokens[group == number]
-        n, mean = members.shape[0], np.asarray(members.sum(0)).ravel()
-        total, pairs = total + mean @ mean - n, pairs + n * (n - 1)
-    return float(total / pairs)
+def proof_lines(s: dict) -> list[str]:
+    """The proof as it is printed at the end of the stage."""
+    number = lambda v, form=".3f": "not tried" if v is None else format(v, form)
+    lines = [f"cluster: {s['verdict']}"]
+    if s["groups"]:
+        null = "not tried" if not s["null_groups"] else f"{min(s['null_groups'])} to {max(s['null_groups'])}"
+        lines += [
+            f"  layers {' > '.join(map(str, s['layers']))} groups, {s['noise']} noise, {s['isolated']} isolated; Gaussian clouds: {null} groups, cut at the same size",
+            f"  come back in subsamples {number(s['kept'], '.0%')}; ARI of subsamples {number(s['ari_subsamples'])}, of seeds {number(s['ari_seeds'])}",
+            f"  neighbours kept: {number(s['recall_space'], '.0%')} by the space of the groups, {number(s['recall'], '.0%')} by the map",
+            f"  firing together (phi) {number(s['phi_within'], '.4f')} within groups, {number(s['phi_null'], '.4f')} shuffled, z {number(s['phi_z'], '.1f')}, p {number(s['phi_p'])}",
+            f"  agreement with the groups of the co-activation graph: AMI {number(s['ami'])}, z {number(s['ami_z'], '.1f')}, p {number(s['ami_p'])}",
+        ]
+    return lines

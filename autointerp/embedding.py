@@ -10,11 +10,13 @@ import warnings
 
 import numpy as np
 
+EPOCHS = 200  # UMAP's own number for large data; its 500 for small data took 2.5 times as long and found no better groups
+
 
 def unit_rows(directions: np.ndarray) -> np.ndarray:
     """Rows (N, D) scaled to length 1, float32; a zero row stays zero."""
-    length = np.linalg.norm(directions.astype(np.float64), axis=1, keepdims=True)
-    return (directions / np.maximum(length, 1e-12)).astype(np.float32)
+    length = np.sqrt(np.einsum("nd,nd->n", directions, directions, dtype=np.float64))
+    return np.asarray(directions / np.maximum(length, 1e-12)[:, None].astype(np.float32), dtype=np.float32)
 
 
 def nearest(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,13 +48,31 @@ def chance_cosine(n: int, d: int, quantile: float = 0.99) -> float:
     return float(2 * beta.isf(tail, (d - 1) / 2, (d - 1) / 2) - 1)
 
 
+def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean (D,), covariance (D, D)) of rows in float64, read in blocks: a float64 copy of 65,536 rows would be the largest thing in memory."""
+    mean = x.mean(0, dtype=np.float64)
+    total = np.zeros((x.shape[1], x.shape[1]))
+    for part in blocks(x):
+        centred = part - mean
+        total += centred.T @ centred
+    return mean, total / max(len(x) - 1, 1)
+
+
+def blocks(x: np.ndarray, size: int = 8192):
+    """Consecutive blocks of rows."""
+    return (x[i : i + size] for i in range(0, len(x), size))
+
+
+def mapped(x: np.ndarray, mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(x - mean) @ matrix in float64, block by block, as float32."""
+    return np.concatenate([((part - mean) @ matrix).astype(np.float32) for part in blocks(x)])
+
+
 def principal(x: np.ndarray, n_components: int) -> np.ndarray:
     """(N, n_components) float32 principal coordinates; each axis points to where its largest loading is positive."""
-    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, ::-1][:, :n_components]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    return (centred @ axes).astype(np.float32)
+    mean, covariance = moments(x)
+    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
+    return mapped(x, mean, axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])]))
 
 
 def umap_neighbours(rows: np.ndarray, cosines: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,34 +90,51 @@ def umap_neighbours(rows: np.ndarray, cosines: np.ndarray, n: int) -> tuple[np.n
     return np.ascontiguousarray(rows[:, :n], dtype=np.int32).copy(), distances.astype(np.float32)
 
 
-def umap_layout(x: np.ndarray, graph: tuple[np.ndarray, np.ndarray], n_components: int, min_dist: float, seed: int) -> np.ndarray:
-    """(N, n_components) float32 UMAP coordinates of unit rows x from their neighbours (see umap_neighbours).
+def umap_layout(start: np.ndarray, graph: tuple[np.ndarray, np.ndarray], min_dist: float, seed: int) -> np.ndarray:
+    """(N, n) float32 UMAP coordinates from a graph of neighbours (see umap_neighbours) and where the points start, (N, n).
 
-    Starts from principal coordinates: the spectral start can fail, and draws unseeded numbers where the graph is in pieces.
+    The start is principal coordinates: the spectral start can fail, and draws unseeded numbers where the graph is in pieces. The
+    directions themselves are not needed once the neighbours are known.
     """
     import umap
 
     indices, distances = graph
     reducer = umap.UMAP(
-        n_components=n_components, n_neighbors=indices.shape[1], min_dist=min_dist, metric="cosine", n_jobs=1,
-        precomputed_knn=(indices, distances), init=principal(x, n_components), random_state=seed,
+        n_components=start.shape[1], n_neighbors=indices.shape[1], min_dist=min_dist, metric="cosine", n_jobs=1, n_epochs=EPOCHS,
+        precomputed_knn=(indices, distances), init=start, random_state=seed,
     )  # fmt: skip
     with warnings.catch_warnings():
         # Only: that transform() is unavailable without an NNDescent object. That a graph was ignored stays visible.
         warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
-        layout = reducer.fit_transform(x)
+        layout = reducer.fit_transform(start)
     if reducer.knn_indices is None:
         raise RuntimeError("UMAP ignored the neighbours that it was given")
     return np.asarray(layout, dtype=np.float32)
 
 
-def neighbour_recall(rows: np.ndarray, layout: np.ndarray, k: int = 15) -> float:
-    """Share of the k nearest directions (columns 1..k of `rows`) that are also among the k nearest points of the layout."""
+def subset_neighbours(rows: np.ndarray, cosines: np.ndarray, keep: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The n nearest (the row itself first) of each row of ascending `keep`, among `keep`, numbered within it: nothing is searched again.
+
+    Raises ValueError where a row has fewer than n left.
+    """
+    place = np.full(len(rows), -1, np.int32)
+    place[keep] = np.arange(len(keep))
+    near = place[rows[keep]]
+    if (near >= 0).sum(1).min() < n:
+        raise ValueError(f"fewer than {n} neighbours are left")
+    first = np.argsort(near < 0, axis=1, kind="stable")[:, :n]
+    return np.take_along_axis(near, first, 1), np.take_along_axis(cosines[keep], first, 1)
+
+
+def neighbour_recall(rows: np.ndarray, layout: np.ndarray, k: int = 15, most: int = 5000) -> float:
+    """Share of the k nearest directions (columns 1..k of `rows`) that are also among the k nearest points of the layout; of at most `most` rows."""
     from sklearn.neighbors import NearestNeighbors
 
     k = min(k, rows.shape[1] - 1)
-    near = NearestNeighbors(n_neighbors=k).fit(layout).kneighbors(return_distance=False)
-    return float((rows[:, 1 : k + 1, None] == near[:, None, :]).any(2).mean())
+    asked = np.unique(np.linspace(0, len(layout) - 1, min(most, len(layout))).astype(int))
+    near = NearestNeighbors(n_neighbors=k + 1).fit(layout).kneighbors(layout[asked], return_distance=False)
+    others = np.where(near == asked[:, None], -1, near)  # a point is no neighbour of its own
+    return float((rows[asked, 1 : k + 1, None] == others[:, None, :]).any(2).mean())
 
 
 def rim(layout: np.ndarray, outside: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -119,11 +156,60 @@ def rim(layout: np.ndarray, outside: np.ndarray, near: np.ndarray) -> np.ndarray
     return placed
 
 
+def upright(layout: np.ndarray) -> np.ndarray:
+    """Layout (N, 2) turned so that it is widest along x, and mirrored so that its longer tails point right and up."""
+    centred = layout - layout.mean(0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+    turned = centred @ axes
+    return (turned * np.where((turned**3).sum(0) < 0, -1, 1)).astype(np.float32)
+
+
+def aligned(layout: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+    """Layout (N, 2) turned, mirrored and moved to lie on `earlier` (N, 2) as well as it can; rows with NaN in either do not count.
+
+    Orthogonal Procrustes without scaling, so that distances stay what UMAP made them. Fewer than three common rows: only `upright`.
+    """
+    common = np.isfinite(layout).all(1) & np.isfinite(earlier).all(1)
+    if common.sum() < 3:
+        return upright(layout)
+    here, there = layout[common].mean(0), earlier[common].mean(0)
+    left, _, right = np.linalg.svd((layout[common] - here).T @ (earlier[common] - there))
+    return ((layout - here) @ (left @ right) + there).astype(np.float32)
+
+
+# ------------------------------------------------------------ clouds without groups
+
+
 def covariance_twin(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Unit rows (N, D) drawn from the Gaussian with the mean and covariance of x: its shape as a cloud, without its groups."""
-    mean = x.mean(0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(np.cov(x.T.astype(np.float64)))
-    return unit_rows(rng.normal(size=x.shape) * np.sqrt(np.maximum(values, 0)) @ vectors.T + mean)
+    """Gaussian unit rows (N, D) with the mean and covariance of x: its shape as a cloud, without its groups.
+
+    Scaling rows to length 1 changes their covariance, and a sample's own is wider than the one it was drawn from; both made the null too hard or too
+    easy. So mean and covariance are set again after each scaling, eight times, which leaves them equal to x's to 1e-3. With fewer than 1.5 D
+    rows, where a sample has no full covariance, the rows are drawn once.
+    """
+    mean, covariance = moments(x)
+    colour = root(covariance, 0.5)
+    y = unit_rows(rng.normal(size=x.shape) @ colour + mean)
+    for _ in range(8 if len(x) > 1.5 * x.shape[1] else 0):
+        own_mean, own = moments(y)
+        y = unit_rows(mapped(y, own_mean, root(own, -0.5) @ colour) + mean)
+    return y
+
+
+def root(covariance: np.ndarray, power: float) -> np.ndarray:
+    """A symmetric matrix to a power; eigenvalues below 1e-9 of the largest count as that."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.maximum(values, values[-1] * 1e-9) ** power @ vectors.T
+
+
+def uniform_directions(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Unit rows of x's shape, uniform on the sphere."""
+    return unit_rows(rng.normal(size=x.shape))
+
+
+def shuffled_columns(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Unit rows with each column of x shuffled by itself: every coordinate keeps its distribution."""
+    return unit_rows(rng.permuted(x, axis=0))
 
 
 def decorrelated(x: np.ndarray, power: float) -> np.ndarray:
@@ -135,6 +221,6 @@ def decorrelated(x: np.ndarray, power: float) -> np.ndarray:
     power *= max(0.0, 1 - x.shape[1] / len(x))
     if power == 0:
         return x
-    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    return unit_rows(centred @ vectors / np.maximum(values, values[-1] * 1e-3) ** (power / 2))
+    mean, covariance = moments(x)
+    values, vectors = np.linalg.eigh(covariance)
+    return unit_rows(mapped(x, mean, vectors / np.maximum(values, values[-1] * 1e-3) ** (power / 2)))

@@ -65,11 +65,24 @@ class Features:
         return table.assign(title=[self.titles.get(int(g), "") for g in table["group"]])
 
     @cached_property
-    def titles(self) -> dict[int, str]:
+    def layered_titles(self) -> dict[tuple[int, int], str]:
+        """{(layer, group): title}; empty where the group is unstable or nothing was named yet."""
         if self.run.find("title") is None:
             return {}
         table = self._table("title", "titles.parquet")
-        return dict(zip(table["group"], table["title"], strict=True))
+        return {(int(layer), int(g)): title for layer, g, title in zip(table["layer"], table["group"], table["title"], strict=True)}
+
+    @cached_property
+    def titles(self) -> dict[int, str]:
+        """{group: title} of the finest layer."""
+        last = max((layer for layer, _ in self.layered_titles), default=0)
+        return {g: title for (layer, g), title in self.layered_titles.items() if layer == last}
+
+    @cached_property
+    def relations(self) -> pd.DataFrame:
+        """kind, feature, other, strength, cosine, phi and counts of duplicates, probable splitting and absorption; no rows before `relate`."""
+        columns = ["kind", "feature", "other", "strength", "cosine", "phi", "shared"]
+        return self._table("relate", "relations.parquet") if self.run.find("relate") else pd.DataFrame({c: [] for c in columns})
 
     @cached_property
     def effects(self) -> pd.DataFrame | None:
@@ -106,6 +119,28 @@ class Features:
         ids, cosines = read_array(folder / "neighbours.npy"), read_array(folder / "cosines.npy")
         return [(int(i), float(c)) for i, c in zip(ids[feature], cosines[feature], strict=True) if i >= 0][:count]
 
+    def path(self, feature: int) -> list[dict]:
+        """layer, group, title of the groups that the feature is in, coarsest first."""
+        if self.clusters is None or feature not in self.clusters.index:
+            return []
+        row = self.clusters.loc[feature]
+        layers = sorted(int(c.removeprefix("layer_")) for c in self.clusters if c.startswith("layer_"))
+        return [{"layer": i, "group": int(g), "title": self.layered_titles.get((i, int(g)), "")} for i in layers if (g := row[f"layer_{i}"]) >= 0]
+
+    def partners(self, feature: int, count: int = 6) -> list[dict]:
+        """feature, phi, shared (sampled tokens) of those that fire most on the same tokens; empty before `cluster`."""
+        if self.run.find("cluster") is None:
+            return []
+        folder = self.run.folder("cluster")
+        columns = [read_array(folder / f"{name}.npy")[feature] for name in ("partners", "partners_phi", "partners_shared")]
+        rows = [{"feature": int(i), "phi": float(p), "shared": int(n)} for i, p, n in zip(*columns, strict=True) if i >= 0]
+        return [row | {"label": self.label(row["feature"])} for row in rows[:count]]
+
+    def related(self, feature: int) -> list[dict]:
+        """Duplicates, probable splitting and absorption that the feature is part of: kind, feature (the parent, in absorption), other, strength."""
+        own = self.relations[(self.relations["feature"] == feature) | (self.relations["other"] == feature)]
+        return plain(own[["kind", "feature", "other", "strength"]])
+
     def label(self, feature: int) -> str:
         """The first label's text, or an empty string."""
         found = self.labels[self.labels["feature"] == feature]["text"]
@@ -122,7 +157,8 @@ class Features:
             "labels": self._labels_of(feature),
             "promoted": self._effects_of(feature, "promoted"), "suppressed": self._effects_of(feature, "suppressed"),
             "neighbours": [{"feature": i, "cosine": c, "label": self.label(i)} for i, c in self.neighbours(feature)],
-            "cluster": None if group is None else {"group": int(group["group"]), "title": group["title"]},
+            "cluster": None if group is None else {"group": int(group["group"]), "title": group["title"], "path": self.path(feature)},
+            "partners": self.partners(feature), "related": self.related(feature),
             "notes": [n for n in read_notes(self.run.path) if n["feature"] == feature],
             "snippets": [
                 {"stratum": s.stratum, "split": s.split, "document": self.tokens.names[s.document], "start": s.start, "peak": s.peak,

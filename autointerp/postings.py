@@ -50,6 +50,11 @@ class Postings:
                     parts.append((o, v))
             yield first, [(np.concatenate([o for o, _ in p]), np.concatenate([v for _, v in p])) for p in found]
 
+    def by_shard(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """(first ordinal, end, offsets (F + 1,), positions) of each shard: the positions of feature f, counted from the first, lie between its offsets."""
+        for shard, offsets in enumerate(self._offsets):
+            yield int(self.bounds[shard]), int(self.bounds[shard + 1]), offsets, self._positions[shard]
+
     def token(self, token_id: int) -> np.ndarray:
         """Ordinals int64, ascending, at which a token stands."""
         return self._token_ordinals[self._token_offsets[token_id] : self._token_offsets[token_id + 1]].astype(np.int64)

@@ -14,18 +14,35 @@ class ClusterSettings:
     neighbours: int = setting(15, "nearest directions that UMAP looks at, itself included; at most a third of them")
     decorrelate: float = setting(0.5, "how much of the covariance that all directions share is taken out before groups are sought: 0 to 1")
     dimensions: int = setting(10, "dimensions of the UMAP space in which HDBSCAN finds groups, 5 to 15")
-    min_size: int = setting(0, "smallest group; 0 takes 1 in 200 features, and at least 5")
+    min_size: int = setting(0, "smallest group of the finest layer that is considered; 0 takes 5")
     spread: float = setting(0.15, "smallest distance between points of the map (UMAP's min_dist)")
-    nulls: int = setting(1, "times that the same method is tried on random directions with the same mean and covariance")
+    nulls: int = setting(5, "proof: clouds of random directions with the same mean and covariance; at least 3 for a verdict")
+    seeds: int = setting(3, "proof: times that the groups are sought with another seed")
+    subsamples: int = setting(8, "proof: times that they are sought among 80 % of the features")
+    tokens: int = setting(2_000_000, "tokens, at most, on which pairs of features that fire together are counted")
 
 
 @dataclass(frozen=True)
 class TitleSettings:
-    """title: labels and promoted tokens of a group's members -> a short name."""
+    """title: labels and promoted tokens of a group's members -> a short name for every group of every layer."""
 
-    words: int = setting(3, "words in a title, at most")
-    promoted: int = setting(5, "promoted tokens of each feature that count as evidence beside its label")
-    min_share: float = setting(0.2, "share of the members that must have a word for it to stand in the title")
+    by: str = setting("words", "words (contrast of label words and promoted tokens) or llm", choices=("words", "llm"))
+    set: str = setting("rules", "the label set that names are made from")
+    words: int = setting(3, "words: words in a title, at most")
+    promoted: int = setting(5, "words: promoted tokens of each feature that count as evidence beside its label")
+    min_share: float = setting(0.2, "words: share of the members that must have a word for it to stand in the title")
+    llm_model: str = setting("", "llm: name of the model; the endpoint's only one when empty", in_key=False)
+    llm_url: str = setting("", "llm: base URL of the endpoint", in_key=False)
+    concurrency: int = setting(16, "llm: requests in flight", in_key=False)
+    replies: str = setting("", "llm: a reply store to share between runs; nothing takes the run's own", in_key=False)
+
+
+@dataclass(frozen=True)
+class RelateSettings:
+    """relate: neighbours, firings and labels -> duplicates, probable splitting and absorption."""
+
+    set: str = setting("rules", "the label set whose labels say where a parent should fire; only labels in the language of rules can")
+    tokens: int = setting(100_000, "tokens of the score split, at most, on which labels are held against firings")
 
 
 @dataclass(frozen=True)

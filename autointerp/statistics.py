@@ -9,6 +9,8 @@ percentile bootstrap does (`tests/benchmarks/coverage.py`; figures in docs/exper
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.stats import t as student
 
@@ -70,3 +72,49 @@ def bootstrap_median(values: np.ndarray, rng: np.random.Generator, draws: int = 
         return float("nan"), float("nan"), float("nan")
     medians = np.median(values[rng.integers(0, len(values), (draws, len(values)))], axis=1)
     return float(np.median(values)), float(np.quantile(medians, 0.025)), float(np.quantile(medians, 0.975))
+
+
+def density_strata(density: np.ndarray, n: int = 10) -> np.ndarray:
+    """(m,) the tenth of the densities, by rank, that each entry belongs to: what features may be exchanged with in a null."""
+    return np.argsort(np.argsort(density, kind="stable"), kind="stable") * n // max(len(density), 1)
+
+
+def shuffled_within(values: np.ndarray, stratum: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`values` (m,) shuffled among entries of the same stratum."""
+    out = values.copy()
+    for s in np.unique(stratum):
+        here = np.flatnonzero(stratum == s)
+        out[here] = values[rng.permutation(here)]
+    return out
+
+
+@dataclass(frozen=True)
+class Against:
+    """A figure beside what shuffling gives: z in standard deviations of the shuffles, p one-sided, (1 + shuffles as high) / (1 + shuffles)."""
+
+    value: float
+    null: float
+    spread: float
+    z: float | None
+    p: float
+
+    def table(self) -> dict:
+        """Rounded, for a summary."""
+        fields = {"value": self.value, "null": self.null, "spread": self.spread, "z": self.z, "p": self.p}
+        return {name: None if v is None else round(v, 6) for name, v in fields.items()}
+
+
+def against_shuffles(value: float, shuffled: list[float]) -> Against:
+    """`value` held against the same figure after shuffles; z is None where the shuffles do not differ."""
+    null, spread = float(np.mean(shuffled)), float(np.std(shuffled))
+    z = (value - null) / spread if spread > 1e-12 else None
+    return Against(value, null, spread, z, (1 + int(np.sum(np.array(shuffled) >= value - 1e-12))) / (1 + len(shuffled)))
+
+
+def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval for a share of `hits` in n trials; (0, 1) without any."""
+    if n == 0:
+        return 0.0, 1.0
+    share = hits / n
+    middle, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return float((middle - half) / (1 + z * z / n)), float((middle + half) / (1 + z * z / n))

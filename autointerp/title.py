@@ -1,226 +1,217 @@
-"""Stage `title`: a short name for every group of features, from its members' labels and promoted tokens, without an LLM.
+"""Stage `title`: a short name for every group of every layer, from its members' labels; how well labels agree inside groups; an intruder test.
 
-A label is read as *marks*: `"if" after "("; digits (weak)` has the marks here "if", kind keywords, after "(" and kind digits. A group's
-title is made of marks that its members have and other features have not, ranked by the z-score of the log-odds with an informative prior
-(Monroe, Colaresi and Quinn 2008, equations 15 to 22): at most one kind, some terms, and one more mark that says where. Where no mark of the
-labels stands out, promoted tokens are tried; where none of those does either, the group is `mixed (number)`, with a share of 0. Equal
-titles are told apart by their next marks, and at last by the number of the group.
+Names are made of words that members have and other features, siblings first of all, have not (`contrast.py`), or by an LLM (`naming.py`). "mixed" is
+an answer. A group of which less than half comes back in subsamples (Jaccard below 0.5) stays unnamed: its title is empty, and what it would have been
+called stands beside it as `tentative`.
 
-File: titles.parquet with group, title, size, evidence (JSON: the marks that stand out most, with how many members have each) and share
-(of the members that have at least one mark of the title).
+The intruder test: four members and an outsider from another group of the layer; who sees their labels and the title finds the outsider one time in
+five by chance. Without an LLM the judge counts which label has fewest marks of the title, ties shared, and titles for the test are made from the
+other half of each group, so that no label is judged by a title that it helped to make.
+
+Files: titles.parquet with layer, group, title, tentative, why (unstable, mixed or empty), size, evidence (JSON: the marks that stand out most, with
+how many members have each) and share (of the members that have at least one mark of the title; NaN for titles by an LLM); failures.parquet.
 """
 
 from __future__ import annotations
 
-import ast
 import json
-import re
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
-from autointerp.lexemes import SHAPES
+from autointerp import contrast, naming
+from autointerp.label import ask_with, reply_path
+from autointerp.likeness import likeness
+from autointerp.llm import Endpoint
+from autointerp.postings import Postings
+from autointerp.proof import DISSOLVED
+from autointerp.replies import ReplyStore
 from autointerp.settings import TitleSettings
-from core.files import write_table
-from core.records import Manifest
+from autointerp.statistics import wilson
+from core.files import read_json, write_json, write_table
+from core.records import Failure, Manifest
 from core.run import Run
 
-UNIT, VERSION = "title", 1
-Z = 2.5  # of some hundred marks that a group's members have, one in 160 passes by chance
-PRIOR = 10.0  # pseudo-members with the shares of all features
-LONGEST = 44  # characters
+UNIT, VERSION = "title", 2
 SHOWN = 10  # marks kept as evidence
-MIXED = "mixed"
-
-# Slot -> how its terms stand in a title. In this order.
-SLOTS = {
-    "kind": "{}", "here": "{}", "after": "after {}", "within": "soon after {}", "before": "before {}", "line": "in {} lines", "call": "in brackets after {}",
-    "context": "{}", "promotes": "promotes {}",
-}  # fmt: skip
-LEADS = {"after": "after", "then": "after", "before": "before", "in a line starting with": "line", "in brackets opened after": "call"}
-CONTEXT = re.compile(
-    r"(not )?(in a (?:string|docstring|comment|repeated pair)|in brackets(?! opened)|at the start of a line|early in the (?:text|document)|"
-    r"repeated|after a space|continuing a word)"
-)
-LEAD = re.compile(r"\b(within \d+ after|in a line starting with|in brackets opened after|after|then|before)\b")
-LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'")
-
-Mark = tuple[str, str]  # (slot, term): ("after", '"("'), ("context", "in a docstring")
-
-
-@dataclass(frozen=True)
-class Title:
-    text: str
-    marks: tuple[Mark, ...]  # what it is made of; none when mixed
+LEAST_TESTED = 8  # members of a group that is tested: half of them name it, four of the others stand against the outsider
+COLUMNS = ["layer", "group", "title", "tentative", "why", "size", "evidence", "share"]
 
 
 def title(run: Run, settings: TitleSettings, redo: bool = False) -> Manifest:
     """Make the unit `title`."""
-    work = run.begin(UNIT, VERSION, settings, ["cluster", "label/rules", "effects"], redo)
+    work = run.begin(UNIT, VERSION, settings, ["cluster", f"label/{settings.set}", "effects"], redo)
     if work is None:
         return run.manifest(UNIT)
     features = pd.read_parquet(run.folder("cluster") / "features.parquet")
-    labels = pd.read_parquet(run.folder("label/rules") / "labels.parquet")
+    records = read_json(run.folder("cluster") / "groups.json")
+    labels = pd.read_parquet(run.folder(f"label/{settings.set}") / "labels.parquet")
     effects = pd.read_parquet(run.folder("effects") / "effects.parquet")
-    frame = group_titles(features, labels, effects, settings)
-    write_table(work.folder / "titles.parquet", frame)
-    mixed = int(frame["title"].str.startswith(MIXED).sum())
-    return work.commit({"groups": len(frame), "mixed": mixed, "median_share": round(float(frame["share"].median()), 3) if len(frame) else None})
-
-
-def group_titles(features: pd.DataFrame, labels: pd.DataFrame, effects: pd.DataFrame, settings: TitleSettings) -> pd.DataFrame:
-    """The titles table for the groups of `features` (columns feature, group, status); no two titles are equal."""
+    postings = Postings(run.folder("index"), run.folder("capture"))
     live = features[features["status"] != "dead"]
-    said = dict(zip(labels["feature"], map(read_marks, labels["text"]), strict=True))
-    top = zip(effects["feature"], effects["promoted"], strict=True)
-    pushed = {f: {("promotes", quoted(token)) for token in tokens[: settings.promoted] if token.strip()} for f, tokens in top}
-    marks = {f: said.get(f, set()) | pushed.get(f, set()) for f in live["feature"]}
-    everyone = Counter(m for found in marks.values() for m in found)
-    members = {int(g): list(part) for g, part in live[live["group"] >= 0].groupby("group")["feature"]}
-    ranked = {g: rank(Counter(m for f in part for m in marks[f]), len(part), everyone, len(marks)) for g, part in members.items()}
-    titles = distinct({g: candidates(ranked[g], len(part), settings) for g, part in members.items()}, settings.words)
+    marks = contrast.marks_of(live, labels, effects, settings)
+    frame = titles_by_contrast(live, records, marks, settings)
+    failures: list[Failure] = []
+    if settings.by == "llm":
+        endpoint = Endpoint(settings.llm_url)
+        with ReplyStore(reply_path(run, settings.replies)) as store:
+            ask = ask_with(endpoint, endpoint.choose_model(settings.llm_model), store, settings.concurrency)
+            frame, failures = titles_by_llm(frame, live, records, labels, ask)
+            test = intruders_by_llm(frame, live, labels, ask, run.settings.seed)
+    else:
+        test = intruders_by_marks(live, records, marks, settings, run.settings.seed)
+    agreement = label_agreement(live, labels, postings.n_firings / postings.n_tokens, run.settings.seed)
+    write_table(work.folder / "titles.parquet", frame)
+    write_table(work.folder / "failures.parquet", pd.DataFrame([asdict(f) for f in failures], columns=list(Failure.__annotations__)))
+    write_json(work.folder / "proof.json", {"agreement": agreement, "intruder": test})
+    return work.commit(summary(frame, failures, agreement, test))
+
+
+def summary(frame: pd.DataFrame, failures: list[Failure], agreement: dict | None, test: dict) -> dict:
+    counts = {why or "named": int(n) for why, n in frame["why"].value_counts().items()}
+    share = frame["share"].median() if len(frame) else np.nan
+    out = {"groups": len(frame), "named": counts.get("named", 0), "mixed": counts.get("mixed", 0), "unstable": counts.get("unstable", 0)}
+    figures = {f"intruder_{name}": test[name] for name in ("share", "low", "high", "n")}
+    agreed = {f"agreement_{name}": agreement[name] if agreement else None for name in ("value", "null", "z", "p")}
+    return out | {"failures": len(failures), "median_share": None if np.isnan(share) else round(float(share), 3)} | figures | agreed
+
+
+# ------------------------------------------------------------ names
+
+
+def layers_of(live: pd.DataFrame) -> list[str]:
+    return sorted(c for c in live if c.startswith("layer_"))
+
+
+def members_of(live: pd.DataFrame, column: str) -> dict[int, list[int]]:
+    """{group: features} of one layer."""
+    return {int(g): part.tolist() for g, part in live[live[column] >= 0].groupby(column)["feature"]}
+
+
+def parents_of(live: pd.DataFrame, layer: int) -> dict[int, list[int]]:
+    """{group: features of the group that it lies in}; nothing for groups of the coarsest layer or outside every group of the one above."""
+    if layer == 0:
+        return {}
+    above, here = members_of(live, f"layer_{layer - 1}"), live[live[f"layer_{layer}"] >= 0]
+    first = here.drop_duplicates(f"layer_{layer}")
+    return {int(g): above[int(p)] for g, p in zip(first[f"layer_{layer}"], first[f"layer_{layer - 1}"], strict=True) if p >= 0}
+
+
+def titles_by_contrast(live: pd.DataFrame, records: list[dict], marks: dict, settings: TitleSettings) -> pd.DataFrame:
+    """The titles table of every layer, from words."""
     rows = []
-    for group, part in members.items():
-        chosen = set(titles[group].marks)
-        share = float(np.mean([bool(chosen & marks[f]) for f in part]))
-        evidence = {phrase([m]): n for m, n, _ in ranked[group][:SHOWN]}
-        rows.append((group, titles[group].text, len(part), json.dumps(evidence, ensure_ascii=False), share))
-    return pd.DataFrame(rows, columns=["group", "title", "size", "evidence", "share"])
+    for layer, column in enumerate(layers_of(live)):
+        members = members_of(live, column)
+        found = contrast.evidence(members, parents_of(live, layer), marks)
+        titles = contrast.group_titles(found, settings)
+        for group, part in members.items():
+            chosen = set(titles[group].marks)
+            share = float(np.mean([bool(chosen & marks[f]) for f in part]))
+            shown = {contrast.phrase([m]): n for m, n, _ in found[group].ranked[:SHOWN]}
+            rows.append((layer, group, titles[group].text, len(part), json.dumps(shown, ensure_ascii=False), share))
+    frame = pd.DataFrame(rows, columns=["layer", "group", "tentative", "size", "evidence", "share"])
+    return settled(frame, records)
 
 
-# ------------------------------------------------------------ labels to marks
+def settled(frame: pd.DataFrame, records: list[dict]) -> pd.DataFrame:
+    """The table with `why` and `title`: empty for groups that have dissolved in subsamples."""
+    jaccard = {(r["layer"], r["group"]): r["jaccard"] for r in records}
+    lost = [jaccard.get(key) is not None and jaccard[key] < DISSOLVED for key in zip(frame["layer"], frame["group"], strict=True)]
+    is_mixed = frame["tentative"].str.startswith(contrast.MIXED) if len(frame) else np.zeros(0, bool)
+    why = np.select([np.array(lost, bool), np.asarray(is_mixed, bool)], ["unstable", "mixed"], "") if len(frame) else np.zeros(0, object)
+    return frame.assign(why=why, title=np.where(why == "unstable", "", frame["tentative"]))[COLUMNS]
 
 
-def read_marks(label: str) -> set[Mark]:
-    """The marks of a rule label; of other text, its quoted terms and comma-separated phrases. Negated contexts are left out."""
-    literals: list[str] = []
-
-    def hide(found: re.Match) -> str:
-        literals.append(found[0])
-        return f"\0{len(literals) - 1}\0"
-
-    masked = LITERAL.sub(hide, label.removeprefix("unclear").removeprefix(":"))
-    marks: set[Mark] = set()
-    for predicate in masked.split(";"):
-        predicate = predicate.replace("(weak)", "")
-        marks |= {("context", phrase) for negated, phrase in CONTEXT.findall(predicate) if not negated}
-        here, *rest = LEAD.split(CONTEXT.sub(" ", predicate))
-        for lead, terms in [("", here), *zip(rest[::2], rest[1::2], strict=True)]:
-            slot = "within" if lead.startswith("within") else LEADS.get(lead, "here")
-            for term in read_terms(terms, literals):
-                kinds = kinds_of(term) if slot == "here" else []
-                marks |= {("kind", kind) for kind in kinds} | ({(slot, term)} if term[0] in "\"'" or not kinds else set())
-    return marks
+def titles_by_llm(frame: pd.DataFrame, live: pd.DataFrame, records: list[dict], labels: pd.DataFrame, ask: naming.Ask) -> tuple[pd.DataFrame, list[Failure]]:
+    """The table with names by an LLM for every group that is not unstable; one that got none keeps an empty title and is a Failure."""
+    text = dict(zip(labels["feature"], labels["text"], strict=True))
+    central = {(r["layer"], r["group"]): r["exemplars"] for r in records}
+    cases = []
+    for row in frame[frame["why"] != "unstable"].itertuples():
+        part = set(members_of(live, f"layer_{row.layer}")[row.group])
+        order = [*central.get((row.layer, row.group), []), *sorted(part)]
+        near = [f for f in parents_of(live, row.layer).get(row.group, []) if f not in part]
+        said = lambda features: [text[f] for f in dict.fromkeys(features) if f in text]
+        cases.append(naming.Case((row.layer, row.group), said(order), said(near[:: max(1, len(near) // naming.OTHERS)])))
+    titles, failures = naming.name_groups(cases, ask)
+    keys = list(zip(frame["layer"], frame["group"], strict=True))
+    named = frame.assign(
+        tentative=[titles.get(k, t if w == "unstable" else "") for k, t, w in zip(keys, frame["tentative"], frame["why"], strict=True)], share=np.nan
+    )
+    return settled(named.drop(columns=["title", "why"]), records), failures
 
 
-def kinds_of(term: str) -> list[str]:
-    """The shapes, in the plural, of a quoted term, or the one that an unquoted term names; none for other words."""
-    if term[0] in "\"'":
-        lexeme = ast.literal_eval(term)
-        return [plural(shape) for shape, has in SHAPES.items() if has(lexeme) and shape != "a word"]  # says less than what else holds
-    return [plural(term)] if term in SHAPES else []
+# ------------------------------------------------------------ what the names are worth
 
 
-def plural(shape: str) -> str:
-    """`an operator` -> `operators`; `digits` stays."""
-    article, _, rest = shape.partition(" ")
-    return rest + "s" if article in ("a", "an") else shape
+def label_agreement(live: pd.DataFrame, labels: pd.DataFrame, density: np.ndarray, seed: int) -> dict | None:
+    """Mean cosine of the words of labels inside groups of the finest layer, against shuffles within density strata; labels never saw the groups."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    text = labels.set_index("feature")["text"]
+    known = live[live["feature"].isin(text.index)]
+    try:
+        rows = TfidfVectorizer(token_pattern=r'"(?:[^"\\]|\\.)*"|\w+', lowercase=False).fit_transform(text[known["feature"]])
+    except ValueError:  # no label has a word
+        return None
+    return likeness(rows, known["group"].to_numpy(), density[known["feature"]], seed)
 
 
-def read_terms(text: str, literals: list[str]) -> list[str]:
-    """Terms in `text`, where a literal stands as its number between NULs."""
-    words = (part.strip() for part in re.split(r",|\bor\b", text))
-    return [re.sub(r"\0(\d+)\0", lambda m: literals[int(m[1])], w) for w in words if w and w != "anything"]
+def trials(live: pd.DataFrame, halves: dict[tuple[int, int], list[int]], seed: int) -> list[tuple[tuple[int, int], list[int], int]]:
+    """((layer, group), four members and an outsider in random order, place of the outsider), one for each group of `halves`.
 
-
-def quoted(token: str) -> str:
-    return json.dumps(token.strip(), ensure_ascii=False)
-
-
-# ------------------------------------------------------------ marks to titles
-
-
-def rank(inside: Counter, n_inside: int, everyone: Counter, n_everyone: int) -> list[tuple[Mark, int, float]]:
-    """(mark, members that have it, z) of a group, most telling first: label marks, then promoted tokens.
-
-    z compares the log-odds that a member has the mark with those of all features outside the group, both with PRIOR pseudo-members
-    that have it as often as all features do. All four cells count in its variance: a mark can be common, where Monroe's words are rare.
+    The members are drawn from the group's half, the outsider from the members of the other groups of the layer.
     """
-    found = []
-    for mark, n in inside.items():
-        prior = PRIOR * everyone[mark] / n_everyone
-        a, b = n + prior, everyone[mark] - n + prior
-        a_not, b_not = n_inside + PRIOR - a, n_everyone - n_inside + PRIOR - b
-        z = (np.log(a / a_not) - np.log(b / b_not)) / np.sqrt(1 / a + 1 / a_not + 1 / b + 1 / b_not)
-        found.append((mark, n, float(z)))
-    return sorted(found, key=lambda m: (m[0][0] == "promotes", -m[2], m[0]))
+    rng, out = np.random.default_rng([seed, 6]), []
+    for (layer, group), pool in sorted(halves.items()):
+        others = live.loc[(live[f"layer_{layer}"] >= 0) & (live[f"layer_{layer}"] != group), "feature"].to_numpy()
+        if len(pool) < 4 or not len(others):
+            continue
+        chosen = [*rng.choice(pool, 4, replace=False).tolist(), int(rng.choice(others))]
+        order = rng.permutation(5)
+        out.append(((layer, group), [chosen[i] for i in order], int(np.flatnonzero(order == 4)[0])))
+    return out
 
 
-def candidates(ranked: list[tuple[Mark, int, float]], size: int, settings: TitleSettings) -> list[Mark]:
-    """Marks that may stand in a title: they stand out by Z, and two members have a term, or `min_share` of them any other mark.
-
-    A kind that half of the members have goes first where more have it than have the mark that leads: `operators: "-", "*"` says more
-    than `"-", "*", "/"`. Terms of white space are left out: nobody can read them. Nothing is left where the title reaches too few members.
-    """
-    least = max(2, settings.min_share * size)
-    may = [mark for mark, n, z in ranked if z >= Z and n >= (2 if mark[0] == "here" else least) and not blank(mark[1])]
-    counts = {mark: n for mark, n, _ in ranked}
-    leading = [mark for mark in may if mark[0] == "kind" and counts[mark] >= size / 2 and counts[mark] > counts[may[0]]][:1]
-    may = leading + [mark for mark in may if mark not in leading]
-    return may if sum(counts[mark] for mark in choose(may, settings.words, 0)) >= settings.min_share * size else []
+def halved(live: pd.DataFrame, seed: int) -> dict[tuple[int, int], list[int]]:
+    """{(layer, group): the half of its members that is kept from naming it}, for groups of at least eight."""
+    rng, out = np.random.default_rng([seed, 7]), {}
+    for layer, column in enumerate(layers_of(live)):
+        for group, part in members_of(live, column).items():
+            if len(part) >= LEAST_TESTED:
+                out[layer, group] = rng.permutation(part)[: len(part) // 2].tolist()
+    return out
 
 
-def blank(term: str) -> bool:
-    return term[0] in "\"'" and not ast.literal_eval(term).strip()
+def result(hits: float, n: int) -> dict:
+    low, high = wilson(hits, n)
+    return {"share": round(hits / n, 4) if n else None, "low": round(low, 4), "high": round(high, 4), "n": n, "chance": 0.2}
 
 
-def choose(marks: list[Mark], words: int, skip: int) -> list[Mark]:
-    """Up to `words` of the ranked marks that fit together, after the first only from `skip` on."""
-    chosen: list[Mark] = []
-    for mark in marks[:1] + marks[1 + skip :]:
-        if len(chosen) < words and fits(mark, chosen):
-            chosen.append(mark)
-    return chosen
+def intruders_by_marks(live: pd.DataFrame, records: list[dict], marks: dict, settings: TitleSettings, seed: int) -> dict:
+    """How often the label with fewest marks of the title is the outsider's: over groups that can be named, titles made from the other half."""
+    tested = halved(live, seed)
+    named: dict[tuple[int, int], set] = {}
+    for layer, column in enumerate(layers_of(live)):
+        held = {f for key, part in tested.items() if key[0] == layer for f in part}
+        rest = live[~live["feature"].isin(held)]
+        found = contrast.evidence(members_of(rest, column), parents_of(rest, layer), {f: marks[f] for f in rest["feature"]})
+        named |= {(layer, g): set(t.marks) for g, t in contrast.group_titles(found, settings).items()}
+    hits, asked = 0.0, [t for t in trials(live, tested, seed) if named.get(t[0])]
+    for key, shown, place in asked:
+        fits = np.array([len(named[key] & marks[f]) for f in shown])
+        hits += float(fits[place] == fits.min()) / (fits == fits.min()).sum()
+    return result(hits, len(asked))
 
 
-def fits(mark: Mark, chosen: list[Mark]) -> bool:
-    """One kind, which terms may follow that are of it but which follows none; one place; promoted tokens only by themselves; not too long."""
-    if not chosen:
-        return True
-    roles = {role(m) for m in chosen}
-    if (role(mark) == "promotes") != ("promotes" in roles) or len(phrase([*chosen, mark])) > LONGEST:
-        return False
-    if role(mark) == "here":
-        return all(term in kinds_of(mark[1]) for slot, term in chosen if slot == "kind")
-    return role(mark) == "promotes" or (role(mark) not in roles and not (role(mark) == "kind" and "here" in roles))
-
-
-def role(mark: Mark) -> str:
-    return mark[0] if mark[0] in ("kind", "here", "promotes") else "place"
-
-
-def distinct(marks: dict[int, list[Mark]], words: int) -> dict[int, Title]:
-    """A title for each group, in order of group; a later group whose title is taken goes on to its next marks."""
-    taken: set[str] = set()
-    titles = {}
-    for group in sorted(marks):
-        options = [choose(marks[group], words, skip) for skip in range(max(1, len(marks[group])))]
-        new = next((o for o in options if o and phrase(o) not in taken), None)
-        chosen = options[0] if new is None else new
-        text = phrase(chosen) if new else f"{phrase(chosen) or MIXED} ({group})"
-        titles[group] = Title(text, tuple(chosen))
-        taken.add(text)
-    return titles
-
-
-def phrase(marks: list[Mark]) -> str:
-    """Marks as a person would say them: `operators: "+", "*" after "("`."""
-    parts = []
-    for slot, form in SLOTS.items():
-        if terms := [term for s, term in marks if s == slot]:
-            terms = [plural(term)[:-1] if slot == "line" and term in SHAPES else term for term in terms]
-            parts.append(form.format((", " if slot in ("here", "context", "promotes") else " or ").join(terms)))
-    kind = bool(marks) and {"kind", "here"} <= {s for s, _ in marks}
-    return parts[0] + ": " + " ".join(parts[1:]) if kind else " ".join(parts)
+def intruders_by_llm(frame: pd.DataFrame, live: pd.DataFrame, labels: pd.DataFrame, ask: naming.Ask, seed: int) -> dict:
+    """How often the LLM finds the outsider from the title and five labels; an answer that cannot be read counts as wrong."""
+    text = dict(zip(labels["feature"], labels["text"], strict=True))
+    name = {(row.layer, row.group): row.title for row in frame.itertuples() if row.title and not row.why}
+    known = live[live["feature"].isin(text.keys())]
+    pools = {key: [f for f in part if f in text] for key, part in halved(known, seed).items() if key in name}
+    asked = {key: (shown, place) for key, shown, place in trials(known, pools, seed)}
+    questions = {key: naming.intruder_messages(name[key], [text[f] for f in shown]) for key, (shown, _) in asked.items()}
+    answers, _ = naming.asked_twice(questions, naming.read_outsider, ask)
+    return result(sum(answers.get(key) == place + 1 for key, (_, place) in asked.items()), len(asked))

@@ -5,30 +5,25 @@ Every number is read from a manifest or a table of the run, none is typed. What 
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from autointerp.features import Features
 from autointerp.selection import parse_features
-from core.files import read_json, read_lines, replacing
-from core.progress import progress
+from core.files import read_json, replacing
+from core.progress import say
 from core.records import Manifest
 from core.run import Run
-from figures import scores as score_figures
-from figures import training as training_figures
-from figures.clusters import group_figure
-from figures.map import Caption, cluster_map
+from figures.drawings import Drawing, draw, drawings_of
 from figures.settings import ReportSettings
-from figures.steering import dose_curves, dose_title
-from figures.style import save
 from figures.terminal import visible
 
-UNIT, VERSION = "report", 1
+UNIT, VERSION = "report", 2
 NEEDED = ["capture", "train", "index"]
-OPTIONAL = ["evaluate", "effects", "cluster", "label/rules", "score/rules/simulation", "title"]
+OPTIONAL = ["evaluate", "effects", "cluster", "label/rules", "score/rules/simulation", "title", "relate"]
 SHOWN = {"top": 4, "strata": 1}
 
 
@@ -37,144 +32,73 @@ def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
     clamps = clamp_records(run)
     redo = redo or run.find(UNIT) is not None and run.find(UNIT).summary.get("clamps") != len(clamps)
     work = run.begin(UNIT, VERSION, settings, inputs, redo)
-    if work is None:
-        return run.manifest(UNIT)
+    manifest = run.manifest(UNIT) if work is None else None
+    if manifest and not settings.readme:
+        return manifest
     features = Features(run)
     control = Run.open(settings.control) if settings.control else None
-    figures = draw(features, control, clamps, work.folder)
-    text = "\n\n".join(part for part in sections(features, control, clamps, settings, figures) if part) + "\n"
-    with replacing(work.folder / "report.md") as temporary:
+    compared = [Run.open(name) for name in settings.compare.split(",") if name]
+    drawings = drawings_of(features, control, compared, clamps)
+    if work is not None:
+        figures = draw(drawings, work.folder, ("png",))
+        parts = sections(features, control, clamps, settings, {f["name"]: f for f in figures})
+        write_text(work.folder / "report.md", "\n\n".join(part for part in parts if part) + "\n")
+        manifest = work.commit({"figures": len(figures), "clamps": len(clamps), "control": settings.control})
+    if settings.readme:
+        write_readme(drawings, Path(settings.readme))
+    return manifest
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return work.commit({"figures": len(figures), "clamps": len(clamps), "control": settings.control})
+
+
+def write_readme(drawings: list[Drawing], folder: Path) -> None:
+    """Draw everything into `folder`, PNG and SVG, and write figures.md there: Markdown with a picture element for both themes and a caption for each."""
+    made = {figure["name"]: figure for figure in draw(drawings, folder, ("png", "svg"))}
+    write_text(folder / "figures.md", "\n\n".join(picture(name, made) for name in made) + "\n")
+    say(f"readme: {len(made)} figures and figures.md in {folder}")
 
 
 def clamp_records(run: Run) -> list[dict]:
     return [read_json(p) for p in sorted((run.path / "clamps").glob("[0-9]*.json"))]
 
 
-# ---------------------------------------------------------------- figures
-
-
-def draw(features: Features, control: Run | None, clamps: list[dict], folder: Path) -> list[str]:
-    """Draw every figure whose data there are, in both themes; returns their names without theme and ending."""
-    makers = {
-        "training": training_figure,
-        "density": density_figure,
-        "map": map_figure,
-        "groups": groups_figure,
-        "scores": lambda f, dark: scores_figure(f, control, dark),
-        "kinds": kinds_figure,
-    }
-    for i, record in enumerate(r for r in clamps if "doses" in r):
-        makers[f"clamp-{record['features'][0]}-{i + 1}"] = lambda f, dark, r=record: dose_curves(r["doses"], dose_title(r), dark)
-    made = []
-    for name, make in progress(makers.items(), "figures", unit="figure"):
-        for dark in (False, True):
-            figure = make(features, dark)
-            if figure is None:
-                break
-            save(figure, folder / f"{name}{'-dark' if dark else ''}.png")
-        else:
-            made.append(name)
-    return made
-
-
-def training_figure(features: Features, dark: bool):
-    path = features.run.folder("train") / "metrics.jsonl"
-    rows = read_lines(path) if path.exists() else []  # a published SAE was trained elsewhere
-    steps, checks = [r for r in rows if "l0" in r], [r for r in rows if "calibrate_fvu" in r]
-    if not steps or not checks:
-        return None
-    column = lambda table, name: np.array([r[name] for r in table], dtype=float)
-    best = features.run.manifest("train").summary["best_step"]
-    curves = [column(steps, name) for name in ("step", "fvu", "l0", "dead")] + [column(checks, name) for name in ("step", "calibrate_fvu")]
-    return training_figures.training_curves(*curves, best, dark)
-
-
-def density_figure(features: Features, dark: bool):
-    density = features.postings.n_firings / features.postings.n_tokens
-    return training_figures.density_histogram(density, dark) if (density > 0).any() else None
-
-
-def map_figure(features: Features, dark: bool):
-    if features.clusters is None:
-        return None
-    table = features.clusters[features.clusters["status"] != "dead"]
-    named = {g: title for g, title in features.titles.items() if not title.startswith("mixed")}
-    s, groups = features.run.manifest("cluster").summary, read_json(features.run.folder("cluster") / "groups.json")
-    place = {int(feature): i for i, feature in enumerate(table.index)}
-    caption = Caption(s["live"], s["dead"], s["groups"], s["noise"], s["isolated"], s["recall"], (s["null_groups"] or [None])[0])
-    families, medoids = {g["group"]: g["family"] for g in groups}, {g["group"]: place[g["medoid"]] for g in groups}
-    column = lambda name: table[name].to_numpy()
-    return cluster_map(column("x"), column("y"), column("group"), named, caption, families, medoids, dark)
-
-
-def groups_figure(features: Features, dark: bool):
-    """Sizes of the groups, and what sets them apart from groups of random directions."""
-    if features.clusters is None:
-        return None
-    s = features.run.manifest("cluster").summary
-    if not s["groups"] or not s["null_groups"]:
-        return None
-    sizes = features.clusters["group"].value_counts()
-    pairs = [("cosine within groups", "cosine_within", s["null_cosine_within"][0]), ("shared firing tokens", "likeness", s["null_likeness"])]
-    comparisons = [(name, s[key], null) for name, key, null in pairs if s[key] is not None and null is not None]
-    return group_figure({int(g): int(n) for g, n in sizes.items() if g >= 0}, features.titles, comparisons, dark)
-
-
-def scores_figure(features: Features, control: Run | None, dark: bool):
-    own = simulation_scores(features.run)
-    if own is None or not own["value"].notna().any():
-        return None
-    other = simulation_scores(control) if control else None
-    live = features.run.manifest("score/rules/simulation").summary["live"]
-    column = lambda table, name: table[name].to_numpy(float)
-    return score_figures.score_curves(column(own, "value"), column(own, "null"), None if other is None else column(other, "value"), live, dark)
-
-
-def kinds_figure(features: Features, dark: bool):
-    own = simulation_scores(features.run)
-    if own is None or not own["value"].notna().any():
-        return None
-    labels = features.labels[features.labels["set"] == "rules"].set_index("feature")["kind"]
-    grouped = own[own["value"].notna()].groupby(own["feature"].map(labels))["value"]
-    kinds = [(str(kind), values.to_numpy()) for kind, values in grouped if len(values) >= 5]
-    return score_figures.scores_by_kind([k for k, _ in kinds], [v for _, v in kinds], dark) if kinds else None
-
-
-def simulation_scores(run: Run) -> pd.DataFrame | None:
-    unit = "score/rules/simulation"
-    return pd.read_parquet(run.folder(unit) / "scores.parquet") if run.find(unit) else None
-
-
 # ---------------------------------------------------------------- text
 
 
-def sections(features: Features, control: Run | None, clamps: list[dict], settings: ReportSettings, figures: list[str]) -> list[str]:
+def sections(features: Features, control: Run | None, clamps: list[dict], settings: ReportSettings, figures: dict[str, dict]) -> list[str]:
     run = features.run
     return [
         f"# What the features of {run.settings.subject} mean",
         verdict(run, control),
-        picture("map", figures, "Decoder directions, grouped and named"),
+        picture("map", figures),
         "## The data\n\n" + data_section(run),
         "## The autoencoder\n\n" + autoencoder_section(run),
-        picture("training", figures, "Training curves"),
-        picture("density", figures, "Density of features"),
+        picture("training", figures),
+        picture("sweep", figures),
+        picture("density", figures),
         "## What the labels predict\n\n" + scores_section(run, control),
-        picture("scores", figures, "Scores against null and control"),
-        picture("kinds", figures, "Scores by kind of label"),
+        picture("scores", figures),
+        picture("kinds", figures),
+        picture("score-density", figures),
         "## Groups\n\n" + groups_section(features),
-        picture("groups", figures, "Sizes of the groups, beside a null"),
+        *(picture(name, figures) for name in ("nulls", "groups", "tree", "together")),
+        relations_section(features),
         "## Some features\n\n" + features_section(features, settings),
         "## Clamps\n\n" + clamps_section(clamps, figures) if clamps else "",
         "## How this was made\n\n" + provenance_section(run),
     ]
 
 
-def picture(name: str, figures: list[str], alt: str) -> str:
+def picture(name: str, figures: dict[str, dict]) -> str:
+    """A figure for both themes and its caption; nothing where it was not drawn."""
     if name not in figures:
         return ""
-    return f'<picture><source media="(prefers-color-scheme: dark)" srcset="{name}-dark.png"><img alt="{alt}" src="{name}.png"></picture>'
+    alt, caption = html.escape(figures[name]["alt"]), figures[name]["caption"].strip()
+    shown = f'<picture><source media="(prefers-color-scheme: dark)" srcset="{name}-dark.png"><img alt="{alt}" src="{name}.png"></picture>'
+    return f"{shown}\n\n*{figures[name]['alt']}.* {caption}" if caption else shown
 
 
 def verdict(run: Run, control: Run | None) -> str:
@@ -276,21 +200,69 @@ def scores_section(run: Run, control: Run | None) -> str:
 
 
 def groups_section(features: Features) -> str:
+    """The verdict first, then what it rests on, then the largest groups."""
     found = features.run.find("cluster")
     if not found:
         return f"Not grouped yet: `python main.py cluster {features.run.name}`."
+    s, proof = found.summary, read_json(features.run.folder("cluster") / "proof.json")
+    lead = (
+        f"**{s['verdict']}**\n\n{' > '.join(map(str, s['layers'])) or 'No'} groups; {s['noise']} features are in none of the finest layer, "
+        f"{s['isolated']} stand alone, {s['dead']} are dead, {s['duplicates']} pairs are duplicates."
+    )
+    titles = features.run.find("title")
+    rows = [*proof_rows(s, proof), *(name_rows(titles.summary) if titles else [])]
     sizes = features.clusters["group"].value_counts()
-    largest = [[g, features.titles.get(int(g), ""), n] for g, n in sizes.items() if g >= 0][:20]
+    largest = [[g, features.titles.get(int(g), "") or "(unnamed: it does not come back)", n] for g, n in sizes.items() if g >= 0][:20]
+    parts = [lead, table(["measure", "here", "null or chance"], rows), table(["group", "title", "features"], [[g, visible(t), n] for g, t, n in largest])]
+    return "\n\n".join(parts if largest else parts[:2])
+
+
+def shown(value, form: str = ".3f") -> str:
+    return "not tried" if value is None else format(value, form)
+
+
+def against(found: dict | None, form: str = ".4f") -> list[str]:
+    """Value, and its shuffles with z and p."""
+    if found is None:
+        return ["none", ""]
+    return [format(found["value"], form), f"{found['null']:{form}} ± {found['spread']:{form}} (z {shown(found['z'], '.1f')}, p {found['p']:.3f})"]
+
+
+def proof_rows(s: dict, proof: dict) -> list[list[str]]:
+    nulls = s["null_cohesion"]
+    clouds = f"{np.mean(nulls):.3f} ± {np.std(nulls):.3f} ({len(nulls)} Gaussian clouds)" if nulls else "not tried"
+    firing = proof["firing"]["layers"][-1] if proof["firing"]["layers"] else None
+    return [
+        ["cohesion of the finest layer", shown(s["cohesion"]), clouds],
+        ["groups of the finest layer", str(s["groups"]), ", ".join(map(str, s["null_groups"])) or "not tried"],
+        ["groups that come back in subsamples (Jaccard at least 0.5)", shown(s["kept"], ".0%"), ""],
+        ["ARI of subsamples, of other seeds", f"{shown(s['ari_subsamples'])}, {shown(s['ari_seeds'])}", "0"],
+        ["15 neighbours kept by the space of the groups, by the map", f"{shown(s['recall_space'], '.0%')}, {shown(s['recall'], '.0%')}", ""],
+        ["firing together within groups (phi)", *against(firing)],
+        ["tokens in common within groups", *against(proof["tokens"])],
+        ["agreement with groups of the co-activation graph (AMI)", *against(proof["firing"]["graph"]["ami"], ".3f")],
+    ]
+
+
+def name_rows(s: dict) -> list[list[str]]:
+    agreed = {name: s[f"agreement_{name}"] for name in ("value", "null", "z", "p")}
+    spread = None if agreed["z"] in (None, 0) else (agreed["value"] - agreed["null"]) / agreed["z"]
+    agreement = None if agreed["value"] is None or spread is None else agreed | {"spread": spread}
+    test = "none" if s["intruder_share"] is None else f"{s['intruder_share']:.0%} [{s['intruder_low']:.0%}, {s['intruder_high']:.0%}] of {s['intruder_n']}"
+    return [["agreement of labels within groups", *against(agreement)], ["intruder found from a group's name and five labels", test, "20 %"]]
+
+
+def relations_section(features: Features) -> str:
+    found = features.run.find("relate")
+    if not found or not len(features.relations):
+        return ""
     s = found.summary
-    lead = f"{s['groups']} groups; {s['noise']} features are in none, {s['isolated']} stand alone, {s['dead']} are dead. "
-    if s["null_groups"]:
-        lead += (
-            f"The same method finds {s['null_groups'][0]} groups among random directions with the same mean and covariance, so their number proves nothing; "
-            f"what does is that members fire on the same tokens more than chance ({s['likeness']:.3f} against {s['null_likeness']:.3f} for groups drawn at random)."
-            if s["null_groups"][0] >= s["groups"] and s["likeness"] is not None
-            else f"Random directions with the same mean and covariance give {s['null_groups'][0]}."
-        )
-    return lead + "\n\n" + table(["group", "title", "features"], [[g, visible(t), n] for g, t, n in largest])
+    rows = [
+        [r.kind, r.feature, code(features.label(r.feature)[:60]), r.other, code(features.label(r.other)[:60]), f"{r.strength:.2f}"]
+        for _, part in features.relations.groupby("kind", sort=False) for r in part.head(4).itertuples()
+    ]  # fmt: skip
+    lead = f"{s['duplicate']} near duplicates, {s['splitting']} pairs of probable splitting, {s['absorption']} of probable absorption (the first feature by the second)."
+    return f"### Features that belong together in another sense\n\n{lead}\n\n" + table(["kind", "feature", "label", "other", "label", "strength"], rows)
 
 
 def chosen_features(features: Features, settings: ReportSettings) -> list[int]:
@@ -326,7 +298,7 @@ def marked(snippet: dict) -> str:
     return code("".join(tokens[:peak]) + "⟦" + tokens[peak] + "⟧" + "".join(tokens[peak + 1 :]))
 
 
-def clamps_section(clamps: list[dict], figures: list[str]) -> str:
+def clamps_section(clamps: list[dict], figures: dict[str, dict]) -> str:
     parts, drawn = [], 0
     for record in clamps:
         parts.append(f"### {'; '.join(record['clamps'])}")
@@ -335,7 +307,7 @@ def clamps_section(clamps: list[dict], figures: list[str]) -> str:
         parts.append(table(["prompt", "baseline", "clamped"], rows[:3]))
         if "doses" in record:
             drawn += 1
-            parts.append(picture(f"clamp-{record['features'][0]}-{drawn}", figures, "Dose and response"))
+            parts.append(picture(f"clamp-{record['features'][0]}-{drawn}", figures))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -13,3 +13,5 @@ class ReportSettings:
 
     control: str = setting("", "run on the untrained subject whose scores are shown beside these")
     features: str = setting("", "features shown in full: 1,2,5-9; nothing takes some with high, middling and low scores")
+    compare: str = setting("", "other runs on the same site and text, for the figure of L0 and FVU: a,b")
+    readme: str = setting("", "also write the figures, and Markdown that a readme can include, into this folder", in_key=False)

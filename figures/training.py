@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from figures.style import COLOURS, themed
 
@@ -50,4 +50,24 @@ def density_histogram(density: np.ndarray, dark: bool = False) -> Figure:
             title=f"Density of {len(live):,} live features ({len(density) - len(live)} dead)",
         )
         axes.grid(axis="x", visible=False)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         return figure
+
+
+def sweep_figure(points: list[tuple[str, float, float]], dark: bool = False) -> Figure:
+    """(name, L0, FVU) of autoencoders on the same site and text: how much each leaves unexplained with how many features a token."""
+    with themed(dark) as theme:
+        figure = Figure(figsize=(7, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        for place, (name, l0, fvu) in enumerate(points):
+            colour = COLOURS["score"] if place == 0 else theme["faint"]
+            axes.scatter([l0], [fvu], s=46, color=colour, marker="D" if place == 0 else "o", zorder=3)
+            axes.annotate(name, (l0, fvu), xytext=(6, 4), textcoords="offset points", fontsize=8, color=theme["ink"])
+        low, high = min(l0 for _, l0, _ in points) / 1.6, max(l0 for _, l0, _ in points) * 2
+        axes.set(xscale="log", xlim=(low, high), ylim=(0, 1.15 * max(fvu for *_, fvu in points)))
+        ticks = [2.0**i for i in range(-3, 14) if low <= 2.0**i <= high]
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set(xlabel="L0: features a token (log)", ylabel="FVU", title="Sparsity against what is left unexplained")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure

@@ -1,9 +1,10 @@
-"""Groups: planted ones are found, noise is set aside, UMAP gets the neighbours it needs, two processes agree."""
+"""The stage: planted groups and hierarchies are found, noise is set aside, two processes agree, a killed stage goes on."""
 
-import hashlib
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,258 +13,242 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 
+from autointerp import attempts, grouping
 from autointerp import cluster as stage
-from autointerp.embedding import (
-    chance_cosine,
-    covariance_twin,
-    decorrelated,
-    nearest,
-    neighbour_recall,
-    principal,
-    rim,
-    umap_layout,
-    umap_neighbours,
-    unit_rows,
-)
+from autointerp.embedding import unit_rows
+from autointerp.group_tables import describe_groups, duplicates, families, feature_table, finest, kept_share, memberships, padded, vote
+from autointerp.likeness import likeness, strongest_tokens
 from autointerp.settings import ClusterSettings
 from core.errors import UsageError
+from core.run import Run
+from tests.autointerp.clouds import anisotropic, hierarchy, planted
+from tests.core.tiny import Killed
+
+QUICK = ClusterSettings(neighbours=5, nulls=3, seeds=1, subsamples=2)
 
 
-def planted(n_groups=12, size=42, n_noise=96, d=64, cosine=0.6, seed=0):
-    """(unit rows, truth): groups whose members have this cosine with each other on average, then rows that have no group."""
-    rng = np.random.default_rng(seed)
-    centres = unit_rows(rng.normal(size=(n_groups, d)))
-    own = unit_rows(rng.normal(size=(n_groups * size, d)))
-    x = np.repeat(centres, size, 0) * np.sqrt(cosine) + own * np.sqrt(1 - cosine)
-    return unit_rows(np.r_[x, rng.normal(size=(n_noise, d))]), np.r_[np.repeat(np.arange(n_groups), size), np.full(n_noise, -1)]
+def grouped(x, settings=None, seed=0):
+    """(ground, tree, sizes, labels) of the whole method."""
+    settings = settings or ClusterSettings()
+    ground = grouping.survey(x, settings)
+    tree = grouping.tree_of_space(grouping.space_of(ground, settings, seed))
+    sizes = grouping.layer_sizes(tree, settings)
+    return ground, tree, sizes, grouping.layer_labels(tree, sizes, ground.inside, len(x))
 
 
 @pytest.fixture(scope="module")
 def found():
     x, truth = planted()
-    return x, truth, stage.find_groups(x, ClusterSettings(), 0)
+    return x, truth, *grouped(x)
 
 
-def test_planted_groups_are_recovered(found):
-    x, truth, grouping = found
+def test_planted_groups_are_recovered_and_no_finer_layer_is_made_up(found):
+    _, truth, _, _, _, labels = found
     signal = truth >= 0
-    assert adjusted_rand_score(truth[signal], grouping.group[signal]) >= 0.95
-    assert sorted(np.bincount(grouping.group[grouping.group >= 0]))[::-1] == list(np.bincount(grouping.group[grouping.group >= 0]))  # 0 is the largest
+    assert adjusted_rand_score(truth[signal], labels[signal, -1]) >= 0.95
+    sizes = np.bincount(labels[labels[:, -1] >= 0, -1])
+    assert (np.diff(sizes) <= 0).all()  # 0 is the largest
+
+
+def test_planted_hierarchies_are_recovered():
+    x, top, sub = hierarchy()
+    _, _, _, labels = grouped(x)
+    assert labels.shape[1] >= 2
+    assert adjusted_rand_score(top, labels[:, 0]) >= 0.95 and max(adjusted_rand_score(sub, column) for column in labels.T) >= 0.95
 
 
 def test_planted_noise_is_isolated_before_umap(found):
-    _, truth, grouping = found
-    isolated = np.setdiff1d(np.arange(len(truth)), grouping.inside)
+    _, truth, ground, _, _, labels = found
+    isolated = np.setdiff1d(np.arange(len(truth)), ground.inside)
     assert np.isin(np.flatnonzero(truth < 0), isolated).mean() >= 0.95
-    assert (truth[isolated] >= 0).sum() == 0
-    assert np.isnan(grouping.space[isolated]).all() and (grouping.group[isolated] == -1).all()
+    assert (truth[isolated] >= 0).sum() == 0 and (labels[isolated] == -1).all()
+
+
+def test_memberships_are_strongest_in_the_middle_and_zero_outside(found):
+    x, _, ground, tree, sizes, labels = found
+    probability = memberships(tree, sizes[-1], ground.inside, len(x))
+    assert ((probability > 0) == (labels[:, -1] >= 0)).all() and probability.max() == 1
 
 
 def test_noise_is_suggested_a_group_but_not_given_one(found):
-    x, truth, grouping = found
+    _, truth, ground, _, _, labels = found
     lost = np.flatnonzero(truth == 3)[0]
-    group = grouping.group.copy()
+    group = labels[:, -1].copy()
     group[lost] = -1
-    suggested, strength = stage.vote(SimpleNamespace(group=group, rows=grouping.rows, cosines=grouping.cosines))
-    assert suggested[lost] == grouping.group[lost] and strength[lost] > 0.9
+    suggested, strength = vote(group, ground.rows, ground.cosines)
+    assert suggested[lost] == labels[lost, -1] and strength[lost] > 0.9
     assert (suggested[group >= 0] == group[group >= 0]).all()
+    nobody, nothing = vote(np.full(len(group), -1), ground.rows, ground.cosines)
+    assert (nobody == -1).all() and (nothing == 0).all()
 
 
-def test_vote_without_any_group():
-    rows, cosines = nearest(planted()[0], 15)
-    suggested, strength = stage.vote(SimpleNamespace(group=np.full(len(rows), -1), rows=rows, cosines=cosines))
-    assert (suggested == -1).all() and (strength == 0).all()
-
-
-def test_random_directions_have_no_groups():
+def test_random_directions_have_no_groups(tmp_path):
     x = unit_rows(np.random.default_rng(1).normal(size=(600, 64)))
-    grouping = stage.find_groups(x, ClusterSettings(), 0)
-    assert grouping.near is None and (grouping.group == -1).all()
-    layout, recall = stage.map_layout(x, grouping, ClusterSettings(), 0)
-    assert recall is None and np.isfinite(layout).all()
-    assert stage.describe_groups(x, grouping, np.arange(600)) == []
-    assert stage.likeness(None, grouping.group, np.ones(600), 0) == {"likeness": None, "null_likeness": None}
+    ground = grouping.survey(x, ClusterSettings())
+    tree, sizes, labels, layout = stage.results(tmp_path, ground, x, ClusterSettings(), 0)
+    assert ground.near is None and sizes == [] and labels.shape == (600, 0) and np.isfinite(layout).all()
+    assert describe_groups(x, tree, sizes, labels, np.arange(600)) == [] and (finest(labels) == -1).all()
+    assert likeness(csr_matrix(np.eye(600)), finest(labels), np.ones(600), 0) is None
+
+
+def test_a_cloud_without_groups_is_like_its_twin_and_planted_groups_are_not():
+    for x, holds in ((anisotropic(500, 32), False), (planted(cosine=0.4)[0], True)):
+        settings = ClusterSettings()
+        _, _, sizes, labels = grouped(x, settings)
+        own = grouping.cohesion(x, finest(labels))
+        nulls = [
+            attempts.cloud_figures(attempts.covariance_twin(x, np.random.default_rng(i)), settings, 0, sizes)["cohesion"] if sizes else 0 for i in range(3)
+        ]
+        assert (own > 1.5 * max(nulls)) is holds
 
 
 def test_few_live_features_still_work():
     x, truth = planted(n_groups=2, size=10, n_noise=0, d=16, cosine=0.9)
-    grouping = stage.find_groups(x, ClusterSettings(min_size=5), 0)
-    assert adjusted_rand_score(truth, grouping.group) == 1.0
-    layout, recall = stage.map_layout(x, grouping, ClusterSettings(), 0)
-    assert np.isfinite(layout).all() and 0 <= recall <= 1
+    assert adjusted_rand_score(truth, grouped(x)[3][:, -1]) == 1.0
 
 
 def test_what_cannot_be_grouped_is_said():
     with pytest.raises(UsageError, match="Only 7 of 2048 features ever fire"):
         stage.check(ClusterSettings(), 7, 2048)
-    for wrong in ({"dimensions": 2}, {"neighbours": 2}, {"min_size": 1}, {"nulls": -1}, {"decorrelate": 2.0}):
+    for wrong in ({"dimensions": 2}, {"neighbours": 2}, {"min_size": 1}, {"nulls": -1}, {"seeds": -1}, {"decorrelate": 2.0}, {"tokens": 0}):
         with pytest.raises(UsageError):
             stage.check(ClusterSettings(**wrong), 100, 100)
 
 
-def test_one_giant_group_is_split_into_leaves():
-    rng = np.random.default_rng(0)
-    far, blob = rng.normal(size=(20, 2)) + 100, np.concatenate([rng.normal(size=(40, 2)) + c for c in ((0, 0), (9, 0), (0, 9))])
-    group, strength = stage.dense_regions(np.r_[blob, far], 10)
-    assert np.bincount(group[group >= 0]).max() <= 40 + 1 and group.max() >= 3
-    assert strength.shape == (140,)
+def test_cohesion_counts_those_without_a_group_as_zero():
+    x = unit_rows(np.random.default_rng(0).normal(size=(6, 4)))
+    group = np.array([0, 0, 0, 1, 1, -1])
+    cosine = x @ x.T
+    own = [(cosine[0, 1] + cosine[0, 2]) / 2, (cosine[1, 0] + cosine[1, 2]) / 2, (cosine[2, 0] + cosine[2, 1]) / 2, cosine[3, 4], cosine[4, 3], 0]
+    assert grouping.cohesion(x, group) == pytest.approx(np.mean(own), abs=1e-6)
 
 
 # ------------------------------------------------------------ tables
 
 
 def test_table_lists_every_feature(found):
-    x, truth, grouping = found
+    x, truth, ground, _, _, labels = found
     live = np.arange(len(x)) * 2 + 1  # every second feature is dead
     density = np.zeros(2 * len(x))
     density[live] = 0.01
     density[live[0]] = 0.5
-    layout = np.zeros((len(x), 2), np.float32)
-    table = stage.feature_table(grouping, layout, live, density)
+    table = feature_table(ground, labels, np.zeros(len(x)), np.zeros((len(x), 2), np.float32), live, density)
     assert list(table["feature"]) == list(range(2 * len(x)))
-    assert table["status"].value_counts().to_dict() == {"dead": 600, "alive": len(grouping.inside) - 1, "isolated": 600 - len(grouping.inside), "dense": 1}
+    assert [c for c in table if c.startswith("layer_")] == [f"layer_{i}" for i in range(labels.shape[1])]
+    assert table["status"].value_counts().to_dict() == {"dead": 600, "alive": len(ground.inside) - 1, "isolated": 600 - len(ground.inside), "dense": 1}
     dead = table[table["status"] == "dead"]
     assert (dead["group"] == -1).all() and (dead["nn_feature"] == -1).all() and dead["x"].isna().all()
     assert table.loc[live, "nn_feature"].isin(live).all()
-    neighbours = stage.padded(live[grouping.rows[:, 1:4]], live, (2 * len(x), 10), -1)
+    neighbours = padded(live[ground.rows[:, 1:4]], live, (2 * len(x), 10), -1)
     assert (neighbours[live, 3:] == -1).all() and (neighbours[0] == -1).all()
 
 
 def test_duplicates_and_groups_are_described():
     x, _ = planted(n_groups=3, size=20, n_noise=0, cosine=0.8)
     x[7] = x[3]
-    grouping = stage.find_groups(x, ClusterSettings(min_size=5), 0)
-    assert stage.duplicates(grouping, np.arange(len(x)) + 100) == [[103, 107, 1.0]]
-    first = stage.describe_groups(x, grouping, np.arange(len(x)))[0]
-    members = x[grouping.group == 0]
+    ground, tree, sizes, labels = grouped(x)
+    assert duplicates(ground, np.arange(len(x)) + 100) == [[103, 107, 1.0]]
+    first = describe_groups(x, tree, sizes, labels, np.arange(len(x)))[0]
+    members = x[labels[:, 0] == 0]
     pairs = (members @ members.T)[np.triu_indices(len(members), 1)]
-    assert first["cosine"] == pytest.approx(pairs.mean(), abs=1e-4) and first["medoid"] == first["exemplars"][0]
+    assert first["cosine"] == pytest.approx(pairs.mean(), abs=1e-4) and first["medoid"] == first["exemplars"][0] and first["parent"] == -1
 
 
 def test_families_are_at_most_nine():
     centres = np.repeat(np.eye(12), 2, 0) + 0.01 * np.random.default_rng(0).normal(size=(24, 12))
-    family = stage.families(centres)
+    family = families(centres)
     assert family.max() == 8 and family[0] == 0
-    assert (stage.families(centres[:5]) == np.arange(5)).all()
+    assert (families(centres[:5]) == np.arange(5)).all()
 
 
 def test_likeness_is_above_its_null_only_where_groups_share_tokens():
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(10), 20)
-    shared = csr_matrix(np.eye(10)[group])
-    assert stage.likeness(shared, group, rng.random(200), 0)["likeness"] == 1.0
-    other = csr_matrix(np.eye(10)[rng.permutation(group)])
-    result = stage.likeness(other, group, rng.random(200), 0)
-    assert result["likeness"] == pytest.approx(result["null_likeness"], abs=0.02)
+    shared = likeness(csr_matrix(np.eye(10)[group]), group, rng.random(200), 0)
+    assert shared["value"] == 1.0 and shared["p"] < 0.01
+    assert likeness(csr_matrix(np.eye(10)[rng.permutation(group)]), group, rng.random(200), 0)["p"] > 0.01
+
+
+def test_likeness_equals_brute_force():
+    rng = np.random.default_rng(0)
+    rows, group = unit_rows(rng.random((30, 6))), rng.integers(-1, 4, 30)
+    pairs = [rows[i] @ rows[j] for i in range(30) for j in range(i) if group[i] == group[j] >= 0]
+    assert likeness(csr_matrix(rows), group, rng.random(30), 0)["value"] == pytest.approx(np.mean(pairs), abs=1e-5)
 
 
 def test_strongest_tokens_are_of_the_strongest_firings():
     firings = [(np.array([0, 1, 2]), np.array([3.0, 1.0, 2.0])), (np.array([], int), np.array([])), (np.array([3]), np.array([1.0]))]
     postings = SimpleNamespace(n_features=3, blocks=lambda: [(0, firings)])
     tokens = type("T", (), {"ids": np.array([5, 6, 7, 1]), "vocabulary": ["x"] * 8})()
-    table = stage.strongest_tokens(postings, tokens, np.array([0, 2]), n=2).toarray()
+    table = strongest_tokens(postings, tokens, np.array([0, 2]), n=2).toarray()
     assert np.allclose(table[0, [5, 7]], np.sqrt(0.5)) and table[0, 6] == 0 and table[1, 1] == 1
 
 
-# ------------------------------------------------------------ neighbours and layouts
+# ------------------------------------------------------------ the stage
 
 
-def test_nearest_equals_brute_force_and_keeps_itself_in_front():
-    x = unit_rows(np.random.default_rng(0).normal(size=(200, 8)))
-    x[:30] = x[0]  # more equal rows than there are columns
-    rows, cosines = nearest(x, 10)
-    assert (rows[:, 0] == np.arange(200)).all() and (cosines[:, 0] == 1).all()
-    full = x @ x.T
-    np.fill_diagonal(full, -2)
-    assert np.allclose(cosines[:, 1:], np.sort(full, 1)[:, ::-1][:, :10], atol=1e-5)
-    assert all(i not in row[1:] for i, row in enumerate(rows))
+def plant(run):
+    """Give the features of a tiny run directions that form groups of sixteen."""
+    width = np.load(run.folder("train") / "directions.npy").shape
+    x, _ = planted(n_groups=width[0] // 16, size=16, n_noise=width[0] % 16, d=width[1], cosine=0.9)
+    np.save(run.folder("train") / "directions.npy", x)
+    return run
 
 
-def test_chance_cosine_is_that_of_random_directions():
-    rng = np.random.default_rng(0)
-    best = np.concatenate([nearest(unit_rows(rng.normal(size=(500, 32))), 1)[1][:, 1] for _ in range(20)])
-    assert (best > chance_cosine(500, 32)).mean() == pytest.approx(0.01, abs=0.004)
+@pytest.fixture(scope="module")
+def clustered(tiny_run, tmp_path_factory):
+    """A copy of the tiny run with planted directions, clustered in another process."""
+    folder = tmp_path_factory.mktemp("clustered") / "run"
+    shutil.copytree(tiny_run.path, folder)
+    plant(Run.open(str(folder)))
+    code = f"from tests.autointerp.test_cluster import QUICK, Run, stage; stage.cluster(Run.open({str(folder)!r}), QUICK)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    return Run.open(str(folder))
 
 
-def test_precomputed_neighbours_avoid_the_traps_of_umap():
-    rows, cosines = nearest(planted(n_groups=20, size=50, n_noise=0)[0], 50)
-    cosines[5, 1] = 1 + 1e-6  # a rounding error: the distance would be negative
-    cosines[6, 2] = -1.0  # opposite: UMAP cuts edges at distance 2
-    before = cosines.copy()
-    indices, distances = umap_neighbours(rows, cosines, 15)
-    assert indices.shape == distances.shape == (1000, 15) and indices.dtype == np.int32 and distances.dtype == np.float32
-    assert (indices[:, 0] == np.arange(1000)).all() and (distances[:, 0] == 0).all()
-    assert distances.min() >= 0 and distances.max() < 2
-    distances += 1
-    assert np.array_equal(cosines, before)
-    with pytest.raises(ValueError, match="60 needed"):
-        umap_neighbours(rows, cosines, 60)
-    with pytest.raises(ValueError, match="itself"):
-        umap_neighbours(rows[::-1], cosines, 15)
+def test_the_stage_writes_what_it_promises(clustered):
+    manifest, folder = clustered.manifest("cluster"), clustered.folder("cluster")
+    s, n = manifest.summary, manifest.summary["features"]
+    arrays = {"neighbours", "cosines", "partners", "partners_phi", "partners_shared", "graph_groups", "embedding"}
+    assert set(manifest.files) == {f"{a}.npy" for a in arrays} | {"features.parquet", "groups.json", "proof.json", "duplicates.json"}
+    assert not (folder / "steps").exists()
+    for name in arrays:
+        assert len(np.load(folder / f"{name}.npy")) == n
+    assert np.load(folder / "neighbours.npy").shape == np.load(folder / "partners.npy").shape == (n, 20)
+    table, groups = pd.read_parquet(folder / "features.parquet"), json.loads((folder / "groups.json").read_text())
+    assert len(table) == n and s["live"] + s["dead"] == n and s["verdict"] and s["verdict_kind"] in ("none", "unstable", "structure")
+    assert [sum(g["layer"] == i for g in groups) for i in range(len(s["layers"]))] == s["layers"]
+    for g in groups:
+        members = table[table[f"layer_{g['layer']}"] == g["group"]]
+        assert len(members) == g["size"] and (g["layer"] == 0 or (members[f"layer_{g['layer'] - 1}"] == g["parent"]).all())
+    assert stage.cluster(clustered, QUICK).key == manifest.key  # committed: nothing is made twice
 
 
-def test_umap_uses_the_given_neighbours():
-    x, truth = planted(n_groups=5, size=40, n_noise=0)
-    rows, cosines = nearest(x, 50)
-    other = np.random.default_rng(0).permutation(200)  # the same graph under other names: the picture follows the graph, not x
-    scrambled = np.empty_like(rows)
-    scrambled[other] = other[rows]
-    layout = umap_layout(x, umap_neighbours(scrambled, cosines[np.argsort(other)], 15), 2, 0.1, 0)
-    assert neighbour_recall(scrambled, layout) > 2 * neighbour_recall(rows, layout)
+def test_another_process_writes_the_same_bytes_also_when_killed_half_way(clustered, run_copy, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    plant(run_copy)
+    monkeypatch.setattr(stage, "strongest_tokens", killed)
+    with pytest.raises(Killed):
+        stage.cluster(run_copy, QUICK)
+    monkeypatch.undo()
+    monkeypatch.setattr(stage, "survey", killed)  # neighbours and pairs are not made again
+    monkeypatch.setattr(stage, "count_pairs", killed)
+    assert stage.cluster(run_copy, QUICK).files == clustered.manifest("cluster").files
 
 
-def test_decorrelation_evens_out_the_covariance_and_leaves_small_sets_alone():
-    rng = np.random.default_rng(0)
-    x = unit_rows(rng.normal(size=(4000, 8)) * np.array([4, 1, 1, 1, 1, 1, 1, 1]))
-    ratio = lambda rows: np.ptp(np.log(np.linalg.eigvalsh(np.cov(rows.T))))
-    assert ratio(decorrelated(x, 1.0)) < 0.7 * ratio(decorrelated(x, 0.5)) and ratio(decorrelated(x, 0.5)) < 0.7 * ratio(x)
-    few = x[:8]
-    assert decorrelated(x, 0.0) is x and decorrelated(few, 1.0) is few
+def test_layouts_that_fail_are_not_passed_over(tmp_path):
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        attempts.finish(attempts.start(tmp_path))
 
 
-def test_covariance_twin_has_the_shape_but_not_the_groups(found):
-    x, _, _ = found
-    twin = covariance_twin(x, np.random.default_rng(0))
-    assert np.allclose(np.linalg.eigvalsh(np.cov(twin.T))[-5:], np.linalg.eigvalsh(np.cov(x.T))[-5:], rtol=0.5)
-    assert np.median(nearest(twin, 1)[1][:, 1]) < np.median(nearest(x, 1)[1][:, 1])
+def test_names_of_attempts():
+    assert attempts.names(ClusterSettings(nulls=1, seeds=1, subsamples=2)) == ["null-0", "columns-0", "uniform-0", "seed-0", "subsample-0", "subsample-1"]
+    kept = attempts.subsample(0, 100, 0)
+    assert len(set(kept)) == 80 and (np.diff(kept) > 0).all() and not np.array_equal(kept, attempts.subsample(1, 100, 0))
 
 
-def test_principal_axes_have_a_sign():
-    x = np.random.default_rng(0).normal(size=(50, 6))
-    assert np.allclose(principal(x, 2), principal(x.copy(), 2)) and principal(x, 3).shape == (50, 3)
-
-
-def test_rim_lies_outside_and_moves_nothing_else():
-    rng = np.random.default_rng(0)
-    layout = np.r_[rng.normal(size=(50, 2)), np.zeros((8, 2))].astype(np.float32)
-    outside = np.arange(50, 58)
-    placed = rim(layout, outside, rng.integers(0, 50, (8, 3)))
-    assert np.array_equal(placed[:50], layout[:50])
-    middle = (layout[:50].min(0) + layout[:50].max(0)) / 2
-    scaled = (placed - middle) / np.ptp(layout[:50], axis=0)
-    assert np.linalg.norm(scaled[50:], axis=1).min() > np.linalg.norm(scaled[:50], axis=1).max()
-    assert len(np.unique(placed[50:].round(4), axis=0)) == 8
-
-
-def test_two_processes_write_the_same_bytes():
-    script = (
-        "import sys, hashlib; sys.path.insert(0, 'tests/autointerp'); from test_cluster import *\n"
-        "x, _ = planted(n_groups=4, size=20, n_noise=5); s = ClusterSettings()\n"
-        "g = stage.find_groups(x, s, 0); print(hashlib.sha256(g.space.tobytes() + g.group.tobytes() + stage.map_layout(x, g, s, 0)[0].tobytes()).hexdigest())"
-    )
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
-    x, _ = planted(n_groups=4, size=20, n_noise=5)
-    grouping = stage.find_groups(x, ClusterSettings(), 0)
-    layout, _ = stage.map_layout(x, grouping, ClusterSettings(), 0)
-    assert hashlib.sha256(grouping.space.tobytes() + grouping.group.tobytes() + layout.tobytes()).hexdigest() == other
-
-
-def test_the_stage_writes_what_it_promises(run_copy):
-    manifest = stage.cluster(run_copy, ClusterSettings(neighbours=5))
-    folder, n = run_copy.folder("cluster"), manifest.summary["features"]
-    assert set(manifest.files) == {"features.parquet", "neighbours.npy", "cosines.npy", "embedding.npy", "groups.json", "duplicates.json"}
-    assert np.load(folder / "neighbours.npy").shape == np.load(folder / "cosines.npy").shape == (n, 10)
-    assert np.load(folder / "embedding.npy").shape == (n, 10) and len(pd.read_parquet(folder / "features.parquet")) == n
-    assert manifest.summary["live"] + manifest.summary["dead"] == n
-    assert len(json.loads((folder / "groups.json").read_text())) == manifest.summary["groups"]
-    assert stage.cluster(run_copy, ClusterSettings(neighbours=5)).key == manifest.key
+def test_share_of_groups_that_come_back():
+    records = [{"layer": 0, "jaccard": 0.5}, {"layer": 0, "jaccard": 0.49}, {"layer": 1, "jaccard": 0.1}]
+    assert kept_share(records, 0) == 0.5 and kept_share([{"layer": 0, "jaccard": None}], 0) is None
