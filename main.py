@@ -48,7 +48,7 @@ STAGES = {
         "autointerp.score",
         "score/rules/simulation",
         ("median", "low", "high", "null_median", "n", "share_above_null", "failures"),
-        ("score/rules/simulation-corpus", "score/rules/detection", "score/rules/fuzzing"),
+        ("score/rules/simulation-corpus", "score/rules/detection", "score/rules/fuzzing", "score/rules/effect"),
     ),
     "title": Stage(TitleSettings, "autointerp.title", "title", ("titles",)),
     "report": Stage(ReportSettings, "figures.report", "report", ("figures",)),
@@ -100,12 +100,13 @@ def brief(stage: Stage, summary: dict) -> str:
 
 def run_stage(run, name: str, settings, redo: bool = False):
     """Run one stage under the run's lock and say what came out; a stage that is done says so."""
+    from core.memory import give_back_memory
     from core.progress import say
 
     stage = STAGES[name]
     with run.locked(name):
         before = {unit: run.find(unit) for unit in run.committed()}
-        manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo)
+        manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo, **live_functions(run, name, settings))
     give_back_memory()
     known = before.get(manifest.unit)
     again = known is not None and known.seconds == manifest.seconds and known.files == manifest.files
@@ -113,14 +114,13 @@ def run_stage(run, name: str, settings, redo: bool = False):
     return manifest
 
 
-def give_back_memory() -> None:
-    """Return freed memory to the system between stages, which MALLOC keeps it from doing by itself; glibc only."""
-    import ctypes
-    import gc
+def live_functions(run, name: str, settings) -> dict:
+    """What a stage of autointerp, which may not load the subject, needs of it."""
+    if name != "score" or "generation" not in settings.kind:
+        return {}
+    from core.live import Live
 
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    return {"read": Live(run).maxima}
 
 
 def stage_command(name: str, stage: Stage):

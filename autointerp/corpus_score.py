@@ -9,12 +9,12 @@ A rule's matches are looked up, not computed token by token: the postings of its
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
 from autointerp import rules
-from autointerp.contexts import Corpus
+from autointerp.contexts import CONTEXT_BITS, Corpus
 from autointerp.features import RARE_DOCUMENTS
 from autointerp.scoring import Context, Scored, undefined
 from autointerp.statistics import MIN_DOCUMENTS, correlation, interval
@@ -53,9 +53,21 @@ class HeldOut:
         """Scored ordinals, in any order, on which the predicate holds."""
         choices = [(relation, terms) for relation, terms in rules.slots(predicate) if relation in SHIFTS and terms.literals and not terms.shapes]
         found = [self._places(relation, terms) for relation, terms in choices]
-        candidates = min(found, key=len) if found else np.flatnonzero(self.scored)
+        candidates = min(found, key=len) if found else self._in_contexts(predicate.contexts)
         candidates = candidates[self.scored[candidates]]
         return candidates[rules.matches(predicate, self.corpus, candidates)]
+
+    @cached_property
+    def _all(self) -> tuple[np.ndarray, np.ndarray]:
+        ordinals = np.flatnonzero(self.scored)
+        return ordinals, self.corpus.contexts[ordinals]
+
+    def _in_contexts(self, contexts: tuple[tuple[str, bool], ...]) -> np.ndarray:
+        """Scored ordinals with all these contexts, for a predicate that names no literal."""
+        ordinals, bits = self._all
+        asked = sum(int(CONTEXT_BITS[name]) for name, _ in contexts)
+        wanted = sum(int(CONTEXT_BITS[name]) for name, holds in contexts if holds)
+        return ordinals[(bits & np.uint16(asked)) == wanted]
 
     def _places(self, relation: str, terms: rules.Terms) -> np.ndarray:
         """Ordinals whose token in `relation` to them is one of the literals; some may lie in another row."""
@@ -90,18 +102,10 @@ def score_corpus(context: Context, features: list[int]) -> Scored:
     """A score for each feature whose label is a rule; the others are passed over, because an LLM cannot read the whole corpus."""
     free = [f for f in features if context.parsed[context.labels[f]] is not None]
     held_out = HeldOut.build(context)
-    parts = [free[i : i + CHUNK] for i in range(0, len(free), CHUNK)]
-    scores: list[Score] = []
-    with progress(total=len(free), label="corpus", unit="feat") as bar:
-        for part in in_workers(partial(_part, context, held_out), parts):
-            scores += part
-            bar.update(len(part))
+    made = in_workers(partial(score_feature, context.prepared(), held_out), free, chunk=CHUNK)
+    scores: list[Score] = list(progress(made, "corpus", total=len(free), unit="feat"))
     failures = [Failure("score", s.feature, s.undefined.split(":")[0], s.undefined) for s in scores if s.value is None]
     return Scored(scores, failures, summary={"held_out_tokens": int(held_out.sizes.sum()), "passed_over": len(features) - len(free)})
-
-
-def _part(context: Context, held_out: HeldOut, features: list[int]) -> list[Score]:
-    return [score_feature(context, held_out, f) for f in features]
 
 
 def score_feature(context: Context, held_out: HeldOut, feature: int) -> Score:

@@ -83,17 +83,10 @@ def draw_panels(context: Context, features: list[int]) -> list[Panel]:
     if missing:
         directions = read_array(context.run.folder("train") / "directions.npy", mapped=False)
         rivals = Rivals.build(context.postings, context.examples, directions, context.seed)
-        parts = [missing[i : i + CHUNK] for i in range(0, len(missing), CHUNK)]
-        context.examples.pool("score")  # before the processes part
-        with progress(total=len(missing), label="panels", unit="feat") as bar:
-            for panels in in_workers(partial(_drawn, context, rivals), parts):
-                context.panels.update({p.feature: p for p in panels})
-                bar.update(len(panels))
+        draw = partial(draw_panel, context.prepared().examples, rivals, context.settings.windows, context.seed)
+        for panel in progress(in_workers(draw, missing, chunk=CHUNK), "panels", total=len(missing), unit="feat"):
+            context.panels[panel.feature] = panel
     return [context.panels[f] for f in features]
-
-
-def _drawn(context: Context, rivals: Rivals, features: list[int]) -> list[Panel]:
-    return [draw_panel(context.examples, rivals, f, context.settings.windows, context.seed) for f in features]
 
 
 # ---------------------------------------------------------------- rating

@@ -40,7 +40,7 @@ class Panel:
         return len(np.unique(self.documents[self.sorts == sort]))
 
 
-def draw_panel(examples: Examples, rivals: Rivals, feature: int, windows: int, seed: int) -> Panel:
+def draw_panel(examples: Examples, rivals: Rivals, windows: int, seed: int, feature: int) -> Panel:
     """Up to `windows` windows of each sort for one feature."""
     rng = np.random.default_rng([seed, feature, 3])
     where = examples.postings.firings(feature)

@@ -26,6 +26,8 @@ from autointerp import rules
 from autointerp.asking import Ahead, asking
 from autointerp.corpus_score import score_corpus
 from autointerp.detect import CHANCE, hard_summary, score_panels
+from autointerp.effect import score_effect
+from autointerp.generation import score_generation
 from autointerp.postings import Postings
 from autointerp.scoring import Context, Scored, rank_correlations, summary
 from autointerp.selection import parse_features
@@ -58,18 +60,20 @@ KINDS = {
         Kind("simulation-corpus", 1, score_corpus, asks=False),
         Kind("detection", 1, partial(score_panels, kind="detection"), ("windows",), ("index", "train"), CHANCE),
         Kind("fuzzing", 1, partial(score_panels, kind="fuzzing"), ("windows",), ("index", "train"), CHANCE),
+        Kind("effect", 1, score_effect, (), ("index", "effects"), CHANCE, asks=False),
+        Kind("generation", 1, score_generation, (), ("index", "train"), CHANCE),
     )
 }
-FREE = ("simulation", "simulation-corpus", "detection", "fuzzing")
-ASKED = ("fuzzing", "detection", "simulation")
+FREE = ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")
+ASKED = ("fuzzing", "detection", "simulation", "effect")
 
 
 def score(run: Run, settings: ScoreSettings, redo: bool = False, read: Callable | None = None) -> Manifest:
     """Make the units that the settings ask for; returns the manifest of the first kind."""
     table = pd.read_parquet(run.folder(f"label/{settings.set}") / "labels.parquet").set_index("feature").sort_index()
     labels = table["text"]
-    kinds = chosen_kinds(settings, labels)
-    asks = any(KINDS[k].asks for k in kinds) and not labels.map(rules.is_rule).all()
+    kinds = chosen_kinds(settings, labels, run.find("effects") is not None and (run.path / "effects" / "clamped.npy").exists())
+    asks = "generation" in kinds or any(KINDS[k].asks for k in kinds) and not labels.map(rules.is_rule).all()
     with asking(run, settings) if asks else contextlib.nullcontext() as asker:
         tokens, postings = Tokens(run.folder("capture")), Postings(run.folder("index"), run.folder("capture"))
         context = Context(run, settings, labels, table["kind"], postings, tokens, asker, read)
@@ -77,12 +81,13 @@ def score(run: Run, settings: ScoreSettings, redo: bool = False, read: Callable 
     return next(m for m in made if m)
 
 
-def chosen_kinds(settings: ScoreSettings, labels: pd.Series) -> list[str]:
-    """The kinds that the settings name, or those that suit the labels; raises UsageError for one that does not exist."""
+def chosen_kinds(settings: ScoreSettings, labels: pd.Series, clamps_known: bool) -> list[str]:
+    """The kinds that the settings name, or those that suit the labels (effect only where the effects of clamps are known); raises UsageError for one that does not exist."""
     named = [k.strip() for k in settings.kind.split(",") if k.strip()]
     if unknown := [k for k in named if k not in KINDS]:
         raise UsageError(f"There is no kind of score {unknown[0]!r}.", f"Kinds: {', '.join(KINDS)}.")
-    return named or list(FREE if labels.map(rules.is_rule).all() else ASKED)
+    suited = FREE if labels.map(rules.is_rule).all() else ASKED
+    return named or [k for k in suited if k != "effect" or clamps_known]
 
 
 def score_kind(context: Context, kind: Kind, redo: bool) -> Manifest | None:

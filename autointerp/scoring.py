@@ -63,6 +63,13 @@ class Context:
         """The rule that each text of the set says, None where it is in free words."""
         return {text: rules.parse(text) if rules.is_rule(text) else None for text in {*self.labels, ""}}
 
+    def prepared(self) -> Context:
+        """Itself, when all that is computed once has been: before processes part."""
+        for name in ("examples", "corpus", "others", "parsed"):
+            getattr(self, name)
+        self.examples.pool("score")
+        return self
+
     def texts(self, feature: int) -> list[str]:
         """The feature's label and its null, where there is one."""
         return [text for text in (self.labels[feature], self.others[feature]) if text]

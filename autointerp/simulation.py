@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,10 +22,12 @@ from autointerp.postings import lookup
 from autointerp.scoring import Context, Scored
 from autointerp.simulate import simulate
 from autointerp.statistics import MIN_DOCUMENTS, correlation, document_sums, interval
+from autointerp.workers import in_workers
 from core.progress import progress
 from core.records import Failure, Score
 
 KIND = "simulation"
+CHUNK = 16  # features handed to a worker at a time
 
 Predict = Callable[[str, int], np.ndarray | str]  # (label text, feature whose sample it is) -> predictions, or the kind of failure
 
@@ -54,16 +57,18 @@ def score_simulation(context: Context, features: list[int]) -> Scored:
 
 def draw_samples(context: Context, features: list[int]) -> Iterator[Sample]:
     """One sample a feature, seeded by the feature alone, so that every labeller is scored on the same tokens."""
+    yield from progress(in_workers(partial(draw_sample, context.prepared()), features, chunk=CHUNK), "sample", total=len(features), unit="feat")
+
+
+def draw_sample(context: Context, feature: int) -> Sample:
     examples, settings = context.examples, context.settings
     counts = {"top": settings.top, "strata": settings.strata, "random": settings.random}
-    for feature in progress(features, "sample", unit="feat"):
-        firings = context.postings.firings(feature)
-        drawn = examples.draw(firings, "score", counts, np.random.default_rng([context.seed, feature]))
-        ordinals = examples.covered(drawn.ordinals)
-        ordinals = ordinals[~examples.copied[ordinals]]
-        activations, documents = lookup(*firings, ordinals), context.tokens.document_of(ordinals)
-        firing_documents = len(np.unique(documents[activations > 0]))
-        yield Sample(feature, ordinals, activations, documents, firing_documents, drawn.n_copied)
+    firings = context.postings.firings(feature)
+    drawn = examples.draw(firings, "score", counts, np.random.default_rng([context.seed, feature]))
+    ordinals = examples.covered(drawn.ordinals)
+    ordinals = ordinals[~examples.copied[ordinals]]
+    activations, documents = lookup(*firings, ordinals), context.tokens.document_of(ordinals)
+    return Sample(feature, ordinals, activations, documents, len(np.unique(documents[activations > 0])), drawn.n_copied)
 
 
 def make_predictor(context: Context, samples: list[Sample]) -> tuple[Predict, dict]:

@@ -17,11 +17,14 @@ def _call(part):
     return _inherited[0](part)
 
 
-def in_workers(function: Callable, parts: Iterable, workers: int = 0) -> Iterator:
-    """function(part) for each part, in order; `workers` processes, 0 for one a core, 1 for none but this. The results are pickled on the way back."""
+def in_workers(function: Callable, parts: Iterable, workers: int = 0, chunk: int = 1) -> Iterator:
+    """function(part) for each part, in order, `chunk` of them at a time; `workers` processes, 0 for one a core, 1 for none but this.
+
+    The results are pickled on the way back.
+    """
     count = workers or os.cpu_count() or 1
     if count <= 1:
         yield from map(function, parts)
         return
     with get_context("fork").Pool(count, _inherit, (function,)) as pool:
-        yield from pool.imap(_call, parts)
+        yield from pool.imap(_call, parts, chunk)
