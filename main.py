@@ -5,7 +5,6 @@ Standard output carries results only; progress and news go to standard error. Er
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import json

@@ -152,7 +152,7 @@ def tell_apart(ratings: np.ndarray, fires: np.ndarray, documents: np.ndarray) ->
     if any(2 * side.sum() < whole.sum() or not side.any() for side, whole in zip(sides, (fires, ~fires), strict=True)):
         return None
     hits, passes = (ratings[sides[0]] >= YES).mean(), (ratings[sides[1]] < YES).mean()
-    counts = [len(np.unique(documents[side])) for side in sides]
+    counts = [len(set(documents[side].tolist())) for side in sides]
     low, high = balanced_interval(float(hits), counts[0], float(passes), counts[1])
     return Told(float(hits + passes) / 2, auroc(ratings[sides[0]], ratings[sides[1]]), low, high, min(counts))
 

@@ -50,7 +50,10 @@ def score_one(context: Context, change: np.ndarray, used: np.ndarray, known: dic
 
 def area(change: np.ndarray, used: np.ndarray, tokens: list[int]) -> float:
     """How far the tokens' changes lie above those of the other used tokens: 0.5 is no more than any; NaN without tokens."""
-    return auroc(change[tokens], change[np.setdiff1d(used, tokens)])
+    others = np.zeros(len(change), bool)
+    others[used] = True
+    others[tokens] = False
+    return auroc(change[tokens], change[others])
 
 
 def named(text: str, rule: rules.Rule | None, known: dict[str, list[int]]) -> list[int]:

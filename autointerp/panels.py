@@ -37,7 +37,7 @@ class Panel:
 
     def count(self, sort: int) -> int:
         """Documents that windows of a sort come from."""
-        return len(np.unique(self.documents[self.sorts == sort]))
+        return len(set(self.documents[self.sorts == sort].tolist()))
 
 
 def draw_panel(examples: Examples, rivals: Rivals, windows: int, seed: int, feature: int) -> Panel:

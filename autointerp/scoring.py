@@ -61,7 +61,7 @@ class Context:
     @cached_property
     def parsed(self) -> dict[str, rules.Rule | None]:
         """The rule that each text of the set says, None where it is in free words."""
-        return {text: rules.parse(text) if rules.is_rule(text) else None for text in {*self.labels, ""}}
+        return {text: rules.read_rule(text) for text in {*self.labels, ""}}
 
     def prepared(self) -> Context:
         """Itself, when all that is computed once has been: before processes part."""
