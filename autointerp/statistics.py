@@ -14,7 +14,7 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 
 MIN_PANEL = 8  # documents on either side of a balanced accuracy; with fewer, no interval is shown
-MIN_DOCUMENTS = 20  # documents in which the feature fires; with fewer, no interval is shown
+MIN_DOCUMENTS = 30  # documents in which the feature fires; with fewer, no interval is shown
 
 
 def document_sums(predicted: np.ndarray, activations: np.ndarray, documents: np.ndarray) -> np.ndarray:
