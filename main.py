@@ -32,6 +32,7 @@ class Stage:
     module: str  # holds a function with the stage's name
     unit: str
     figures: tuple[str, ...]  # entries of its summary that `status` and the stage's last line show
+    more: tuple[str, ...] = ()  # units that the same verb makes beside `unit`
 
 
 STAGES = {
@@ -42,7 +43,13 @@ STAGES = {
     "effects": Stage(EffectsSettings, "core.effects", "effects", ("features",)),
     "cluster": Stage(ClusterSettings, "autointerp.cluster", "cluster", ("layers", "noise", "isolated", "kept", "phi_z", "verdict_kind")),
     "label": Stage(LabelSettings, "autointerp.label", "label/rules", ("labels", "unclear", "failures")),
-    "score": Stage(ScoreSettings, "autointerp.score", "score/rules/simulation", ("median", "low", "high", "null_median", "n", "share_above_null", "failures")),
+    "score": Stage(
+        ScoreSettings,
+        "autointerp.score",
+        "score/rules/simulation",
+        ("median", "low", "high", "null_median", "n", "share_above_null", "failures"),
+        ("score/rules/simulation-corpus", "score/rules/detection", "score/rules/fuzzing", "score/rules/effect"),
+    ),
     "title": Stage(TitleSettings, "autointerp.title", "title", ("groups", "named", "mixed", "unstable", "intruder_share", "agreement_z")),
     "relate": Stage(RelateSettings, "autointerp.relations", "relate", ("duplicate", "splitting", "absorption")),
     "report": Stage(ReportSettings, "figures.report", "report", ("figures",)),
@@ -61,12 +68,12 @@ def flags(settings):
     """A decorator with one option for each field of a settings dataclass."""
 
     def wrap(command):
-        for f in reversed(fields(settings)):
-            choices = f.metadata["choices"]
-            kind = {"is_flag": True} if type(f.default) is bool else {"type": click.Choice(choices) if choices else type(f.default)}
-            command = click.option(
-                f"--{f.name.replace('_', '-')}", f.name, default=f.default, show_default=f.default not in ("", False), help=f.metadata["help"], **kind
-            )(command)
+        own_first = sorted(fields(settings), key=lambda f: f.name not in settings.__annotations__)
+        for f in reversed(own_first):
+            choices, switch = f.metadata["choices"], isinstance(f.default, bool)
+            kind = click.Choice(choices) if choices else type(f.default)
+            named = {"is_flag": True} if switch else {"type": kind, "show_default": f.default != ""}
+            command = click.option(f"--{f.name.replace('_', '-')}", f.name, default=f.default, help=f.metadata["help"], **named)(command)
         return command
 
     return wrap
@@ -94,12 +101,13 @@ def brief(stage: Stage, summary: dict) -> str:
 
 def run_stage(run, name: str, settings, redo: bool = False):
     """Run one stage under the run's lock and say what came out; a stage that is done says so."""
+    from core.memory import give_back_memory
     from core.progress import say
 
     stage = STAGES[name]
     with run.locked(name):
         before = {unit: run.find(unit) for unit in run.committed()}
-        manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo)
+        manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo, **live_functions(run, name, settings))
     give_back_memory()
     known = before.get(manifest.unit)
     again = known is not None and known.seconds == manifest.seconds and known.files == manifest.files
@@ -107,14 +115,13 @@ def run_stage(run, name: str, settings, redo: bool = False):
     return manifest
 
 
-def give_back_memory() -> None:
-    """Return freed memory to the system between stages, which MALLOC keeps it from doing by itself; glibc only."""
-    import ctypes
-    import gc
+def live_functions(run, name: str, settings) -> dict:
+    """What a stage of autointerp, which may not load the subject, needs of it."""
+    if name != "score" or "generation" not in settings.kind:
+        return {}
+    from core.live import Live
 
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    return {"read": Live(run).maxima}
 
 
 def stage_command(name: str, stage: Stage):
@@ -195,14 +202,14 @@ def run_all(run):
 def run_pending(run, name: str, settings=None):
     """Run stage `name` unless it is done; go on with a partial one's own settings."""
     stage = STAGES[name]
-    state = run.state(stage.unit)
-    if state == "done":
+    states = {run.state(unit): unit for unit in reversed((stage.unit, *stage.more))}
+    if set(states) == {"done"}:
         return run.manifest(stage.unit)
-    if state == "stale":
-        settings = from_table(stage.settings, run.manifest(stage.unit).settings)
-    elif (plan := run.plan(stage.unit)) is not None:
-        settings = from_table(stage.settings, plan)
-    return run_stage(run, name, settings or stage.settings(), redo=state == "stale")
+    if "stale" in states:
+        settings = from_table(stage.settings, run.manifest(states["stale"]).settings)
+    elif "partial" in states:
+        settings = from_table(stage.settings, run.plan(states["partial"]) or {})
+    return run_stage(run, name, settings or stage.settings(), redo="stale" in states)
 
 
 @cli.command()
@@ -211,7 +218,7 @@ def run_pending(run, name: str, settings=None):
 def status(run, as_json):
     """Units of a run: state and key figures."""
     opened = open_run(run)
-    units = [stage.unit for stage in STAGES.values()]
+    units = [unit for stage in STAGES.values() for unit in (stage.unit, *stage.more)]
     units += [u for u in opened.committed() if u not in units]
     rows, lines = [], []
     for unit in units:
@@ -433,6 +440,9 @@ def demo_clamps(run) -> list[int]:
 
 
 def complain(error: ToolError) -> int:
+    if error.code == 0:
+        print(error)
+        return 0
     print(f"error: {error.message}\n{error.next_step}", file=sys.stderr)
     return error.code
 

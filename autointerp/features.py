@@ -52,8 +52,9 @@ class Features:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """feature, set, kind, value, low, high, null, n_tokens, n_documents, undefined of all score sets and kinds."""
-        parts = [self._table(unit, "scores.parquet") for unit in self._units("score/")]
+        """feature, set, kind, value, low, high, null, n_tokens, n_documents, undefined, auroc of all score sets and kinds, simulation first."""
+        units = sorted(self._units("score/"), key=lambda unit: "/simulation" not in unit)
+        parts = [self._table(unit, "scores.parquet") for unit in units]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"feature": [], "set": [], "kind": [], "value": []})
 
     @cached_property

@@ -6,46 +6,41 @@ a Failure. What an LLM answers is in the reply store before it is read, so nothi
 
 from __future__ import annotations
 
-import os
-import re
+import shutil
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 
 from autointerp import prompts, rules
+from autointerp.asking import Ahead, Asker, Form, asking, slug
 from autointerp.contexts import Corpus
 from autointerp.features import Features, read_notes
-from autointerp.llm import Endpoint, answer
-from autointerp.replies import Reply, ReplyStore, Request
+from autointerp.llm import Endpoint
 from autointerp.rule_fitting import fit_rules
 from autointerp.selection import parse_features
 from autointerp.settings import LabelSettings
 from core.errors import NotReady
 from core.files import canonical_hash, write_table
-from core.progress import progress, say
+from core.progress import progress
 from core.records import Failure, Label, Manifest
-from core.run import Run
+from core.run import Run, Work
 
 VERSION = 1
-Ask = Callable[[list[list[dict]], int], list[tuple[str, Reply]]]  # (conversations, repetition) -> (key, reply) of each
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}  # 12 snippets: about 700 tokens of prompt
-JSON = {"type": "json_object"}  # dropped by itself where an endpoint refuses it
+LABEL = Form("label", max_tokens=1024, usual_tokens=35, schema=prompts.LABEL_SCHEMA)
 ATTEMPTS = 2  # a reply that cannot be read is asked for once more
 
 
 def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
     features = Features(run)
     live = np.flatnonzero(features.postings.n_firings > 0)
-    endpoint = model = None
     name, inputs, decides = settings.set, ["index"], settings
     if settings.set == "llm":
-        endpoint = Endpoint(settings.llm_url)
-        model = endpoint.choose_model(settings.llm_model)
-        name, inputs = f"llm-{slug(model)}", ["index", "effects"]
+        model = Endpoint(settings.llm_url).choose_model(settings.llm_model)
+        settings = replace(settings, llm_model=model)
+        name, inputs = f"llm-{slug(model)}", ["index", "effects"] + (["label/rules"] if settings.evidence else [])
     if settings.set == "hand":
         decides, redo = {"notes": canonical_hash(latest_notes(run))}, True
     unit = f"label/{name}"
@@ -55,17 +50,32 @@ def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
     work = run.begin(unit, VERSION, decides, inputs, redo, extend=bool(missing) and asked_for_more)
     if work is None:
         return run.manifest(unit)
+    if settings.set == "llm":
+        return label_with_llm(features, settings, work, old, missing, len(live))
     if settings.set == "rules":
         labels, failures = by_rules(features, missing, name, run.settings.seed)
-    elif settings.set == "hand":
-        labels, failures = by_hand(run, name), []
     else:
-        with ReplyStore(reply_path(run, settings.replies)) as store:
-            labels, failures = by_llm(features, missing, name, ask_with(endpoint, model, store, settings.concurrency))
+        labels, failures = by_hand(run, name), []
+    return commit(work, old, labels, failures, len(live), {})
+
+
+def label_with_llm(features: Features, settings: LabelSettings, work: Work, old: pd.DataFrame, missing: list[int], live: int) -> Manifest:
+    """Ask, and commit what came; an estimate or a batch file leaves no partial unit behind."""
+    with asking(features.run, settings) as asker:
+        try:
+            labels, failures = by_llm(features, missing, f"llm-{slug(asker.model)}", asker, settings.evidence)
+        except Ahead:
+            shutil.rmtree(work.folder)
+        else:
+            manifest = commit(work, old, labels, failures, live, {"prompt": prompts.LABEL_PROMPT} | asker.summary())
+    return manifest
+
+
+def commit(work: Work, old: pd.DataFrame, labels: list[Label], failures: list[Failure], live: int, by_llm: dict) -> Manifest:
     table = pd.concat([old, table_of(labels, Label)], ignore_index=True).sort_values("feature")
     write_table(work.folder / "labels.parquet", table)
     write_table(work.folder / "failures.parquet", table_of(failures, Failure))
-    return work.commit(summary(table, failures, len(live), model))
+    return work.commit(summary(table, failures, live) | by_llm)
 
 
 def chosen(settings: LabelSettings, live: np.ndarray, seed: int) -> list[int]:
@@ -80,26 +90,15 @@ def table_of(records: list, kind) -> pd.DataFrame:
     return pd.DataFrame([asdict(r) for r in records], columns=list(kind.__annotations__))
 
 
-def summary(table: pd.DataFrame, failures: list[Failure], live: int, model: str | None) -> dict:
-    out = {
+def summary(table: pd.DataFrame, failures: list[Failure], live: int) -> dict:
+    return {
         "labels": len(table), "live": live, "unclear": int(table["text"].str.startswith(rules.UNCLEAR).sum()),
         "kinds": {k: int(v) for k, v in table["kind"].value_counts().items()},
         "median_confidence": round(float(table["confidence"].median()), 4) if len(table) else None,
+        "median_words": float(table["text"].str.split().str.len().median()) if len(table) else None,
         "median_characters": float(table["text"].str.len().median()) if len(table) else None,
         "failures": dict(Counter(f.kind for f in failures)),
     }  # fmt: skip
-    return out | ({"model": model, "prompt": prompts.LABEL_PROMPT} if model else {})
-
-
-def slug(model: str) -> str:
-    """The model's name as a folder name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
-
-
-def reply_path(run: Run, shared: str) -> Path:
-    path = Path(shared) if shared else run.path / "llm" / "replies.sqlite"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 # ---------------------------------------------------------------- three labellers
@@ -110,9 +109,7 @@ def by_rules(features: Features, wanted: list[int], name: str, seed: int) -> tup
     corpus = Corpus.from_tokens(features.tokens)
     labels = []
     with progress(total=len(wanted), label="label", unit="feat") as bar:
-        fitted = fit_rules(
-            features.postings, features.tokens, corpus, wanted, progress=lambda done: bar.update(done - bar.n), seed=seed, workers=os.cpu_count() or 1
-        )
+        fitted = fit_rules(features.postings, features.tokens, corpus, wanted, progress=lambda done: bar.update(done - bar.n), seed=seed, workers=0)
         labels = [Label(f.feature, name, f.text, f.confidence, f.kind) for f in fitted]
     found = {label.feature for label in labels}
     return labels, [Failure("label", f, "too_rare", "it never fires in the explain split") for f in wanted if f not in found]
@@ -131,13 +128,15 @@ def by_hand(run: Run, name: str) -> list[Label]:
     return [Label(f, name, text[:200], 1.0, "rule" if rules.is_rule(text) else "free") for f, text in sorted(latest_notes(run).items())]
 
 
-def by_llm(features: Features, wanted: list[int], name: str, ask: Ask) -> tuple[list[Label], list[Failure]]:
+def by_llm(features: Features, wanted: list[int], name: str, asker: Asker, evidence: bool = False) -> tuple[list[Label], list[Failure]]:
     """Labels from replies. One that cannot be read is asked for once more, as another repetition, and is a Failure after that."""
     labels: dict[int, Label] = {}
     failures: dict[int, Failure] = {}
+    patterns = rule_labels(features) if evidence else {}
+    questions = {f: messages_for(features, f, patterns.get(f, "")) for f in progress(wanted, "prompts", unit="feat")}
     left = wanted
     for attempt in range(ATTEMPTS):
-        replies = ask([messages_for(features, f) for f in left], attempt)
+        replies = asker.ask([questions[f] for f in left], attempt, LABEL)
         for feature, (key, reply) in zip(left, replies, strict=True):
             found = reply.error or prompts.parse_label(reply.text)
             if isinstance(found, str):
@@ -145,43 +144,24 @@ def by_llm(features: Features, wanted: list[int], name: str, ask: Ask) -> tuple[
             else:
                 failures.pop(feature, None)
                 labels[feature] = Label(feature, name, found[0], found[1], "free", key)
-        left = sorted(failures)
+        left = [f for f, (_, reply) in zip(left, replies, strict=True) if f in failures and reply.raw]  # where nothing came, `answer` has tried
         if not left:
             break
     return [labels[f] for f in sorted(labels)], [failures[f] for f in sorted(failures)]
 
 
-def messages_for(features: Features, feature: int) -> list[dict]:
-    """The question about one feature: snippets of the explain split, output tokens, density."""
+def rule_labels(features: Features) -> dict[int, str]:
+    """The rule label of each feature that has one the labeller trusts."""
+    table = pd.read_parquet(features.run.folder("label/rules") / "labels.parquet")
+    return {f: t for f, t in zip(table["feature"], table["text"], strict=True) if not t.startswith(rules.UNCLEAR)}
+
+
+def messages_for(features: Features, feature: int, pattern: str = "") -> list[dict]:
+    """The question about one feature: snippets of the explain split, output tokens, density, and a rule as evidence where one is given."""
     stats = features.stats(feature)
     snippets = features.examples.snippets(feature, "explain", SHOWN, np.random.default_rng([features.run.settings.seed, feature]))
     promoted, suppressed = [], []
     if features.effects is not None:
         row = features.effects.loc[feature]
         promoted, suppressed = list(row["promoted"][:10]), list(row["suppressed"][:5])
-    return prompts.label_messages(snippets, promoted, suppressed, stats.density, stats.max)
-
-
-def ask_with(endpoint: Endpoint, model: str, store: ReplyStore, concurrency: int):
-    """A function (conversations, repetition) -> [(key, Reply)] that asks `model`, with progress and a count of tokens."""
-
-    def ask(conversations: list[list[dict]], repetition: int) -> list[tuple[str, Reply]]:
-        requests = [endpoint.request(model, m, repetition, temperature=0.0, max_tokens=1024, response_format=JSON) for m in conversations]
-        return asked(requests, store, endpoint, concurrency)
-
-    return ask
-
-
-def asked(requests: list[Request], store: ReplyStore, endpoint: Endpoint, concurrency: int) -> list[tuple[str, Reply]]:
-    """Replies in the order of the requests; the tokens that were paid for are told."""
-    counted = Counter()
-    with progress(total=len({r.key for r in requests}), label="llm", unit="req") as bar:
-
-        def seen(reply: Reply) -> None:
-            counted.update(tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
-            bar.set_postfix_str(f"{counted['tokens_in']:,} tokens in, {counted['tokens_out']:,} out", refresh=False)
-            bar.update()
-
-        replies = answer(requests, store, endpoint, concurrency=concurrency, on_progress=seen)
-    say(f"llm: {len(replies)} replies, {counted['tokens_in']:,} tokens in, {counted['tokens_out']:,} out")
-    return [(r.key, replies[r.key]) for r in requests]
+    return prompts.label_messages(snippets, promoted, suppressed, stats.density, stats.max, pattern)

@@ -3,14 +3,16 @@
     answer(requests, store, endpoint) -> {key of the request: Reply}
 
 A raw reply is written under the key of its request before anyone reads it: an interrupt, a crash or a better parser costs nothing.
-Two kinds of failure, both a `Reply` whose `error` is not empty:
+Three kinds of failure, each a `Reply` whose `error` is not empty:
 
     the provider failed     nothing was received; not stored, asked again by the next call
+    the budget is spent     nothing was sent; not stored, asked by the next call that has one
     a reply without text    refused, truncated or empty; paid for, so stored; to ask again, raise `repetition`
 
 What no other request would survive either (nobody listens, a wrong key, an unknown model, no credit, too many failures in a row) raises
 ProviderError. The endpoint is any OpenAI-compatible server. Parameters are sent as they are; what a model says it refuses is adapted
-once, from what it says and not from a list of models. Not here: prices, prompts, the meaning of a text.
+once, from what it says and not from a list of models. Prices, budgets and pace are `spending`'s, what an endpoint can do is
+`probing`'s; not here: prompts, the meaning of a text.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from autointerp.replies import Reply, ReplyStore, Request, is_completion, one_line, public_url, read_reply
+from autointerp.spending import Budget, Meter, Pace, room
 from core.errors import ProviderError, UsageError
 
 OPENAI = "https://api.openai.com/v1"
@@ -191,6 +194,9 @@ class _Exchange:
     max_failures: int
     backoff: float  # seconds before the first retry
     received: Callable[[Reply], None]
+    budget: Budget
+    pace: Pace
+    deadline: float  # seconds for one request, all attempts and waits together
     n_paid: int = 0
     failures_in_row: int = 0
     resume_at: float = 0.0  # loop time; a rate limit asks all workers to send nothing before it
@@ -200,7 +206,7 @@ class _Exchange:
 
         async def work(client) -> None:
             for request in waiting:
-                self._count(await self._ask(client, request))
+                self._count(await self._admitted(client, request))
 
         async with self.endpoint.client(self.timeout) as client:
             workers = [asyncio.create_task(work(client)) for _ in range(min(concurrency, len(requests)))]
@@ -212,7 +218,8 @@ class _Exchange:
                 await asyncio.gather(*workers, return_exceptions=True)
 
     def _count(self, reply: Reply) -> None:
-        self.failures_in_row = self.failures_in_row + 1 if reply.error else 0
+        if reply.error != "budget":
+            self.failures_in_row = self.failures_in_row + 1 if reply.error else 0
         self.received(reply)
         if self.failures_in_row >= self.max_failures:
             raise ProviderError(
@@ -220,17 +227,28 @@ class _Exchange:
                 "See to the endpoint, then run the same command again: what was received is kept.",
             )
 
+    async def _admitted(self, client, request: Request) -> Reply:
+        """The reply to one request, if the budget has room for it."""
+        if not await self.budget.admit(request):
+            return Reply(request.key, None, error="budget", message=f"not asked: it could cost more than is left of {self.budget.limit:g}")
+        reply = Reply(request.key, None)  # what an interrupt leaves
+        try:
+            reply = await self._ask(client, request)
+        finally:
+            self.budget.settle(request, reply)
+        return reply
+
     async def _ask(self, client, request: Request) -> Reply:
         """The reply to one request, stored; after the last attempt a Reply that carries the provider's failure."""
         clock = asyncio.get_running_loop().time
+        ends_at = clock() + self.deadline
         for attempt in range(self.retries + 1):
-            while (pause := self.resume_at - clock()) > 0:
-                await asyncio.sleep(pause)
+            await self._turn(request, clock)
             try:
                 raw = await self._attempt(client, request)
             except _Fault as fault:
                 failure = Reply(request.key, None, error="provider", message=f"{fault} (attempt {attempt + 1})")
-                if fault.final or attempt == self.retries:
+                if fault.final or attempt == self.retries or clock() > ends_at:
                     break
                 if fault.wait is None:
                     await asyncio.sleep(min(LONGEST_BACKOFF, self.backoff * 2**attempt) * random.uniform(0.5, 1.0))
@@ -241,6 +259,13 @@ class _Exchange:
             self.n_paid += 1
             return read_reply(request.key, raw)
         return failure
+
+    async def _turn(self, request: Request, clock: Callable[[], float]) -> None:
+        """Wait until the limits a minute, and a server that asked for a pause, let one more attempt go."""
+        if (pause := self.pace.delay(self.budget.meter.expected_in(request) + room(request) / 4, clock())) > 0:
+            await asyncio.sleep(pause)
+        while (pause := self.resume_at - clock()) > 0:
+            await asyncio.sleep(pause)
 
     async def _attempt(self, client, request: Request) -> str:
         """The raw JSON of a completion. Raises _Fault when this attempt failed, ProviderError when all would."""
@@ -302,11 +327,15 @@ def answer(
     max_failures: int = 20,
     on_progress: Callable[[Reply], None] | None = None,
     backoff: float = 0.5,
+    deadline: float = 1800.0,
+    budget: Budget | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, Reply]:
     """{key: Reply} for every distinct request, in their order: from the store where it has them, else asked and stored on arrival.
 
     `timeout` is seconds for one attempt, of which there are at most 1 + `retries`; waits double from `backoff` seconds and a server's
-    Retry-After holds back all workers. `on_progress` gets each Reply once, stored ones first. Raises ProviderError after `max_failures`
+    Retry-After holds back all workers; no attempt begins later than `deadline` seconds after the first. A request that `budget` does not
+    admit ends as a Reply with error "budget". `on_progress` gets each Reply once, stored ones first. Raises ProviderError after `max_failures`
     failures in a row. Whatever it raises, Ctrl-C included, every reply received until then is in the store. Not for use inside a
     running event loop.
     """
@@ -328,6 +357,7 @@ def answer(
         else:
             missing.append(request)
     if missing:
-        exchange = _Exchange(endpoint, store, timeout, retries, max_failures, backoff, received)
+        limits = (budget or Budget(0.0, Meter()), pace or Pace(), deadline)
+        exchange = _Exchange(endpoint, store, timeout, retries, max_failures, backoff, received, *limits)
         asyncio.run(exchange.run(missing, concurrency))
     return {key: replies[key] for key in wanted}

@@ -1,4 +1,7 @@
-"""Requests, replies, and the store that keeps every reply under the key of its request before anyone reads it."""
+"""Requests, replies, and the store that keeps every reply under the key of its request before anyone reads it.
+
+The store also keeps what was found out about each model of each endpoint (`probing`).
+"""
 
 from __future__ import annotations
 
@@ -93,6 +96,7 @@ class ReplyStore:
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT NOT NULL, raw TEXT NOT NULL)")
+            self._database.execute("CREATE TABLE IF NOT EXISTS probes (endpoint TEXT, model TEXT, found TEXT NOT NULL, PRIMARY KEY (endpoint, model))")
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise UsageError(f"{path} cannot be used as a store of replies: {error}.", "Name another file; nothing was changed in this one.") from None
@@ -105,6 +109,14 @@ class ReplyStore:
     def put(self, request: Request, raw: str) -> None:
         question = json.dumps(asdict(request), ensure_ascii=False)
         self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", (request.key, question, raw))
+
+    def probe(self, endpoint: str, model: str) -> dict | None:
+        """What was found out about a model of an endpoint, or None."""
+        found = self._database.execute("SELECT found FROM probes WHERE endpoint = ? AND model = ?", (endpoint, model)).fetchone()
+        return json.loads(found[0]) if found else None
+
+    def keep_probe(self, endpoint: str, model: str, found: dict) -> None:
+        self._database.execute("INSERT OR REPLACE INTO probes VALUES (?, ?, ?)", (endpoint, model, json.dumps(found)))
 
     def close(self) -> None:
         self._database.close()

@@ -7,10 +7,8 @@ come from `calibrate`, likewise drawn. `score` is never looked at.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from autointerp.postings import Postings
 from autointerp.rule_search import Cover, Target, grow
 from autointerp.rule_tables import Ground, Option
 from autointerp.rules import MAX_CHARACTERS, MAX_PREDICATES, UNCLEAR, WEAK, Predicate, Rule, Terms, render
+from autointerp.workers import in_workers
 from core.corpus import Tokens
 
 MAX_TOKENS = 600_000  # of each split
@@ -57,33 +56,11 @@ def fit_rules(
     wanted = np.unique(np.arange(postings.n_features) if features is None else np.asarray(features, np.int64))
     parts = [wanted[a : a + CHUNK] for a in range(0, len(wanted), CHUNK)]
     done = 0
-    with _mapped(fitter, workers) as fit:
-        for part, fitted in zip(parts, fit(parts), strict=True):
-            yield from fitted
-            done += len(part)
-            if progress:
-                progress(done)
-
-
-@contextmanager
-def _mapped(fitter: Fitter, workers: int) -> Iterator[Callable[[list[np.ndarray]], Iterable[list[FittedRule]]]]:
-    """A function that fits parts in order, here or in forked processes, which share the ground's memory."""
-    if workers <= 1:
-        yield lambda parts: map(fitter, parts)
-        return
-    with get_context("fork").Pool(workers, _inherit, (fitter,)) as pool:
-        yield lambda parts: pool.imap(_fit_part, parts)
-
-
-_inherited: list[Fitter] = []  # of a forked worker
-
-
-def _inherit(fitter: Fitter) -> None:
-    _inherited[:] = [fitter]
-
-
-def _fit_part(part: np.ndarray) -> list[FittedRule]:
-    return _inherited[0](part)
+    for part, fitted in zip(parts, in_workers(fitter, parts, workers), strict=True):
+        yield from fitted
+        done += len(part)
+        if progress:
+            progress(done)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -135,13 +136,18 @@ def parse(text: str) -> Rule:
     return Rule(tuple(predicates), unclear)
 
 
+@lru_cache(maxsize=1 << 16)
+def read_rule(text: str) -> Rule | None:
+    """The rule that a label says, or None when it is in free words. A label of every feature is read once a process."""
+    try:
+        return parse(text)
+    except UsageError:
+        return None
+
+
 def is_rule(text: str) -> bool:
     """Whether a label is in the language, so that it predicts without a language model."""
-    try:
-        parse(text)
-    except UsageError:
-        return False
-    return True
+    return read_rule(text) is not None
 
 
 class _Reader:

@@ -1,80 +1,124 @@
-"""Stage `score`, kind `simulation`: a label's text predicts the feature's activations on held-out text.
+"""Stage `score`: labels -> how well their text predicts what features do on documents that the labeller never saw.
 
-One seeded sample of windows of the score split for each feature, the same for every labeller: 10 top, 6 from each of five quantile
-strata and 30 random ones, as many as exist. The score is Pearson's r over all their tokens, sign kept (Bills et al. 2023). Its null
-is the label of another feature of like density on the same tokens. Rule labels, and any text written in their language, are
-simulated by the rule; other labels by an LLM, which sees each window's tokens and the label, nothing else.
+Each kind of score is a unit of its own, `score/<set>/<kind>`, made by its own module:
 
-A feature that fires in fewer than 5 score documents is `too_rare`; a label that predicts the same everywhere has no correlation.
-Both are counted among the failures; shares are over all live features.
+    simulation, simulation-corpus   predict activations token by token           simulation, corpus_score
+    detection, fuzzing              tell windows and tokens apart                detect
+    effect                          name what the feature promotes               effect
+    generation                      write texts that make it fire                generation
+
+Without --kind: what suits the labels. Labels that predict by themselves (rules) get every kind that is free; labels in free words get fuzzing and
+detection for all, and simulation, which costs several times as much, for a sample drawn evenly over densities. Scoring more features adds rows; only --redo replaces any.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import contextlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from autointerp import rules
-from autointerp.contexts import Corpus
-from autointerp.examples import Examples
-from autointerp.features import RARE_DOCUMENTS
-from autointerp.postings import Postings, lookup
-from autointerp.prompts import SIMULATE_PROMPT
+from autointerp.asking import Ahead, asking
+from autointerp.corpus_score import score_corpus
+from autointerp.detect import CHANCE, hard_summary, score_panels
+from autointerp.effect import score_effect
+from autointerp.generation import score_generation
+from autointerp.postings import Postings
+from autointerp.scoring import Context, Scored, rank_correlations, summary
 from autointerp.selection import parse_features
 from autointerp.settings import ScoreSettings
-from autointerp.statistics import MIN_DOCUMENTS, bootstrap_median, correlation, document_sums, interval, matched_null
+from autointerp.simulation import score_simulation
 from core.corpus import Tokens
+from core.errors import UsageError
 from core.files import write_table
-from core.progress import progress
-from core.records import Failure, Manifest, Score
-from core.run import Run
-
-VERSION = 1
-KIND = "simulation"
-
-Predict = Callable[[str, int], np.ndarray | str]  # (label text, feature whose sample it is) -> predictions, or the kind of failure
+from core.records import Failure, Manifest
+from core.run import Run, Work
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The tokens on which one feature's labels are scored: ordinals ascending, activations and document of each."""
+class Kind:
+    """One kind of score."""
 
-    feature: int
-    ordinals: np.ndarray
-    activations: np.ndarray
-    documents: np.ndarray
-    n_documents: int  # in which the feature fires, within the sample
-    n_copied: int
-
-    @property
-    def rare(self) -> bool:
-        return self.n_documents < RARE_DOCUMENTS
+    name: str
+    version: int
+    score: Callable[[Context, list[int]], Scored]
+    decides: tuple[str, ...] = ()  # settings that decide what it holds
+    inputs: tuple[str, ...] = ("index",)
+    chance: float = 0.0  # what a label that says nothing reaches
+    asks: bool = True  # an LLM, for labels that do not predict by themselves
 
 
-def score(run: Run, settings: ScoreSettings, redo: bool = False) -> Manifest:
-    labels_unit, unit = f"label/{settings.set}", f"score/{settings.set}/{KIND}"
-    labels = pd.read_parquet(run.folder(labels_unit) / "labels.parquet").set_index("feature")["text"]
-    old, wanted = existing(run, unit, redo), set(parse_features(settings.features, labels.index))
-    missing = sorted(wanted - set(old["feature"]))
-    work = run.begin(unit, VERSION, settings, ["index", labels_unit], redo, extend=bool(missing) and len(old) > 0)
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("simulation", 2, score_simulation, ("top", "strata", "random")),
+        Kind("simulation-corpus", 1, score_corpus, asks=False),
+        Kind("detection", 1, partial(score_panels, kind="detection"), ("windows",), ("index", "train"), CHANCE),
+        Kind("fuzzing", 1, partial(score_panels, kind="fuzzing"), ("windows",), ("index", "train"), CHANCE),
+        Kind("effect", 1, score_effect, (), ("index", "effects"), CHANCE, asks=False),
+        Kind("generation", 1, score_generation, (), ("index", "train"), CHANCE),
+    )
+}
+FREE = ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")
+ASKED = ("fuzzing", "detection", "simulation", "effect")
+
+
+def score(run: Run, settings: ScoreSettings, redo: bool = False, read: Callable | None = None) -> Manifest:
+    """Make the units that the settings ask for; returns the manifest of the first kind."""
+    table = pd.read_parquet(run.folder(f"label/{settings.set}") / "labels.parquet").set_index("feature").sort_index()
+    labels = table["text"]
+    kinds = chosen_kinds(settings, labels, run.find("effects") is not None and (run.path / "effects" / "clamped.npy").exists())
+    asks = "generation" in kinds or any(KINDS[k].asks for k in kinds) and not labels.map(rules.is_rule).all()
+    with asking(run, settings) if asks else contextlib.nullcontext() as asker:
+        tokens, postings = Tokens(run.folder("capture")), Postings(run.folder("index"), run.folder("capture"))
+        context = Context(run, settings, labels, table["kind"], postings, tokens, asker, read)
+        made = [score_kind(context, KINDS[name], redo) for name in kinds]
+    return next(m for m in made if m)
+
+
+def chosen_kinds(settings: ScoreSettings, labels: pd.Series, clamps_known: bool) -> list[str]:
+    """The kinds that the settings name, or those that suit the labels (effect only where the effects of clamps are known); raises UsageError for one that does not exist."""
+    named = [k.strip() for k in settings.kind.split(",") if k.strip()]
+    if unknown := [k for k in named if k not in KINDS]:
+        raise UsageError(f"There is no kind of score {unknown[0]!r}.", f"Kinds: {', '.join(KINDS)}.")
+    suited = FREE if labels.map(rules.is_rule).all() else ASKED
+    return named or [k for k in suited if k != "effect" or clamps_known]
+
+
+def score_kind(context: Context, kind: Kind, redo: bool) -> Manifest | None:
+    """The committed unit of one kind; None where nothing was sent (an estimate, a batch file)."""
+    run, name = context.run, context.set
+    unit, labels_unit = f"score/{name}/{kind.name}", f"label/{name}"
+    old = existing(run, unit, redo)
+    missing = sorted(set(wanted(context, kind)) - set(old["feature"]))
+    decides = {s: getattr(context.settings, s) for s in kind.decides}
+    work = run.begin(unit, kind.version, decides, [*kind.inputs, labels_unit], redo, extend=bool(missing) and len(old) > 0)
     if work is None:
         return run.manifest(unit)
-    tokens = Tokens(run.folder("capture"))
-    postings = Postings(run.folder("index"), run.folder("capture"))
-    samples = list(draw_samples(postings, tokens, missing, settings, run.settings.seed))
-    density = postings.n_firings / postings.n_tokens
-    others = null_labels(missing, labels, density, run.settings.seed)
-    scores, failures = score_samples(samples, labels, others, make_predictor(run, settings, tokens, samples, labels, others), settings.set)
-    table = pd.concat([old, pd.DataFrame([asdict(s) for s in scores])], ignore_index=True) if len(old) else pd.DataFrame([asdict(s) for s in scores])
-    write_table(work.folder / "scores.parquet", typed(table).sort_values("feature"))
-    write_table(work.folder / "failures.parquet", pd.DataFrame([asdict(f) for f in failures], columns=list(Failure.__annotations__)))
-    asked_for = len(labels) + len(pd.read_parquet(run.folder(labels_unit) / "failures.parquet"))  # all live ones, unless a sample was labelled
-    by_llm = {} if labels.map(rules.is_rule).all() else {"prompt": SIMULATE_PROMPT}
-    return work.commit(by_llm | summary(table, failures, asked_for, sum(s.n_copied for s in samples), run.settings.seed))
+    try:
+        scored = kind.score(context, missing)
+    except Ahead:
+        shutil.rmtree(work.folder)
+        return None
+    return commit(context, kind, work, old, scored)
+
+
+def wanted(context: Context, kind: Kind) -> list[int]:
+    """The features to score: those asked for, else all, else (labels in free words, simulation) a sample drawn evenly over densities."""
+    settings = context.settings
+    features = parse_features(settings.features, context.labels.index)
+    costly = kind.name == "simulation" and any(context.parsed[context.labels[f]] is None for f in features)
+    if settings.features or not costly or not 0 < settings.simulate < len(features):
+        return features
+    by_density = np.array(features)[np.argsort(context.postings.n_firings[features], kind="stable")]
+    strata = np.array_split(by_density, settings.simulate)
+    rng = np.random.default_rng([context.seed, 5])
+    return sorted(int(rng.choice(stratum)) for stratum in strata)
 
 
 def existing(run: Run, unit: str, redo: bool) -> pd.DataFrame:
@@ -83,105 +127,19 @@ def existing(run: Run, unit: str, redo: bool) -> pd.DataFrame:
     return pd.read_parquet(run.path / unit / "scores.parquet") if manifest else pd.DataFrame({"feature": []})
 
 
-def typed(table: pd.DataFrame) -> pd.DataFrame:
-    floats = {name: float for name in ("value", "low", "high", "null")}
-    return table.astype(floats)
-
-
-def draw_samples(postings: Postings, tokens: Tokens, features: list[int], settings: ScoreSettings, seed: int) -> Iterator[Sample]:
-    """One sample a feature, seeded by the feature alone, so that every labeller is scored on the same tokens."""
-    examples = Examples(postings, tokens)
-    counts = {"top": settings.top, "strata": settings.strata, "random": settings.random}
-    for feature in progress(features, "sample", unit="feat"):
-        firings = postings.firings(feature)
-        drawn = examples.draw(firings, "score", counts, np.random.default_rng([seed, feature]))
-        ordinals = examples.covered(drawn.ordinals)
-        ordinals = ordinals[~examples.copied[ordinals]]
-        activations, documents = lookup(*firings, ordinals), tokens.document_of(ordinals)
-        firing_documents = len(np.unique(documents[activations > 0]))
-        yield Sample(feature, ordinals, activations, documents, firing_documents, drawn.n_copied)
-
-
-def null_labels(features: list[int], labels: pd.Series, density: np.ndarray, seed: int) -> dict[int, str]:
-    """For each feature the label of another one of like density, out of all labels of the set."""
-    every = labels.index.to_numpy()
-    partner = matched_null(density[every], np.random.default_rng([seed, 1]))
-    chosen = {int(f): labels.iloc[p] if p >= 0 else "" for f, p in zip(every, partner, strict=True)}
-    return {f: chosen[f] for f in features}
-
-
-def make_predictor(run: Run, settings: ScoreSettings, tokens: Tokens, samples: list[Sample], labels: pd.Series, others: dict[int, str]) -> Predict:
-    """Rules predict by themselves; texts that are not rules go to the LLM, all in one batch before anything is scored."""
-    corpus = Corpus.from_tokens(tokens)
-    ordinals = {s.feature: s.ordinals for s in samples}
-    free = [(text, s) for s in samples if not s.rare for text in (labels[s.feature], others[s.feature]) if text and not rules.is_rule(text)]
-    simulated = {}
-    if free:
-        from autointerp.simulate import simulate
-
-        simulated = simulate(run, settings, tokens, free)
-
-    def predict(text: str, feature: int):
-        if not rules.is_rule(text):
-            return simulated[text, feature]
-        return rules.predict(rules.parse(text), corpus, ordinals[feature])
-
-    return predict
-
-
-def score_samples(samples: list[Sample], labels: pd.Series, others: dict[int, str], predict: Predict, name: str) -> tuple[list[Score], list[Failure]]:
-    scores, failures = [], []
-    for sample in progress(samples, "score", unit="feat"):
-        if sample.rare:
-            reason = f"fires in {sample.n_documents} documents of the score sample; {RARE_DOCUMENTS} are needed"
-            scores.append(_undefined(sample, name, "too_rare: " + reason))
-            failures.append(Failure("score", sample.feature, "too_rare", reason))
-            continue
-        predicted = predict(labels[sample.feature], sample.feature)
-        if isinstance(predicted, str):
-            scores.append(_undefined(sample, name, predicted))
-            failures.append(Failure("score", sample.feature, predicted, "no simulation could be read"))
-            continue
-        scored = score_one(sample, predicted, predict(others[sample.feature], sample.feature) if others[sample.feature] else None, name)
-        if scored.value is None:
-            failures.append(Failure("score", sample.feature, scored.undefined.split(":")[0], scored.undefined))
-        scores.append(scored)
-    return scores, failures
-
-
-def score_one(sample: Sample, predicted: np.ndarray, by_other: np.ndarray | str | None, name: str) -> Score:
-    """The score of predictions (n,) on a sample; NaN predictions are tokens whose simulation failed, and are left out."""
-    known = ~np.isnan(predicted)
-    sums = document_sums(predicted[known], sample.activations[known], sample.documents[known])
-    value = float(correlation(sums.sum(0)))
-    null = None
-    if isinstance(by_other, np.ndarray):
-        known_null = ~np.isnan(by_other)
-        found = float(correlation(document_sums(by_other[known_null], sample.activations[known_null], sample.documents[known_null]).sum(0)))
-        null = 0.0 if np.isnan(found) else found  # a constant prediction explains nothing
-    if np.isnan(value):
-        what = "label" if np.ptp(predicted[known]) == 0 else "activation"
-        return _undefined(sample, name, f"constant: the {what} is the same on every token of the sample")
-    span = interval(sums) if sample.n_documents >= MIN_DOCUMENTS else None
-    low, high = span or (None, None)
-    return Score(sample.feature, name, KIND, value, "", low, high, null, int(known.sum()), sample.n_documents)
-
-
-def _undefined(sample: Sample, name: str, reason: str) -> Score:
-    return Score(sample.feature, name, KIND, None, reason, None, None, None, len(sample.ordinals), sample.n_documents)
-
-
-def summary(table: pd.DataFrame, failures: list[Failure], live: int, n_copied: int, seed: int) -> dict:
-    """Key figures: the median over scored features with its interval; the share above the null is of all `live` features that the
-    labeller was asked about, so that its failures count as not above."""
-    scored = table[table["value"].notna()]
-    median, low, high = bootstrap_median(scored["value"].to_numpy(float), np.random.default_rng(seed))
-    above = int((scored["value"] > scored["null"].fillna(0.0)).sum())
-    number = lambda v: None if np.isnan(v) else round(v, 4)
-    return {
-        "median": number(median), "low": number(low), "high": number(high),
-        "null_median": number(float(scored["null"].median())) if len(scored) else None,
-        "n": len(scored), "live": live, "share_above_null": round(above / max(1, live), 4),
-        "with_interval": int(scored["low"].notna().sum()), "copied_firings_left_out": n_copied,
-        "failures": dict(Counter(f.kind for f in failures)),
-    }  # fmt: skip
+def commit(context: Context, kind: Kind, work: Work, old: pd.DataFrame, scored: Scored) -> Manifest:
+    """Write scores and failures; the summary is over all rows that the unit then holds."""
+    run, new = context.run, scored.table()
+    table = (pd.concat([old, new], ignore_index=True) if len(old) else new).sort_values(["feature", "kind"], kind="stable")
+    write_table(work.folder / "scores.parquet", table)
+    write_table(work.folder / "failures.parquet", pd.DataFrame([vars(f) for f in scored.failures], columns=list(Failure.__annotations__)))
+    main = table[table["kind"] == kind.name]
+    sampled = kind.name == "simulation" and len(main) < len(context.labels)
+    asked_for = len(main) if sampled else len(context.labels) + len(pd.read_parquet(run.folder(f"label/{context.set}") / "failures.parquet"))
+    figures = summary(main, scored.failures, asked_for, context.seed, kind.chance, context.kinds)
+    if (table["kind"] != kind.name).any():
+        figures |= hard_summary(table, asked_for, context.seed, context.kinds)
+    others = {k: pd.read_parquet(run.folder(f"score/{context.set}/{k}") / "scores.parquet") for k in KINDS if run.find(f"score/{context.set}/{k}")}
+    by_kind = {name: part for t in [*others.values(), table] for name, part in t.groupby("kind")}
+    figures["rank_correlation"] = rank_correlations(by_kind, kind.name)
+    return work.commit(figures | scored.summary | (context.asker.summary() if context.asker else {}))

@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm as normal
 from scipy.stats import t as student
 
-MIN_DOCUMENTS = 20  # documents in which the feature fires; with fewer, no interval is shown
+MIN_PANEL = 8  # documents on either side of a balanced accuracy; with fewer, no interval is shown
+MIN_DOCUMENTS = 30  # documents in which the feature fires; with fewer, no interval is shown
 
 
 def document_sums(predicted: np.ndarray, activations: np.ndarray, documents: np.ndarray) -> np.ndarray:
@@ -49,6 +51,31 @@ def interval(sums: np.ndarray, level: float = 0.95) -> tuple[float, float] | Non
     pseudo = d * z - (d - 1) * z_left
     half = student.ppf(0.5 + level / 2, d - 1) * pseudo.std(ddof=1) / np.sqrt(d)
     return float(np.tanh(z - half)), float(np.tanh(z + half))
+
+
+def auroc(fires: np.ndarray, silent: np.ndarray) -> float:
+    """The share of pairs in which a rating of `fires` (a,) is above one of `silent` (b,), ties counted half; NaN when a side is empty."""
+    if not len(fires) or not len(silent):
+        return float("nan")
+    ordered = np.sort(silent)
+    below, upto = np.searchsorted(ordered, fires, side="left"), np.searchsorted(ordered, fires, side="right")
+    return float((below + upto).mean() / (2 * len(ordered)))
+
+
+def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a share of n (Wilson 1927), which holds also near 0 and 1; (0, 1) without any."""
+    if n == 0:
+        return 0.0, 1.0
+    z = normal.ppf(0.5 + level / 2)
+    centre, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
+
+
+def balanced_interval(hits: float, n_fire: int, passes: float, n_silent: int) -> tuple[float, float]:
+    """An interval for the mean of two independent shares, of n_fire and of n_silent, from Wilson's for each (Newcombe 1998, method 10)."""
+    (a, b), (c, d) = wilson(hits, n_fire), wilson(passes, n_silent)
+    middle = (hits + passes) / 2
+    return middle - float(np.hypot(hits - a, passes - c)) / 2, middle + float(np.hypot(b - hits, d - passes)) / 2
 
 
 def matched_null(density: np.ndarray, rng: np.random.Generator, window: int = 16) -> np.ndarray:
@@ -109,12 +136,3 @@ def against_shuffles(value: float, shuffled: list[float]) -> Against:
     null, spread = float(np.mean(shuffled)), float(np.std(shuffled))
     z = (value - null) / spread if spread > 1e-12 else None
     return Against(value, null, spread, z, (1 + int(np.sum(np.array(shuffled) >= value - 1e-12))) / (1 + len(shuffled)))
-
-
-def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval for a share of `hits` in n trials; (0, 1) without any."""
-    if n == 0:
-        return 0.0, 1.0
-    share = hits / n
-    middle, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return float((middle - half) / (1 + z * z / n)), float((middle + half) / (1 + z * z / n))

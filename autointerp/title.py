@@ -15,25 +15,26 @@ how many members have each) and share (of the members that have at least one mar
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from autointerp import contrast, naming
-from autointerp.label import ask_with, reply_path
+from autointerp.asking import Ahead, Form, asking
 from autointerp.likeness import likeness
-from autointerp.llm import Endpoint
 from autointerp.postings import Postings
 from autointerp.proof import DISSOLVED
-from autointerp.replies import ReplyStore
 from autointerp.settings import TitleSettings
 from autointerp.statistics import wilson
 from core.files import read_json, write_json, write_table
 from core.records import Failure, Manifest
-from core.run import Run
+from core.run import Run, Work
 
 UNIT, VERSION = "title", 2
+NAME = Form("title", max_tokens=1024, usual_tokens=30)
 SHOWN = 10  # marks kept as evidence
 LEAST_TESTED = 8  # members of a group that is tested: half of them name it, four of the others stand against the outsider
 COLUMNS = ["layer", "group", "title", "tentative", "why", "size", "evidence", "share"]
@@ -47,25 +48,33 @@ def title(run: Run, settings: TitleSettings, redo: bool = False) -> Manifest:
     features = pd.read_parquet(run.folder("cluster") / "features.parquet")
     records = read_json(run.folder("cluster") / "groups.json")
     labels = pd.read_parquet(run.folder(f"label/{settings.set}") / "labels.parquet")
-    effects = pd.read_parquet(run.folder("effects") / "effects.parquet")
+    promoted = run.folder("effects") / "effects.parquet"
+    effects = pd.read_parquet(promoted) if promoted.exists() else pd.DataFrame({"feature": [], "promoted": []})
     postings = Postings(run.folder("index"), run.folder("capture"))
     live = features[features["status"] != "dead"]
     marks = contrast.marks_of(live, labels, effects, settings)
     frame = titles_by_contrast(live, records, marks, settings)
-    failures: list[Failure] = []
-    if settings.by == "llm":
-        endpoint = Endpoint(settings.llm_url)
-        with ReplyStore(reply_path(run, settings.replies)) as store:
-            ask = ask_with(endpoint, endpoint.choose_model(settings.llm_model), store, settings.concurrency)
+    agreement = label_agreement(live, labels, postings.n_firings / postings.n_tokens, run.settings.seed)
+    if settings.by == "words":
+        test = intruders_by_marks(live, records, marks, settings, run.settings.seed)
+        return commit(work, frame, [], {"agreement": agreement, "intruder": test}, {})
+    with asking(run, settings) as asker:
+        ask = partial(asker.ask, form=NAME)
+        try:
             frame, failures = titles_by_llm(frame, live, records, labels, ask)
             test = intruders_by_llm(frame, live, labels, ask, run.settings.seed)
-    else:
-        test = intruders_by_marks(live, records, marks, settings, run.settings.seed)
-    agreement = label_agreement(live, labels, postings.n_firings / postings.n_tokens, run.settings.seed)
+        except Ahead:  # an estimate or a batch file leaves no partial unit behind
+            shutil.rmtree(work.folder)
+        else:
+            manifest = commit(work, frame, failures, {"agreement": agreement, "intruder": test}, asker.summary())
+    return manifest
+
+
+def commit(work: Work, frame: pd.DataFrame, failures: list[Failure], proof: dict, by_llm: dict) -> Manifest:
     write_table(work.folder / "titles.parquet", frame)
     write_table(work.folder / "failures.parquet", pd.DataFrame([asdict(f) for f in failures], columns=list(Failure.__annotations__)))
-    write_json(work.folder / "proof.json", {"agreement": agreement, "intruder": test})
-    return work.commit(summary(frame, failures, agreement, test))
+    write_json(work.folder / "proof.json", proof)
+    return work.commit(summary(frame, failures, proof["agreement"], proof["intruder"]) | by_llm)
 
 
 def summary(frame: pd.DataFrame, failures: list[Failure], agreement: dict | None, test: dict) -> dict:
@@ -185,7 +194,7 @@ def halved(live: pd.DataFrame, seed: int) -> dict[tuple[int, int], list[int]]:
 
 
 def result(hits: float, n: int) -> dict:
-    low, high = wilson(hits, n)
+    low, high = wilson(hits / max(n, 1), n)
     return {"share": round(hits / n, 4) if n else None, "low": round(low, 4), "high": round(high, 4), "n": n, "chance": 0.2}
 
 

@@ -1,27 +1,42 @@
-"""Stage `effects`: the tokens that each direction promotes and suppresses, through the subject's own final norm and unembedding.
+"""Stage `effects`: what each feature does to the output, seen twice.
 
-It says what a feature writes, seen from the end of the model; what the layers in between make of it is not in it.
+effects.parquet   the tokens that its direction promotes and suppresses through the subject's own final norm and unembedding: what
+                  it writes, without what the layers in between make of it
+clamped.npy       (F, V) float16: the change of every token's log-probability (nats) after neutral prefixes when the feature is clamped to
+                  a multiple of its maximum, the mean over PREFIXES; zero for features that never fired
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from core.files import read_array, write_table
+from core.files import read_array, read_json, replacing, write_table
+from core.progress import progress, say
 from core.records import Manifest, Site
 from core.run import Run
+from core.saes import SAE, load_sae
 from core.settings import EffectsSettings
-from core.subject import load_subject
+from core.subject import Subject, load_subject
 
-UNIT, VERSION = "effects", 1
+UNIT, VERSION = "effects", 2
+PREFIXES = ("The", "I think", "We", "x = ", "for the")
+ROWS = 128  # features clamped in one pass
 
 
 def effects(run: Run, settings: EffectsSettings, redo: bool = False) -> Manifest:
-    work = run.begin(UNIT, VERSION, settings, ["capture", "train"], redo)
+    work = run.begin(UNIT, VERSION, settings, ["capture", "train", "index"], redo)
     if work is None:
         return run.manifest(UNIT)
     subject = load_subject(run)
+    if settings.clamp:
+        sae = load_sae(run.folder("train"))
+        sae.to(subject.device)
+        write_changes(work.folder / "clamped.npy", subject, Site.parse(run.settings.site), sae, settings.clamp * maxima(run, sae.n_features))
     raw = torch.from_numpy(read_array(run.folder("train") / "directions.npy", mapped=False))
     directions = subject.to_residual(Site.parse(run.settings.site), raw)
     if directions is None or subject.family is None:
@@ -45,3 +60,51 @@ def effects(run: Run, settings: EffectsSettings, redo: bool = False) -> Manifest
     write_table(work.folder / "effects.parquet", table)
     strongest = table["promoted_logit"].str[0]
     return work.commit({"features": len(table), "strongest_logit": float(strongest.max()), "median_strongest_logit": float(strongest.median())})
+
+
+# ---------------------------------------------------------------- clamps
+
+
+def maxima(run: Run, n_features: int) -> np.ndarray:
+    """The largest activation (F,) of each feature over the corpus, 0 where it never fires."""
+    out = np.zeros(n_features, np.float32)
+    folder = run.folder("index")
+    for shard in range(len(read_json(run.folder("capture") / "shards.json")["bounds"]) - 1):
+        offsets, firings = (read_array(folder / f"{name}-{shard:05d}.npy") for name in ("offsets", "firings"))
+        fires = np.flatnonzero(np.diff(offsets))
+        if len(fires):
+            out[fires] = np.maximum(out[fires], np.maximum.reduceat(firings, offsets[fires]))
+    return out
+
+
+def write_changes(path: Path, subject: Subject, site: Site, sae: SAE, values: np.ndarray) -> None:
+    """Write the change (F, V) of log-probabilities when each feature is set to its entry of `values` (F,), a block of features at a time."""
+    say(f"effects: {len(values) * subject.n_vocabulary * 2 / 1e6:,.0f} MB on disk for what clamps change")
+    clean = [subject.logits(prefix_rows(subject, text, 1))[0, -1].log_softmax(-1) for text in PREFIXES]
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
+        table = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": (len(values), subject.n_vocabulary)}
+        np.lib.format.write_array_header_1_0(handle, table)
+        for start in progress(range(0, len(values), ROWS), "clamps", unit="block"):
+            block = torch.arange(start, min(start + ROWS, len(values)))
+            handle.write(changes(subject, site, sae, block, torch.from_numpy(values[start : start + ROWS]), clean).half().numpy().tobytes())
+
+
+def prefix_rows(subject: Subject, text: str, count: int) -> Tensor:
+    return torch.tensor([subject.prompt_tokens(text)]).expand(count, -1)
+
+
+@torch.inference_mode()
+def changes(subject: Subject, site: Site, sae: SAE, features: Tensor, values: Tensor, clean: list[Tensor]) -> Tensor:
+    """(m, V) float32 on the CPU: the mean change of log-probabilities behind the prefixes with features[i] set to values[i] in row i."""
+    own = torch.eye(len(features), dtype=torch.bool, device=subject.device)[:, None]  # (m, 1, m)
+    values = values.to(subject.device)
+
+    def edit(hidden: Tensor, editable: Tensor) -> Tensor:
+        x = hidden.float()
+        wanted = torch.where(own, values, sae.encode(x)[..., features])  # the other features keep what they have
+        return torch.where(editable[..., None], x + sae.edit(x, features, wanted), x)
+
+    found = torch.zeros(len(features), len(clean[0]), device=subject.device)
+    for text, base in zip(PREFIXES, clean, strict=True):
+        found += subject.logits(prefix_rows(subject, text, len(features)), site, edit)[:, -1].log_softmax(-1) - base
+    return torch.where(values[:, None] > 0, found / len(PREFIXES), 0.0).cpu()

@@ -4,6 +4,7 @@
       UsageError      exit 2   a flag, name, file or setting that cannot be used
       NotReady        exit 3   something is missing, stale or busy
       ProviderError   exit 4   the LLM endpoint failed, the budget is spent, or too many requests failed
+      Told            exit 0   nothing is wrong: the command was asked to stop here and say what it found
 
 `main` prints one as two lines without a traceback and exits with its code. Any other exception is a bug and shows its traceback.
 An interrupted command exits with 130.
@@ -34,6 +35,10 @@ class NotReady(ToolError):
 
 class ProviderError(ToolError):
     code = 4
+
+
+class Told(ToolError):
+    code = 0
 
 
 INTERRUPTED = 130

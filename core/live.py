@@ -46,6 +46,16 @@ class Live:
         found = zip(positions.tolist(), features.tolist(), f[positions, features].tolist(), strict=True)
         return Reading([texts[i] for i in ids[1:]], sorted(found, key=lambda firing: (firing[0], -firing[2])))
 
+    @torch.inference_mode()
+    def maxima(self, texts: list[str]) -> np.ndarray:
+        """The largest activation (texts, F) of every feature in each text, read alone behind BOS; the first position of a row does not count."""
+        out = np.zeros((len(texts), self.sae.n_features), np.float32)
+        for row, text in enumerate(texts):
+            ids = self.subject.prompt_tokens(text)[: self.subject.context]
+            if len(ids) > 1:
+                out[row] = self.sae.encode(self.subject.read(self.site, torch.tensor([ids]))[0, 1:].float()).amax(0).cpu().numpy()
+        return out
+
     def clamp(self, clamps: list[Clamp], maxima: dict[int, float], prompts: list[str], n_new: int, temperature: float, seeds: list[int]) -> dict:
         """Baseline and clamped continuations of each prompt under each seed, as the record of an experiment."""
         if any(c.feature >= self.sae.n_features for c in clamps):

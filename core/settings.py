@@ -137,6 +137,7 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class EffectsSettings:
-    """effects: tokens that each direction promotes and suppresses through the subject's own final norm and unembedding."""
+    """effects: tokens that each direction promotes through the subject's own final norm and unembedding, and what a clamp does to its predictions."""
 
     top: int = setting(20, "tokens kept at either end")
+    clamp: float = setting(2.0, "multiple of its maximum to which each feature is clamped on neutral prefixes; 0 leaves clamps out")

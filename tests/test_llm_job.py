@@ -1,82 +1,166 @@
-"""Labels and simulation by an LLM, through the command line and a real HTTP server that answers from a script."""
+"""Labels and scores by an LLM, through the command line and a real HTTP server that answers from a script."""
 
 import json
 import re
 
 import pandas as pd
+import pytest
 
 from tests.fake_llm import FakeLLM, completion, failure
 from tests.jobs import two_lines
+from tests.oracle import Oracle
+
+SCORED = ("simulation", "detection", "fuzzing")
 
 
-def oracle(seen):
-    """Labels every feature `tokens "cat"`; simulates that label by firing on tokens that read cat. Refuses to label one in five."""
-    system, user = (m["content"] for m in seen.body["messages"])
-    if "sequences" in system:
-        answer = {}
-        for number, line in re.findall(r"^\[(\d+): (.*)\]$", user, re.MULTILINE):
-            tokens = [json.loads(t) for t in re.findall(r'"(?:[^"\\]|\\.)*"', line)]
-            answer[number] = [[i, 9] for i, token in enumerate(tokens) if token.strip() == "cat"]
-        return completion(json.dumps({"sequences": answer}))
+def one_label(user):
+    """Every feature is `tokens "cat"`; one in five is refused."""
     if sum(map(ord, user)) % 5 == 0:
         return completion(None, refusal="I will not.")
-    return completion('{"label": "tokens that read cat", "confidence": 0.8}')
+    return completion('{"label": "tokens that read \\"cat\\"", "confidence": 0.8, "second": ""}')
 
 
-def test_llm_labels_are_made_kept_and_scored(job_copy, call, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
-    with FakeLLM(judge=oracle, models=("org/tiny",)) as server:
-        code, _, err = call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", "0-19")
+def scores_of(job, name, kind):
+    return pd.read_parquet(job / "score" / name / kind / "scores.parquet")
+
+
+def summary_of(job, *unit):
+    return json.loads(job.joinpath(*unit, "manifest.json").read_text())["summary"]
+
+
+@pytest.fixture
+def llm(job_copy, call):
+    """Type a verb about the job with the server's URL; it must succeed."""
+
+    def typed(server, verb, *words):
+        code, out, err = call(verb, job_copy, "--llm-url", server.url, *words)
         assert code == 0, err
+        return out + err
+
+    return typed
+
+
+def test_llm_labels_are_made_kept_and_scored(job_copy, call, llm, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
+    with FakeLLM(judge=Oracle(label=one_label), models=("org/tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0-19")
         labels = pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")
         failures = pd.read_parquet(job_copy / "label" / "llm-tiny" / "failures.parquet")
         assert sorted([*labels["feature"], *failures["feature"]]) == list(range(20)) and set(failures["kind"]) <= {"refused"}
         asked = len(server.seen)
-        assert call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", ",".join(map(str, labels["feature"])))[0] == 0
+        llm(server, "label", "--set", "llm", "--features", ",".join(map(str, labels["feature"])))
         assert len(server.seen) == asked, "a label that is there is not asked for again"
-        assert call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", "0-24")[0] == 0
-        assert all(s.body["messages"] for s in server.seen) and len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) > len(labels)
+        llm(server, "label", "--set", "llm", "--features", "0-24")
+        assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) > len(labels)
 
-        code, _, err = call("score", job_copy, "--set", "llm-tiny", "--llm-url", server.url)
-        assert code == 0, err
-        scores = pd.read_parquet(job_copy / "score" / "llm-tiny" / "simulation" / "scores.parquet").set_index("feature")
+        llm(server, "score", "--set", "llm-tiny", "--windows", 10)
+        scores = {kind: scores_of(job_copy, "llm-tiny", kind) for kind in SCORED}
         asked = len(server.seen)
-        assert call("score", job_copy, "--set", "llm-tiny", "--llm-url", server.url, "--redo")[0] == 0
+        llm(server, "score", "--set", "llm-tiny", "--windows", 10, "--redo")
         assert len(server.seen) == asked, "no reply is paid for twice"
-    assert scores["value"].notna().any() and (scores["value"].notna() | (scores["undefined"] != "")).all()
-    same = scores["value"].notna() & scores["null"].notna()
-    assert (scores.loc[same, "value"] == scores.loc[same, "null"]).all(), "every label says the same, so no label beats its null"
+    for kind, table in scores.items():
+        assert table["value"].notna().any() and (table["value"].notna() | (table["undefined"] != "")).all(), kind
+        same = table[table["value"].notna() & table["null"].notna()]
+        assert len(same) and (same["value"] == same["null"]).all(), "every label says the same, so no label beats its null"
+        assert summary_of(job_copy, "score", "llm-tiny", kind)["llm"]["replies"] > 0
     for path in job_copy.rglob("*"):
         assert not path.is_file() or b"very-secret" not in path.read_bytes(), path
 
 
-def test_the_oracles_simulation_equals_a_rule_that_says_the_same(job_copy, call):
-    """The same label as a rule, typed as a note, gets the same score on the same tokens."""
-    with FakeLLM(judge=oracle, models=("tiny",)) as server:
-        assert call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", "0-19")[0] == 0
-        assert call("score", job_copy, "--set", "llm-tiny", "--llm-url", server.url)[0] == 0
-    by_llm = pd.read_parquet(job_copy / "score" / "llm-tiny" / "simulation" / "scores.parquet").set_index("feature")["value"].dropna()
-    for feature in by_llm.index:
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_the_oracles_simulation_equals_a_rule_that_says_the_same(job_copy, call, llm, logprobs):
+    """The same label as a rule, typed as a note, gets the same scores on the same tokens and windows, however the LLM was asked."""
+    with FakeLLM(judge=(oracle := Oracle(label=one_label, logprobs=logprobs)), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0-19")
+        llm(server, "score", "--set", "llm-tiny")
+        assert ("exactly one digit" in oracle.asked) == logprobs and ('{"sequences"' in oracle.asked) != logprobs
+    by_llm = {kind: scores_of(job_copy, "llm-tiny", kind).set_index(["feature", "kind"])["value"].dropna() for kind in SCORED}
+    for feature in sorted(set(by_llm["simulation"].index.get_level_values(0))):
         assert call("note", job_copy, feature, '"cat"')[0] == 0
     assert call("label", job_copy, "--set", "hand")[0] == 0 and call("score", job_copy, "--set", "hand")[0] == 0
-    by_rule = pd.read_parquet(job_copy / "score" / "hand" / "simulation" / "scores.parquet").set_index("feature")["value"]
-    assert len(by_llm) and abs(by_llm - by_rule[by_llm.index]).max() < 1e-6
+    for kind, values in by_llm.items():
+        by_rule = scores_of(job_copy, "hand", kind).set_index(["feature", "kind"])["value"]
+        both = values.index.intersection(by_rule.dropna().index)
+        assert len(both) and abs(values[both] - by_rule[both]).max() < 1e-5, kind
 
 
-def test_a_broken_simulation_is_a_failure_and_never_a_zero(job_copy, call):
+def test_a_broken_simulation_is_a_failure_and_never_a_zero(job_copy, llm):
     def garbled(seen):
-        return completion("I think it fires on nouns.") if "sequences" in seen.body["messages"][0]["content"] else oracle(seen)
+        labelling = len(seen.body["messages"]) == 2 and "find out what" in seen.body["messages"][0]["content"]
+        return Oracle(label=one_label)(seen) if labelling else completion("I think it fires on nouns.")
 
     with FakeLLM(judge=garbled, models=("tiny",)) as server:
-        assert call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", "0-9")[0] == 0
-        assert call("score", job_copy, "--set", "llm-tiny", "--llm-url", server.url)[0] == 0
-    scores = pd.read_parquet(job_copy / "score" / "llm-tiny" / "simulation" / "scores.parquet")
-    assert scores["value"].isna().all() and set(scores["undefined"].str.split(":").str[0]) <= {"unparsable", "too_rare"}
-    summary = json.loads((job_copy / "score" / "llm-tiny" / "simulation" / "manifest.json").read_text())["summary"]
-    assert summary["median"] is None and sum(summary["failures"].values()) == len(scores)
+        llm(server, "label", "--set", "llm", "--features", "0-9")
+        llm(server, "score", "--set", "llm-tiny")
+    for kind in SCORED:
+        scores = scores_of(job_copy, "llm-tiny", kind)
+        scores = scores[scores["kind"] == kind]
+        assert scores["value"].isna().all() and set(scores["undefined"].str.split(":").str[0]) <= {"unparsable", "too_rare", "too_dense"}
+        summary = summary_of(job_copy, "score", "llm-tiny", kind)
+        assert summary["median"] is None and summary["share_above_null"] == 0 and sum(summary["failures"].values()) == len(scores)
 
 
 def test_a_wrong_key_is_exit_4(job_copy, call):
     with FakeLLM([failure(401, "no such key")] * 3, models=("tiny",)) as server:
         code, _, err = call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", "0")
     assert code == 4 and "OPENAI_API_KEY" in two_lines(err)[1]
+
+
+# ---------------------------------------------------------------- the price
+
+
+PRICES = ("--price-in", 1, "--price-out", 1000)  # 3 tokens out: 0.003 a reply, while 1,024 are reserved
+
+
+def test_an_estimate_asks_nothing_and_leaves_nothing(job_copy, llm):
+    with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
+        said = llm(server, "label", "--set", "llm", "--features", "0-9", "--estimate", *PRICES)
+        assert not server.seen and not (job_copy / "label" / "llm-tiny.partial").exists()
+    assert re.search(r"label: 10 requests, about [\d,]+ tokens in and 350 out, about 0\.\d+ in money", said)
+
+
+def test_a_budget_stops_in_time_and_loses_nothing(job_copy, call, llm):
+    with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0", *PRICES)  # the probe is paid for
+        code, _, err = call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", "0-39", *PRICES, "--budget", 1.07, "--concurrency", 4)
+        assert code == 4 and "budget of 1.07 is spent" in two_lines(err)[0]
+        first = len(server.seen)
+        labels = pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")
+        failures = pd.read_parquet(job_copy / "label" / "llm-tiny" / "failures.parquet")
+        assert 1 < len(labels) < 40 and set(failures["kind"]) == {"budget"} and len(labels) + len(failures) == 40
+        assert summary_of(job_copy, "label", "llm-tiny")["llm"]["paid_now"] <= 1.07
+        llm(server, "label", "--set", "llm", "--features", "0-39")
+        assert len(server.seen) == first + len(failures)
+    assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) == 40
+
+
+def test_a_budget_without_prices_is_refused(job_copy, call):
+    with FakeLLM(models=("tiny",)) as server:
+        code, _, err = call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--budget", 1)
+    assert code == 2 and "--price-in" in two_lines(err)[1]
+
+
+def test_a_batch_goes_out_and_its_answers_come_back_in_any_order(job_copy, call, llm, tmp_path):
+    """The answers come in two files, shuffled, one of them an error; what is missing is a failure, and asked for by the next command."""
+    questions = tmp_path / "questions.jsonl"
+    with FakeLLM(judge=(oracle := Oracle()), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0-9", "--batch-out", questions)
+        assert not server.seen
+        lines = [json.loads(line) for line in questions.read_text().splitlines()]
+        assert len(lines) == 10 and {(q["method"], q["url"]) for q in lines} == {("POST", "/v1/chat/completions")}
+        answers = [{"custom_id": q["custom_id"], "response": {"status_code": 200, "body": body(oracle, q["body"])}, "error": None} for q in lines]
+        answers[3] = {"custom_id": lines[3]["custom_id"], "response": {"status_code": 500, "body": {"error": {}}}, "error": {"message": "expired"}}
+        for name, part in (("a", answers[7:]), ("b", answers[:7][::-1])):
+            (tmp_path / f"answers-{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+        llm(server, "label", "--set", "llm", "--features", "0-9", "--batch-in", f"{tmp_path}/answers-*.jsonl")
+        assert not server.seen
+        failures = pd.read_parquet(job_copy / "label" / "llm-tiny" / "failures.parquet")
+        assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) == 9
+        assert failures["kind"].tolist() == ["provider"]
+        llm(server, "label", "--set", "llm", "--features", "0-9")
+        assert sum(len(seen.body["messages"]) == 2 for seen in server.seen) == 1
+    assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) == 10
+
+
+def body(oracle, question):
+    return json.loads(oracle(type("Seen", (), {"body": question})).body)

@@ -17,7 +17,8 @@ from tests.core.tiny import new_run, save_subject, write_documents
 from tests.jobs import two_lines
 
 ROOT = pathlib.Path(__file__).parents[1]
-UNITS = ["capture", "train", "evaluate", "index", "effects", "cluster", "label/rules", "score/rules/simulation", "title", "report"]
+UNITS = ["capture", "train", "evaluate", "index", "effects", "cluster", "label/rules", "score/rules/simulation", "score/rules/simulation-corpus",
+         "score/rules/detection", "score/rules/fuzzing", "score/rules/effect", "title", "report"]  # fmt: skip
 
 
 # ---------------------------------------------------------------- the job and its readers

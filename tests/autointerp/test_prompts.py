@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from autointerp.prompts import label_messages, parse_label, parse_simulation, quoted, simulate_messages
+from autointerp.prompts import label_messages, parse_label, quoted
+from autointerp.score_prompts import parse_simulation, simulate_messages
 from core.records import Snippet
 
 
@@ -37,7 +38,7 @@ def test_label_prompt_is_golden():
     system, user = label_messages(snippets, [" morning", "day"], ["\n"], 0.0012, 5.0)
     assert (system["role"], user["role"]) == ("system", "user")
     assert user["content"] == LABEL_USER
-    assert '{"label": "...", "confidence": c}' in system["content"] and "at most 12 words" in system["content"]
+    assert '{"label": "...", "confidence": c, "second": ""}' in system["content"] and "at most 12 words" in system["content"]
 
 
 def test_empty_parts_are_left_out():

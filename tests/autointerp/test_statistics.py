@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autointerp.statistics import bootstrap_median, correlation, document_sums, interval, matched_null
+from autointerp.statistics import auroc, balanced_interval, bootstrap_median, correlation, document_sums, interval, matched_null, wilson
 
 
 @pytest.fixture
@@ -66,3 +66,23 @@ def test_a_median_lies_in_its_interval(rng):
     median, low, high = bootstrap_median(rng.normal(1.0, 1.0, 400), rng)
     assert low < median < high and high - low < 0.5
     assert np.isnan(bootstrap_median(np.zeros(0), rng)).all()
+
+
+def test_the_area_is_that_of_scikit_learn_with_ties(rng):
+    from sklearn.metrics import roc_auc_score
+
+    fires, silent = rng.integers(0, 6, 40), rng.integers(0, 5, 70)
+    assert auroc(fires, silent) == pytest.approx(roc_auc_score(np.r_[np.ones(40), np.zeros(70)], np.r_[fires, silent]))
+    assert auroc(np.ones(3), np.zeros(2)) == 1 and auroc(np.zeros(3), np.zeros(2)) == 0.5 and np.isnan(auroc(np.ones(3), np.zeros(0)))
+
+
+def test_wilsons_interval_is_scipys():
+    from scipy.stats import binomtest
+
+    for hits, n in ((0, 5), (3, 8), (20, 20), (17, 30)):
+        found = binomtest(hits, n).proportion_ci(method="wilson")
+        assert wilson(hits / n, n) == pytest.approx((found.low, found.high))
+    low, high = balanced_interval(1.0, 20, 1.0, 20)
+    assert 0.8 < low < 1 and high == pytest.approx(1.0)
+    low, high = balanced_interval(0.8, 10, 0.6, 1000)
+    assert low < 0.7 < high and 0.08 < high - low < 0.26, "half of the wider side's width, nearly"

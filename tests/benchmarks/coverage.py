@@ -1,4 +1,4 @@
-"""How often a 95 % interval over documents holds the true correlation, by the number of documents.
+"""How often a 95 % interval over documents holds the truth, by the number of documents: of a correlation, and of a balanced accuracy.
 
     python tests/benchmarks/coverage.py [--draws 2000]
 
@@ -14,7 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from autointerp.statistics import correlation, document_sums, interval  # noqa: E402
+from autointerp.statistics import balanced_interval, correlation, document_sums, interval  # noqa: E402
 
 
 def documents(rng, count):
@@ -35,6 +35,28 @@ def percentile(sums, rng, draws=400):
     return tuple(np.nanquantile(r, [0.025, 0.975])) if np.isfinite(r).any() else None
 
 
+def panels(rng, d, level):
+    """(truth, low, high) of a made panel: d documents on either side with one window each, in a third of them two, all with their own chance to be told right."""
+    sides, truths = [], []
+    for mean in (level, min(0.98, level + 0.1)):
+        a, b = 4 * mean, 4 * (1 - mean)  # chances differ widely between documents
+        chances = rng.beta(a, b, d)
+        windows = 1 + (rng.random(d) < 1 / 3)
+        sides.append((rng.binomial(windows, chances).sum() / windows.sum(), d))
+        truths.append(mean)
+    return np.mean(truths), *balanced_interval(*sides[0], *sides[1])
+
+
+def accuracy_table(rng, draws):
+    print("\nbalanced accuracy; the chance that a firing window is told right is .5, .7, .9\n documents  coverage          median widths")
+    for d in (3, 5, 8, 10, 15, 20, 30, 100):
+        cells = []
+        for level in (0.5, 0.7, 0.9):
+            made = np.array([panels(rng, d, level) for _ in range(draws)])
+            cells.append((((made[:, 1] <= made[:, 0]) & (made[:, 0] <= made[:, 2])).mean(), np.median(made[:, 2] - made[:, 1])))
+        print(f"{d:10}  " + " ".join(f"{c:.3f}" for c, _ in cells) + "   " + " ".join(f"{w:.2f}" for _, w in cells))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=2000)
@@ -43,7 +65,7 @@ def main():
     population = documents(rng, 20_000)
     truth = float(correlation(population.sum(0)))
     print(f"true correlation {truth:.3f}\n documents  bootstrap  jackknife  median width of each")
-    for d in (3, 5, 8, 10, 12, 16, 20, 30, 50):
+    for d in (3, 5, 8, 10, 12, 15, 20, 30, 50, 100):
         hits, widths, defined = [0, 0], [[], []], 0
         for _ in range(draws):
             sample = population[rng.integers(0, len(population), d)]
@@ -55,6 +77,7 @@ def main():
                 hits[k] += low <= truth <= high
                 widths[k].append(high - low)
         print(f"{d:10}  {hits[0] / defined:9.3f}  {hits[1] / defined:9.3f}  {np.median(widths[0]):.2f} {np.median(widths[1]):.2f}  ({defined} defined)")
+    accuracy_table(rng, draws)
 
 
 if __name__ == "__main__":

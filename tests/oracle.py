@@ -1,0 +1,102 @@
+"""A scripted model: labels features by the token they fire on, and scores a label by firing where the token in its quotes stands.
+
+`Oracle(noise=p)` answers each item at random with probability p (a fixed draw for each question), so that scores must fall as p rises.
+`logprobs=True` makes an endpoint that tells log-probabilities, and so is asked for digits; `rules=True` labels in the language of rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+
+from tests.fake_llm import Answer, completion
+
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+class Oracle:
+    """Call it with what a FakeLLM has seen; it returns an Answer."""
+
+    def __init__(self, noise: float = 0.0, logprobs: bool = False, rules: bool = False, label=None):
+        self.noise, self.logprobs, self.rules, self.label = noise, logprobs, rules, label
+        self.asked: dict[str, int] = {}
+
+    def __call__(self, seen) -> Answer:
+        messages = seen.body["messages"]
+        if len(messages) == 1:
+            return self._probe(seen.body)
+        system, user = (m["content"] for m in messages)
+        luck = random.Random(hashlib.sha256(user.encode()).digest())
+        for sign, answer in {
+            '{"sequences"': self._sparse, "exactly one digit": self._digits, "between << and >>. From": self._fuzzing,
+            "whether it fires anywhere": self._detection, "Write": self._texts, "find out what": self._label,
+        }.items():  # fmt: skip
+            if sign in system:
+                self.asked[sign] = self.asked.get(sign, 0) + 1
+                return answer(user, luck, seen.body)
+        raise AssertionError(f"an unknown question: {system}")
+
+    def _probe(self, body) -> Answer:
+        return spelt("7" if "digit" in body["messages"][0]["content"] else "yes", self.logprobs and body.get("logprobs"))
+
+    def _label(self, user, luck, _) -> Answer:
+        if self.label:
+            return self.label(user)
+        firing = [json.loads(line)[1] for line in user.split("\n") if line.startswith('["') and line.endswith("}]")]
+        tokens = [token.strip() for example in firing for token in list(example)[:1]] or ["nothing"]
+        word = max(sorted(set(tokens)), key=tokens.count)
+        return completion(json.dumps({"label": json.dumps(word) if self.rules else f"tokens that read {json.dumps(word)}", "confidence": 0.8, "second": ""}))
+
+    def _fires(self, label: str, token: str, luck) -> bool:
+        return luck.random() < 0.5 if luck.random() < self.noise else token.strip() == label
+
+    def _windows(self, user):
+        label = quoted_word(user)
+        for number, line in re.findall(r"^\[(\d+)(?: \(\d+ tokens\))?: (.*)\]$", user, re.MULTILINE):
+            yield number, label, [json.loads(t) for t in QUOTED.findall(line)]
+
+    def _sparse(self, user, luck, _) -> Answer:
+        answer = {n: [[i, 9] for i, token in enumerate(tokens) if self._fires(label, token, luck)] for n, label, tokens in self._windows(user)}
+        return completion(json.dumps({"sequences": answer}))
+
+    def _digits(self, user, luck, body) -> Answer:
+        answer = {n: [9 * self._fires(label, token, luck) for token in tokens] for n, label, tokens in self._windows(user)}
+        return spelt(json.dumps(answer), self.logprobs and body.get("logprobs"))
+
+    def _texts_rated(self, user, luck, rate) -> Answer:
+        label = quoted_word(user)
+        lines = re.findall(r"^(\d+): (\".*\")$", user, re.MULTILINE)
+        holds = lambda text: luck.random() < 0.5 if luck.random() < self.noise else rate(label, json.loads(text))
+        return completion(json.dumps({n: 9 * holds(text) for n, text in lines}))
+
+    def _detection(self, user, luck, _) -> Answer:
+        return self._texts_rated(user, luck, lambda label, text: label in text.split())
+
+    def _fuzzing(self, user, luck, _) -> Answer:
+        return self._texts_rated(user, luck, lambda label, text: any(label in m.split() for m in re.findall("<<(.*?)>>", text, re.DOTALL)))
+
+    def _texts(self, user, luck, _) -> Answer:
+        word = quoted_word(user)
+        return completion(json.dumps({"texts": [f"a {word} b {word} {i}" for i in range(5)]}))
+
+
+def quoted_word(user: str) -> str:
+    """The token in the quotes of the label that the question is about."""
+    label = json.loads(user.split("\n", 1)[0].removeprefix("Label: "))
+    return json.loads(QUOTED.search(label)[0])
+
+
+def spelt(text: str, logprobs) -> Answer:
+    """A completion, with one token a character and its log-probabilities where they were asked for: 8 in 10 on the character, the rest on 0."""
+    plain = completion(text)
+    if not logprobs:
+        return plain
+    table = json.loads(plain.body)
+    tell = lambda c: {
+        "token": c, "logprob": math.log(0.8), "top_logprobs": [{"token": c, "logprob": math.log(0.8)}, {"token": "0", "logprob": math.log(0.2)}],
+    }  # fmt: skip
+    table["choices"][0]["logprobs"] = {"content": [tell(c) for c in text]}
+    return Answer(json.dumps(table))
