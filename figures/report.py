@@ -13,6 +13,7 @@ import pandas as pd
 
 from autointerp.features import Features
 from autointerp.selection import parse_features
+from core.experiments import experiments
 from core.files import read_json, read_lines, replacing
 from core.progress import progress
 from core.records import Manifest
@@ -34,7 +35,7 @@ SHOWN = {"top": 4, "strata": 1}
 
 def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
     inputs = NEEDED + [unit for unit in OPTIONAL if run.find(unit)]
-    clamps = clamp_records(run)
+    clamps = experiments(run)
     redo = redo or run.find(UNIT) is not None and run.find(UNIT).summary.get("clamps") != len(clamps)
     work = run.begin(UNIT, VERSION, settings, inputs, redo)
     if work is None:
@@ -46,10 +47,6 @@ def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
     with replacing(work.folder / "report.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return work.commit({"figures": len(figures), "clamps": len(clamps), "control": settings.control})
-
-
-def clamp_records(run: Run) -> list[dict]:
-    return [read_json(p) for p in sorted((run.path / "clamps").glob("[0-9]*.json"))]
 
 
 # ---------------------------------------------------------------- figures
