@@ -245,7 +245,7 @@ def export(run, folder, to, model, source):
 @click.option("--set", "name", default="neuronpedia", show_default=True, help="name of the label set that they become")
 def import_(run, folder, from_, name):
     """Bring other people's explanations of the same features in as a label set, so that our scorers can score them."""
-    from autointerp.exchange import import_neuronpedia
+    from autointerp.imported import import_neuronpedia
     from core.run import Run
 
     opened = Run.open(run)

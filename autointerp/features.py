@@ -202,7 +202,7 @@ class Features:
                 "text": row.text,
                 "set": row.set,
                 "kind": row.kind,
-                "confidence": row.confidence,
+                "confidence": None if np.isnan(row.confidence) else row.confidence,
                 "scores": plain(scores[scores["set"] == row.set].reindex(columns=fields)),
             }
             for row in rows.itertuples()

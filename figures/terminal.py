@@ -76,7 +76,8 @@ def feature_text(card: dict, histogram) -> str:
     ]
     for label in card["labels"]:
         scores = "; ".join(score_text(s) for s in label["scores"]) or "not scored"
-        lines += [f"  {label['set']:10} {visible(label['text'])}", f"  {'':10} confidence {label['confidence']:.2f}; {scores}"]
+        confidence = "" if label["confidence"] is None else f"confidence {label['confidence']:.2f}; "
+        lines += [f"  {label['set']:10} {visible(label['text'])}", f"  {'':10} {confidence}{scores}"]
     lines += [f"  note       {visible(n['text'])}  ({n['time'][:10]})" for n in card["notes"]]
     if card["cluster"]:
         group = card["cluster"]
