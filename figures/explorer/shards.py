@@ -21,7 +21,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from autointerp.features import DENSE, Features, read_notes
 from core.errors import UsageError
@@ -140,8 +139,10 @@ class Shards:
     def _number(self) -> dict[str, int]:
         """Distinct texts of tokens, the most frequent first, and their numbers: small numbers make small shards."""
         vocabulary, counts = self.features.tokens.vocabulary, self.features.postings.token_counts
-        ordered = pd.unique(np.array(vocabulary, dtype=object)[np.argsort(-counts[: len(vocabulary)], kind="stable")])
-        return {text: i for i, text in enumerate(ordered.tolist())}
+        ordered = [vocabulary[i] for i in np.argsort(-counts[: len(vocabulary)], kind="stable")]
+        if (effects := self.features.effects) is not None:  # some of its tokens may stand nowhere in the corpus
+            ordered += [text for side in ("promoted", "suppressed") for texts in effects[side] for text in texts]
+        return {text: i for i, text in enumerate(dict.fromkeys(ordered))}
 
     def compact(self, card: dict) -> dict:
         """A card with tokens as numbers, activations as [place, value, place, value, ...] and numbers of four digits. Labels of other

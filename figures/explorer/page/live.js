@@ -119,7 +119,7 @@ function noteForm(card) {
   const kept = el("div", {});
   const show = (note) => {
     text.value = "";
-    search.add(card.feature, note.text);
+    search.add(note);
     card.notes.push(note);
     kept.append(el("p.note", {}, "“", visible(note.text), "” ", el("span.faint", {}, "kept")));
     return [];

@@ -13,8 +13,9 @@ const search = {
     for (const note of notes) search.hay[note.feature] += " " + note.text.toLowerCase();
   },
 
-  add(feature, text) {
-    if (search.hay) search.hay[feature] += " " + text.toLowerCase();
+  add(note) {
+    run.text.notes.push(note);
+    if (search.hay) search.hay[note.feature] += " " + note.text.toLowerCase();
   },
 
   /* Features that hold every word; a bare number finds that feature first. */
