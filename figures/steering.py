@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import COLOURS, plain, save, themed
+from figures.terminal import visible
 
 CURVES = (  # prefix in a dose's record, colour, line, name
     ("", COLOURS["clamped"], "-", "this feature"),
@@ -52,7 +53,7 @@ def draw_panel(axes: Axes, responses: list[dict], key: str) -> None:
 def dose_title(record: dict) -> str:
     """The clamp and its label, short enough for a heading."""
     feature = record["features"][0]
-    label = record["labels"].get(str(feature)) or "no label"
+    label = visible(record["labels"].get(str(feature)) or "no label")
     return f"Clamping feature {feature}: {label if len(label) <= 70 else label[:69] + '…'}"
 
 

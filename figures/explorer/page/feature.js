@@ -32,7 +32,7 @@ function featurePage(card) {
     verdict(card),
     el("div.columns", {}, el("section", {}, el("h3", {}, "Activations"), histogramChart(card)), tokensSection(card)),
     snippetSection(card),
-    el("div.columns", {}, neighbourSection(card), partnerSection(card)),
+    nearSection(card),
     groupSection(card),
     clampSection(card),
     noteSection(card),
@@ -103,6 +103,11 @@ function neighbourSection(card) {
 function partnerSection(card) {
   const rows = card.partners || [];
   return rows.length ? el("section", {}, el("h3", {}, "Fires together with"), relationTable(rows, (r) => r.coactivation, "Co-activation")) : null;
+}
+
+function nearSection(card) {
+  const partners = partnerSection(card);
+  return partners ? el("div.columns.even", {}, neighbourSection(card), partners) : neighbourSection(card);
 }
 
 function groupMembers(layer, group) {
