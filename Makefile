@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test test-browser clean
 
 setup: $(VENV)/.installed
 
@@ -18,6 +18,12 @@ demo: setup
 
 test: setup
 	$(RUN) -m pytest
+
+# Headless Chromium: Debian's, or the one that CHROMIUM names.
+test-browser: setup
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+	command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	BROWSER=1 $(RUN) -m pytest tests/browser
 
 clean:
 	rm -rf data/runs/demo data/runs/demo-control

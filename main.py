@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 
 import click
 
+import verbs
 from autointerp.settings import ClusterSettings, LabelSettings, RelateSettings, ScoreSettings, TitleSettings
 from core.errors import INTERRUPTED, NotReady, ToolError, UsageError
 from core.records import Clamp
@@ -59,6 +60,9 @@ STAGES = {
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def cli():
     """Find out what the features of a language model mean, and prove it by clamping them."""
+
+
+verbs.add_to(cli)
 
 
 # ---------------------------------------------------------------- plumbing
@@ -330,57 +334,6 @@ def text(run, words, against, limit, as_json):
     emit({"tokens": reading.tokens, "firings": firings}, "" if as_json else reading_text(reading.tokens, firings, maxima, limit), as_json)
 
 
-# ---------------------------------------------------------------- clamps
-
-
-@cli.command()
-@click.argument("run")
-@click.option("--set", "set_", multiple=True, metavar="F=V", help="set feature F to V (3.5), or to a multiple of its maximum (5x)")
-@click.option("--max", "max_", multiple=True, metavar="F=V", help="raise F to at least V")
-@click.option("--add", multiple=True, metavar="F=V", help="add V to F")
-@click.option("--scale", multiple=True, metavar="F=V", help="multiply F by V")
-@click.option("--ablate", multiple=True, metavar="F", help="set F to 0")
-@click.option("--prompt", multiple=True, required=True, help="text to continue; may be given more than once")
-@click.option("--tokens", default=40, show_default=True, help="tokens to generate")
-@click.option("--samples", default=2, show_default=True, help="continuations of each prompt")
-@click.option("--temperature", default=0.7, show_default=True)
-@click.option("--doses", default="", help="also measure these multiples of the maximum, such as 0,0.5,1,2,4,8 (one --set only)")
-@click.option("--figure", is_flag=True, help="draw the dose-response curve")
-@json_flag
-def clamp(run, set_, max_, add, scale, ablate, prompt, tokens, samples, temperature, doses, figure, as_json):
-    """Continue a prompt with features clamped, beside the same luck without."""
-    from core.live import Live, save_experiment
-    from figures.terminal import clamp_text
-
-    given = {"set": set_, "max": max_, "add": add, "scale": scale, "ablate": ablate}
-    clamps = [Clamp.parse(mode, value) for mode, values in given.items() for value in values]
-    if not clamps:
-        raise UsageError("There is nothing to clamp.", "Give one or more of --set, --max, --add, --scale, --ablate, such as --set 1234=5x.")
-    features = features_of(run)
-    maxima = {c.feature: features.stats(c.feature).max for c in clamps}
-    live = Live(features.run)
-    record = live.clamp(clamps, maxima, list(prompt), tokens, temperature, list(range(samples)))
-    record["labels"] = {str(c.feature): features.label(c.feature) for c in clamps}
-    if doses or figure:
-        from autointerp.steering import measured_doses
-
-        record["doses"] = measured_doses(features, live, clamps[0], parse_doses(doses))
-    with features.run.locked("clamp"):
-        saved = save_experiment(features.run, record)
-    if figure:
-        from figures.steering import save_dose_figure
-
-        saved += ", " + save_dose_figure(features.run.path / saved, record)
-    emit(record, "" if as_json else f"{clamp_text(record)}\n({saved})", as_json)
-
-
-def parse_doses(text: str) -> list[float]:
-    try:
-        return [float(part) for part in (text or "0,0.5,1,2,4,8").split(",")]
-    except ValueError:
-        raise UsageError(f"--doses {text!r} is not a list of numbers.", "Give multiples of the maximum, such as 0,0.5,1,2,4,8.") from None
-
-
 # ---------------------------------------------------------------- demo
 
 DEMO = {
@@ -388,7 +341,7 @@ DEMO = {
     "cluster": ClusterSettings(seeds=2, subsamples=4, tokens=500_000), "relate": RelateSettings(tokens=40_000),
 }  # fmt: skip
 CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=512), "score": ScoreSettings()}
-DEMO_PROMPTS = ["def main():\n    ", "class Reader:\n    "]
+DEMO_PROMPTS, DEMO_DOSES = ["def main():\n    ", "class Reader:\n    "], [0.5, 1.0, 2.0, 4.0]
 
 
 @cli.command()
@@ -418,8 +371,10 @@ Three things to try next:
 def demo_clamps(run) -> list[int]:
     """Clamp three labelled features and keep the experiments, unless that has been done; returns the features."""
     from autointerp.features import Features
-    from autointerp.steering import measured_doses, worth_clamping
-    from core.live import Live, experiments, save_experiment
+    from autointerp.steering import Effort, measured_doses, worth_clamping
+    from core.clamp import Writing
+    from core.experiments import experiments, save_experiment
+    from core.live import Live
     from core.progress import progress
 
     if done := experiments(run):
@@ -429,8 +384,11 @@ def demo_clamps(run) -> list[int]:
     live = Live(run) if chosen else None
     for feature in progress(chosen, "clamp", unit="feat"):
         clamp, maximum = Clamp(feature, "set", 2.0, relative=True), features.stats(feature).max
-        record = live.clamp([clamp], {feature: maximum}, DEMO_PROMPTS, 30, 0.7, [0])
-        record |= {"labels": {str(feature): features.label(feature)}, "doses": measured_doses(features, live, clamp, parse_doses(""))}
+        record = live.clamp([clamp], {feature: maximum}, Writing(DEMO_PROMPTS, 30, 0.7, (0,)))
+        record |= {
+            "labels": {str(feature): features.label(feature)},
+            **measured_doses(features, live, clamp, DEMO_DOSES, Effort(prompts=6, tokens=20, seeds=1)),
+        }
         with run.locked("clamp"):
             save_experiment(run, record)
     return chosen

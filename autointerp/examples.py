@@ -23,6 +23,7 @@ from core.records import SPLITS, Snippet
 BEFORE, AFTER = 20, 11
 STRATA = (("q90", 0.9, 1.0), ("q70", 0.7, 0.9), ("q40", 0.4, 0.7), ("q10", 0.1, 0.4), ("q0", 0.0, 0.1))
 NAMES = ("top", *(name for name, _, _ in STRATA), "firing", "near_miss", "random")
+BROKEN = "\ufffd"  # what a token that holds part of a character decodes to
 SPACING = 16  # tokens between two peaks of the top stratum
 
 
@@ -86,11 +87,11 @@ class Examples:
         """(ordinals, weight of each) of one stratum."""
         pick = lambda pool: rng.choice(pool, min(wanted, len(pool)), replace=False) if len(pool) else np.zeros(0, np.int64)
         if name == "top":
-            return self._top(where, order, wanted), 0.0
+            return self.spaced(where, order, wanted), 0.0
         if name == "random":
             return pick(self.pool(split)), 0.0
         if name == "near_miss":
-            return self._near_misses(where, values, split, pick), 0.0
+            return pick(self.silent_places(where, values, split)), 0.0
         if name == "firing":
             chosen = pick(where)
             return chosen, 1.0 / max(1, len(chosen))
@@ -99,8 +100,8 @@ class Examples:
         chosen = pick(members)
         return chosen, len(members) / max(1, len(where)) / max(1, len(chosen))
 
-    def _top(self, where: np.ndarray, order: np.ndarray, wanted: int) -> np.ndarray:
-        """The largest activations, no two within SPACING tokens of each other or with the same 8 tokens up to the peak."""
+    def spaced(self, where: np.ndarray, order: np.ndarray, wanted: int) -> np.ndarray:
+        """Ordinals from the end of `order`, no two within SPACING tokens of each other or with the same 8 tokens up to the peak."""
         chosen: list[int] = []
         seen: set[bytes] = set()
         for ordinal in where[order[::-1][: wanted * 20]].tolist():
@@ -113,15 +114,14 @@ class Examples:
                 break
         return np.array(chosen, dtype=np.int64)
 
-    def _near_misses(self, where: np.ndarray, values: np.ndarray, split: str, pick) -> np.ndarray:
+    def silent_places(self, where: np.ndarray, values: np.ndarray, split: str) -> np.ndarray:
         """Places where the token with the largest summed activation stands and the feature is silent."""
         if not len(where):
             return np.zeros(0, np.int64)
         mass = np.bincount(self._ids[where], weights=values)
         places = self.postings.token(int(mass.argmax()))
         inside = places if split == "all" else places[self._split[places] == SPLITS.index(split)]
-        silent = inside[(lookup(where, values, inside) == 0) & ~self.copied[inside]]
-        return pick(silent)
+        return inside[(lookup(where, values, inside) == 0) & ~self.copied[inside]]
 
     # ------------------------------------------------------------ windows
 
@@ -137,17 +137,33 @@ class Examples:
         offsets = np.repeat(starts - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
         return np.unique(offsets + np.arange(int(lengths.sum())))
 
-    def snippets(self, feature: int, split: str, counts: dict[str, int], rng: np.random.Generator) -> list[Snippet]:
-        """Windows with their tokens and activations, stratum by stratum in the order of NAMES."""
-        where, values = self.postings.firings(feature)
-        drawn = self.draw((where, values), split, counts, rng)
-        starts, ends = self.window(drawn.ordinals)
-        out = []
-        for ordinal, stratum, weight, start, end in zip(drawn.ordinals.tolist(), drawn.strata.tolist(), drawn.weights.tolist(), starts, ends, strict=True):
-            inside = np.arange(start, end)
-            document, position = self.tokens.locate(ordinal)
-            texts = tuple(self.tokens.vocabulary[i] for i in self._ids[start:end])
-            activations = tuple(float(v) for v in lookup(where, values, inside))
-            own_split = SPLITS[int(self.tokens.split[document])]
-            out.append(Snippet(feature, document, position - int(ordinal - start), int(ordinal - start), texts, activations, NAMES[stratum], own_split, weight))
-        return out
+    def snippets(self, feature: int, split: str, counts: dict[str, int], rng: np.random.Generator, firings=None) -> list[Snippet]:
+        """Windows with their tokens and activations, stratum by stratum in the order of NAMES; `firings` are the feature's, where they
+        are at hand."""
+        firings = firings or self.postings.firings(feature)
+        drawn = self.draw(firings, split, counts, rng)
+        return [
+            self.snippet(feature, firings, ordinal, NAMES[stratum], weight)
+            for ordinal, stratum, weight in zip(drawn.ordinals.tolist(), drawn.strata.tolist(), drawn.weights.tolist(), strict=True)
+        ]
+
+    def snippet(self, feature: int, firings: tuple[np.ndarray, np.ndarray], ordinal: int, stratum: str, weight: float = 0.0) -> Snippet:
+        """The window around one ordinal, with the feature's activation on each of its tokens."""
+        [start], [end] = self.window(np.array([ordinal]))
+        document, position = self.tokens.locate(ordinal)
+        activations = tuple(float(v) for v in lookup(*firings, np.arange(start, end)))
+        peak, split = int(ordinal - start), SPLITS[int(self.tokens.split[document])]
+        return Snippet(feature, document, position - peak, peak, self.texts(document, int(start), int(end)), activations, stratum, split, weight)
+
+    def texts(self, document: int, start: int, end: int) -> tuple[str, ...]:
+        """What each token from ordinal `start` to `end` stands for in its document. A character that several tokens make up, which none of
+        them decodes to alone, is given to the first of them."""
+        out = [self.tokens.vocabulary[i] for i in self._ids[start:end]]
+        if not any(BROKEN in text for text in out):
+            return tuple(out)
+        source, told = self.tokens.text(document), 0
+        for i, (a, b) in enumerate(zip(self.tokens.starts[start:end].tolist(), self.tokens.ends[start:end].tolist(), strict=True)):
+            if BROKEN in out[i]:
+                out[i] = source[max(a, told) : b]
+            told = max(told, b)
+        return tuple(out)

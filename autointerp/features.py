@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -10,17 +12,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from autointerp.examples import Examples
+from autointerp.examples import STRATA, Examples
+from autointerp.failing import Failing
 from autointerp.postings import Postings
 from core.corpus import Tokens
 from core.errors import UsageError
-from core.files import read_array
+from core.files import read_array, read_json
 from core.records import SPLITS, FeatureStats
 from core.run import Run
 
 RARE_DOCUMENTS = 5  # a feature that fires in fewer score documents has no score
 DENSE = 0.1  # share of tokens
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}
+Firings = tuple[np.ndarray, np.ndarray]  # (ordinals (m,) ascending, activations (m,))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of groups: the group of every feature (F,), -1 for none; the title and the colour's number of each group."""
+
+    group: np.ndarray
+    titles: dict[int, str]
+    families: dict[int, int]
 
 
 class Features:
@@ -86,6 +99,27 @@ class Features:
         return self._table("relate", "relations.parquet") if self.run.find("relate") else pd.DataFrame({c: [] for c in columns})
 
     @cached_property
+    def failures(self) -> pd.DataFrame:
+        """feature, unit, kind, message of everything that was tried for a label or a score and gave none."""
+        units = [unit for unit in self._units("label/") + self._units("score/") if (self.run.folder(unit) / "failures.parquet").exists()]
+        parts = [self._table(unit, "failures.parquet").assign(unit=unit) for unit in units]
+        columns = ["feature", "unit", "kind", "message"]
+        return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame({c: [] for c in columns})
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The layers of groups, broad to fine; none before `cluster`."""
+        if self.clusters is None:
+            return []
+        table, records = self.clusters.reindex(range(self.postings.n_features)), read_json(self.run.folder("cluster") / "groups.json")
+        out = []
+        for layer in sorted(int(c.removeprefix("layer_")) for c in table if c.startswith("layer_")):
+            titles = {g: title for (i, g), title in self.layered_titles.items() if i == layer}
+            families = {g["group"]: g["family"] for g in records if g["layer"] == layer}
+            out.append(Layer(table[f"layer_{layer}"].fillna(-1).astype(int).to_numpy(), titles, families))
+        return out
+
+    @cached_property
     def effects(self) -> pd.DataFrame | None:
         if self.run.find("effects") is None or not (self.run.path / "effects" / "effects.parquet").exists():
             return None
@@ -99,8 +133,8 @@ class Features:
 
     # ------------------------------------------------------------ one feature
 
-    def stats(self, feature: int) -> FeatureStats:
-        where, values = self.postings.firings(self.check(feature))
+    def stats(self, feature: int, firings: Firings | None = None) -> FeatureStats:
+        where, values = firings or self.postings.firings(self.check(feature))
         documents = np.unique(self.tokens.document_of(where))
         scored = int((self.tokens.split[documents] == SPLITS.index("score")).sum())
         density = len(where) / self.postings.n_tokens
@@ -109,8 +143,7 @@ class Features:
 
     def histogram(self, feature: int, bins: int = 30) -> tuple[np.ndarray, np.ndarray]:
         """(counts (bins,), edges (bins + 1,)) of the non-zero activations."""
-        values = self.postings.firings(feature)[1]
-        return np.histogram(values, bins=bins, range=(0, float(values.max()) if len(values) else 1.0))
+        return histogram(self.postings.firings(feature)[1], bins)
 
     def neighbours(self, feature: int, count: int = 6) -> list[tuple[int, float]]:
         """(feature, cosine) of the nearest decoder directions among live features; empty before `cluster`."""
@@ -122,11 +155,8 @@ class Features:
 
     def path(self, feature: int) -> list[dict]:
         """layer, group, title of the groups that the feature is in, coarsest first."""
-        if self.clusters is None or feature not in self.clusters.index:
-            return []
-        row = self.clusters.loc[feature]
-        layers = sorted(int(c.removeprefix("layer_")) for c in self.clusters if c.startswith("layer_"))
-        return [{"layer": i, "group": int(g), "title": self.layered_titles.get((i, int(g)), "")} for i in layers if (g := row[f"layer_{i}"]) >= 0]
+        here = [(i, layer, int(layer.group[feature])) for i, layer in enumerate(self.layers)]
+        return [{"layer": i, "group": g, "title": layer.titles.get(g, "")} for i, layer, g in here if g >= 0]
 
     def partners(self, feature: int, count: int = 6) -> list[dict]:
         """feature, phi, shared (sampled tokens) of those that fire most on the same tokens; empty before `cluster`."""
@@ -144,23 +174,52 @@ class Features:
 
     def label(self, feature: int) -> str:
         """The first label's text, or an empty string."""
-        found = self.labels[self.labels["feature"] == feature]["text"]
-        return str(found.iloc[0]) if len(found) else ""
+        rows = self._by_feature["labels"].get(feature, ())
+        return str(self.labels["text"].iat[rows[0]]) if len(rows) else ""
+
+    @cached_property
+    def _by_feature(self) -> dict[str, dict[int, np.ndarray]]:
+        """Places of each feature's rows in the tables of labels, scores and failures: a search of 16,000 rows a card is most of its time."""
+        tables = {"labels": self.labels, "scores": self.scores, "failures": self.failures}
+        return {name: table.groupby("feature").indices for name, table in tables.items()}
+
+    def _rows(self, name: str, feature: int) -> pd.DataFrame:
+        return getattr(self, name).iloc[self._by_feature[name].get(feature, [])]
 
     def card(self, feature: int, counts: dict[str, int] | None = None, split: str = "all") -> dict:
-        """All that is known of a feature, as `show --json` prints it."""
-        stats = self.stats(feature)
-        snippets = self.examples.snippets(feature, split, SHOWN if counts is None else counts, np.random.default_rng([self.run.settings.seed, feature]))
+        """All that is known of a feature, as `show --json` prints it. `counts` says how many snippets of each stratum, and how many of
+        each kind of place where the first label fails (`failing`)."""
+        return self._card(feature, self.postings.firings(self.check(feature)), counts, split, read_notes(self.run.path))
+
+    def cards(self, counts: dict[str, int], start: int = 0, end: int | None = None) -> Iterator[dict]:
+        """The cards of features `start` to `end`, from one walk over the index."""
+        notes = read_notes(self.run.path)
+        for first, block in self.postings.blocks(start, end):
+            for feature, firings in enumerate(block, first):
+                yield self._card(feature, firings, counts, "all", notes)
+
+    def _card(self, feature: int, firings: Firings, counts: dict[str, int] | None, split: str, notes: list[dict]) -> dict:
+        stats = self.stats(feature, firings)
+        rng = np.random.default_rng([self.run.settings.seed, feature])
+        wanted = dict(SHOWN if counts is None else counts)
+        failing, labels = wanted.pop("failing", 0), self._labels_of(feature)
+        snippets = self.examples.snippets(feature, split, wanted, rng, firings)
+        if failing and labels:
+            snippets += self._failing.snippets(feature, firings, labels[0]["text"], failing)
         group = None if self.clusters is None or feature not in self.clusters.index else self.clusters.loc[feature]
+        counted, edges = histogram(firings[1])
         return {
             "feature": feature, "status": stats.status, "density": stats.density, "n_firings": stats.n_firings,
             "n_documents": stats.n_documents, "max": stats.max,
-            "labels": self._labels_of(feature),
+            "labels": labels,
             "promoted": self._effects_of(feature, "promoted"), "suppressed": self._effects_of(feature, "suppressed"),
             "neighbours": [{"feature": i, "cosine": c, "label": self.label(i)} for i, c in self.neighbours(feature)],
-            "cluster": None if group is None else {"group": int(group["group"]), "title": group["title"], "path": self.path(feature)},
-            "partners": self.partners(feature), "related": self.related(feature),
-            "notes": [n for n in read_notes(self.run.path) if n["feature"] == feature],
+            "cluster": None if group is None else {"group": int(group["group"]), "title": group["title"]},
+            "groups": self.path(feature), "partners": self.partners(feature), "related": self.related(feature),
+            "isolated": group is not None and group["status"] == "isolated",
+            "histogram": {"counts": counted.tolist(), "edges": edges.tolist()}, "strata": strata(firings[1]),
+            "notes": [n for n in notes if n["feature"] == feature],
+            "failures": plain(self._rows("failures", feature).drop(columns="feature")),
             "snippets": [
                 {"stratum": s.stratum, "split": s.split, "document": self.tokens.names[s.document], "start": s.start, "peak": s.peak,
                  "tokens": list(s.tokens), "activations": list(s.activations)}
@@ -168,12 +227,21 @@ class Features:
             ],
         }  # fmt: skip
 
+    @cached_property
+    def _failing(self) -> Failing:
+        return Failing(self.examples, self.run.settings.seed)
+
     def _labels_of(self, feature: int) -> list[dict]:
-        rows = self.labels[self.labels["feature"] == feature]
-        scores = self.scores[self.scores["feature"] == feature]
+        rows, scores = self._rows("labels", feature), self._rows("scores", feature)
         fields = ["kind", "value", "low", "high", "null", "n_documents", "undefined"]
         return [
-            {"text": row.text, "set": row.set, "confidence": row.confidence, "scores": plain(scores[scores["set"] == row.set].reindex(columns=fields))}
+            {
+                "text": row.text,
+                "set": row.set,
+                "kind": row.kind,
+                "confidence": None if np.isnan(row.confidence) else row.confidence,
+                "scores": plain(scores[scores["set"] == row.set].reindex(columns=fields)),
+            }
             for row in rows.itertuples()
         ]
 
@@ -213,6 +281,23 @@ class Features:
             known[feature] += promoted[:5].tolist()
         hits = np.array([sum(w in " ".join(parts).lower() for w in wanted) for parts in known.values()])
         return table.assign(hits=hits)[hits > 0].sort_values(["hits", "score"], ascending=[False, False], kind="stable").drop(columns="hits")
+
+
+def histogram(values: np.ndarray, bins: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """(counts (bins,), edges (bins + 1,)) of non-zero activations, from 0 to the largest."""
+    return np.histogram(values, bins=bins, range=(0, float(values.max()) if len(values) else 1.0))
+
+
+def strata(values: np.ndarray) -> list[dict]:
+    """The quantile strata of non-zero activations: name, smallest activation, share of the firings and of the summed activation."""
+    ordered = np.sort(values)
+    total, n = float(ordered.sum(dtype=np.float64)), len(ordered)
+    out = []
+    for name, low, high in STRATA if n else ():
+        inside = ordered[int(low * n) : int(high * n) if high < 1 else n]
+        if len(inside):
+            out.append({"stratum": name, "low": float(inside[0]), "firings": len(inside) / n, "mass": float(inside.sum(dtype=np.float64)) / total})
+    return out
 
 
 def plain(table: pd.DataFrame) -> list[dict]:

@@ -1,6 +1,8 @@
-"""Choose features worth clamping, and what to measure of a clamp. The subject is handed in; torch is not imported here."""
+"""Choose features worth clamping, and what a clamp is measured on. The subject is handed in; torch is not imported here."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,27 +11,69 @@ from core.errors import NotReady
 from core.records import SPLITS, Clamp
 
 ROWS, LENGTH = 16, 64  # held-out text on which a dose is measured; shorter where no row is so long
+LIKE_DENSITY = 2.0  # a control feature fires at most so many times as often, or as seldom
+DOSES = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0]  # multiples of the maximum
 
 
-def measured_doses(features: Features, live, clamp: Clamp, doses: list[float]) -> list[dict]:
-    """Responses of one feature to doses on score documents; the target is the tokens that its direction promotes."""
+@dataclass(frozen=True)
+class Effort:
+    """How much text a dose is measured on."""
+
+    prompts: int = 8
+    prompt_tokens: int = 16
+    tokens: int = 30
+    seeds: int = 2
+
+
+def measured_doses(features: Features, live, clamp: Clamp, doses: list[float], effort: Effort = Effort(), places=None) -> dict:  # noqa: B008 - frozen
+    """Dose and response of one feature on score documents, by `live.doses`; its own tokens are those that its direction promotes, and
+    `places` say where the clamp holds."""
     if features.effects is None:
         raise NotReady("The promoted tokens are not known.", f"Run: python main.py effects {features.run.name}")
     targets = [int(i) for i in features.effects.loc[clamp.feature]["promoted_id"][:10]]
-    return live.doses(clamp.feature, features.stats(clamp.feature).max, doses, held_out_rows(features), targets)
+    bench = {"rows": held_out_rows(features), "targets": targets, "prompts": held_out_prompts(features, effort), "tokens": effort.tokens,
+             "seeds": effort.seeds, "others": of_like_density(features, clamp.feature)}  # fmt: skip
+    return live.doses(clamp, features.stats(clamp.feature).max, doses, bench, *([places] if places else []))
+
+
+def score_rows(features: Features, least: int) -> tuple[np.ndarray, int]:
+    """(rows of the score split that have `least` tokens, or the longest there are, in a seeded order; that length)."""
+    tokens = features.tokens
+    lengths = np.diff(tokens.row_offsets)
+    score = np.asarray(tokens.split)[tokens.row_document] == SPLITS.index("score")
+    length = min(least, int(lengths[score].max(initial=0)))
+    if length < 2:
+        raise NotReady("The score split has no row of two tokens.", "Capture more text.")
+    return np.random.default_rng(features.run.settings.seed).permutation(np.flatnonzero(score & (lengths >= length))), length
 
 
 def held_out_rows(features: Features) -> np.ndarray:
     """Token ids (R, T) from the beginnings of rows of the score split, the same for every feature."""
+    rows, length = score_rows(features, LENGTH)
+    starts = features.tokens.row_offsets[rows[:ROWS]]
+    return np.stack([np.asarray(features.tokens.ids[s : s + length]).astype(np.int64) for s in starts])
+
+
+def held_out_prompts(features: Features, effort: Effort) -> list[str]:
+    """The beginnings of other rows of the score split, as they stand in their documents, each text once."""
     tokens = features.tokens
-    lengths = np.diff(tokens.row_offsets)
-    score = np.asarray(tokens.split)[tokens.row_document] == SPLITS.index("score")
-    length = min(LENGTH, int(lengths[score].max(initial=0)))
-    rows = np.flatnonzero(score & (lengths >= length))
-    if length < 2:
-        raise NotReady("The score split has no row of two tokens.", "Capture more text.")
-    chosen = np.random.default_rng(features.run.settings.seed).choice(rows, min(ROWS, len(rows)), replace=False)
-    return np.stack([np.asarray(tokens.ids[tokens.row_offsets[r] : tokens.row_offsets[r] + length]).astype(np.int64) for r in chosen])
+    rows, length = score_rows(features, effort.prompt_tokens)
+    texts: dict[str, None] = {}
+    for row in rows[::-1]:
+        start = int(tokens.row_offsets[row])
+        document = tokens.locate(start)[0]
+        texts[tokens.text(document)[int(tokens.starts[start]) : int(tokens.ends[start + length - 1])]] = None
+        if len(texts) == effort.prompts:
+            break
+    return list(texts)
+
+
+def of_like_density(features: Features, feature: int) -> list[int]:
+    """Other live features that fire about as often; all live ones when there is none."""
+    n = features.postings.n_firings.astype(float)
+    live = (n > 0) & (np.arange(len(n)) != feature)
+    like = live & (n <= LIKE_DENSITY * n[feature]) & (n >= n[feature] / LIKE_DENSITY)
+    return np.flatnonzero(like if like.any() else live).tolist()
 
 
 def worth_clamping(features: Features, count: int) -> list[int]:
@@ -52,3 +96,11 @@ def worth_clamping(features: Features, count: int) -> list[int]:
     ordered = good.iloc[np.argsort(-np.array(pull), kind="stable")]
     distinct = ordered.loc[~ordered["cluster"].duplicated() | (ordered["cluster"] < 0)]
     return [int(f) for f in distinct["feature"].head(count)]
+
+
+def works(measured: dict) -> bool:
+    """Whether a clamp works: on prompts that its dose was not chosen on, the text has more of the feature's own tokens, beyond the
+    interval, than both controls' text and unclamped text have."""
+    useful = measured["useful"]
+    known = [v for name in ("random_", "feature_", "unclamped_") if (v := useful.get(f"{name}own")) is not None]
+    return useful["dose"] is not None and useful["own_low"] is not None and useful["own_low"] > max(known, default=0.0)

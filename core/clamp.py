@@ -2,13 +2,16 @@
 
 A clamp is a pure edit: x + sae.edit(x, ...), so the SAE's error at x stays and nothing else changes. The difference is computed in
 float32 and added once. It holds at every position but the first of a row (an attention sink, where a clamp wrecks everything) and at
-every generated token, through the KV cache. Clamping a feature to its own value changes nothing.
+every generated token, through the KV cache; or only in the prompt, on what is generated, or on tokens that a pattern matches. Clamping a feature to its own value changes nothing.
 
 Baseline and clamped continuations use the same uniform numbers, so what differs is the clamp.
 """
 
 from __future__ import annotations
 
+import math
+import re
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +20,9 @@ from torch import Tensor
 from core.errors import UsageError
 from core.records import Clamp, Site
 from core.saes import SAE
-from core.subject import Edit, Subject
+from core.subject import Edit, Generation, Subject, Where
+
+POSITIONS = ("all", "prompt", "generated")
 
 
 def resolve(clamps: list[Clamp], maxima: dict[int, float]) -> list[Clamp]:
@@ -60,16 +65,58 @@ def target_values(sae: SAE, clamps: list[Clamp], features: Tensor, x: Tensor) ->
     return torch.stack(columns, -1)
 
 
-def random_edit(sae: SAE, clamps: list[Clamp], seed: int) -> Edit:
-    """A control: at each position a fixed random direction with the length of the difference that the clamps would make there."""
-    inner = clamp_edit(sae, clamps)
-    direction = torch.nn.functional.normalize(torch.randn(sae.d_in, generator=torch.Generator().manual_seed(seed)), dim=0)
+def directed_edit(edit: Edit, directions: Tensor) -> Edit:
+    """A control of equal norm: where `edit` would make a difference, one of its length along the row's own unit direction of (R, D)."""
 
-    def edit(hidden: Tensor, editable: Tensor) -> Tensor:
-        length = (inner(hidden, editable) - hidden.float()).norm(dim=-1, keepdim=True)
-        return hidden.float() + length * direction.to(hidden.device)
+    def control(hidden: Tensor, editable: Tensor) -> Tensor:
+        length = (edit(hidden, editable) - hidden.float()).norm(dim=-1, keepdim=True)
+        return hidden.float() + length * directions[:, None].to(hidden.device)
 
-    return edit
+    return control
+
+
+def random_directions(n: int, width: int, seed: int) -> Tensor:
+    """Unit directions (n, width), float32."""
+    return torch.nn.functional.normalize(torch.randn(n, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def timed(edit: Edit | None, seconds: float) -> Edit:
+    """`edit`, or none, that ends the work with a UsageError once `seconds` from now are over."""
+    until = time.monotonic() + seconds
+
+    def checked(hidden: Tensor, editable: Tensor) -> Tensor:
+        if time.monotonic() > until:
+            raise UsageError(f"It took longer than {seconds:g} seconds.", "Ask for fewer tokens or samples.")
+        return hidden if edit is None else edit(hidden, editable)
+
+    return checked
+
+
+# ---------------------------------------------------------------- positions
+
+
+def where_to_clamp(subject: Subject, positions: str = "all", pattern: str = "") -> Where | None:
+    """Where a clamp holds: at `all` positions, in the `prompt`, or on `generated` tokens; with a `pattern`, only on tokens whose text
+    it matches (a regular expression, anywhere in the token). None stands for everywhere."""
+    if positions not in POSITIONS:
+        raise UsageError(f"There are no positions {positions!r}.", f"Use {', '.join(POSITIONS)}.")
+    if positions == "all" and not pattern:
+        return None
+    try:
+        found = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(
+            f"{pattern!r} is not a regular expression: {error}.", "Give one that is matched against the text of each token, such as ^ def$."
+        ) from None
+    matching = torch.tensor([bool(found.search(text)) for text in subject.token_texts()], device=subject.device)
+    if not matching.any():
+        raise UsageError(f"No token of the subject matches {pattern!r}.", "A pattern is matched against one token at a time, leading space included.")
+
+    def where(tokens: Tensor, generated: bool) -> Tensor:
+        here = positions == "all" or generated == (positions == "generated")
+        return matching[tokens] & here
+
+    return where
 
 
 # ---------------------------------------------------------------- paired texts
@@ -83,44 +130,38 @@ class Pair:
     clamped: str
 
 
-def paired(subject: Subject, site: Site, edit: Edit, prompts: list[str], n_new: int, temperature: float, seeds: list[int]) -> list[Pair]:
-    """Each prompt under each seed, without and with the edit, both with the same luck."""
-    every = [(p, s) for p in prompts for s in seeds]
-    texts, numbers = [p for p, _ in every], [s for _, s in every]
-    plain = subject.generate(texts, n_new, site, temperature=temperature, seeds=numbers)
-    edited = subject.generate(texts, n_new, site, temperature=temperature, seeds=numbers, edit=edit)
-    return [Pair(p, s, a.text, b.text) for (p, s), a, b in zip(every, plain, edited, strict=True)]
+@dataclass(frozen=True)
+class Writing:
+    """What is written: each prompt under each seed, `tokens` long."""
 
+    prompts: list[str]
+    tokens: int = 40
+    temperature: float = 0.7
+    seeds: tuple[int, ...] = (0, 1)
 
-# ---------------------------------------------------------------- dose and response
+    @property
+    def every(self) -> list[tuple[str, int]]:
+        return [(p, s) for p in self.prompts for s in self.seeds]
 
 
 @dataclass(frozen=True)
-class Response:
-    """What one dose does to the subject's predictions on fixed text, as means over positions."""
+class Edits:
+    """An edit at the run's site, where it holds, and edits at other sites."""
 
-    dose: float  # multiples of the feature's maximum
-    kl: float  # nats a token, KL(baseline || clamped)
-    target: float  # change of the log-probability of the target tokens together, nats
-    control_kl: float  # the same two for a random direction of the same length
-    control_target: float
+    edit: Edit | None
+    where: Where | None = None
+    also: tuple[tuple[Site, Edit], ...] = ()
 
 
-@torch.inference_mode()
-def dose_response(
-    subject: Subject, site: Site, sae: SAE, feature: int, maximum: float, doses: list[float], rows: Tensor, targets: list[int], seed: int
-) -> list[Response]:
-    """Responses to setting `feature` to each dose x `maximum`, on token ids rows (R, T) without padding; `targets` are token ids."""
-    clean = subject.logits(rows).log_softmax(-1)[:, 1:]
-    base = clean[..., targets].logsumexp(-1)
+def written(subject: Subject, site: Site, writing: Writing, edits: Edits = Edits(None)) -> list[Generation]:  # noqa: B008 - frozen
+    """A continuation of each prompt under each seed."""
+    texts, numbers = [p for p, _ in writing.every], [s for _, s in writing.every]
+    return subject.generate(texts, writing.tokens, site, temperature=writing.temperature, seeds=numbers, edit=edits.edit, where=edits.where, also=edits.also)
 
-    def measure(edit: Edit) -> tuple[float, float]:
-        new = subject.logits(rows, site, edit).log_softmax(-1)[:, 1:]
-        kl = (clean.exp() * (clean - new)).sum(-1).mean()
-        return float(kl), float((new[..., targets].logsumexp(-1) - base).mean())
 
-    out = []
-    for dose in doses:
-        clamps = [Clamp(feature, "set", dose * maximum)]
-        out.append(Response(dose, *measure(clamp_edit(sae, clamps)), *measure(random_edit(sae, clamps, seed))))
-    return out
+def paired(subject: Subject, site: Site, edits: Edits, writing: Writing, seconds: float = math.inf) -> list[Pair]:
+    """Each prompt under each seed, without and with the edits, both with the same luck; UsageError after `seconds`."""
+    every = writing.every
+    plain = written(subject, site, writing, Edits(timed(None, seconds)))
+    edited = written(subject, site, writing, replace(edits, edit=timed(edits.edit, seconds)))
+    return [Pair(p, s, a.text, b.text) for (p, s), a, b in zip(every, plain, edited, strict=True)]

@@ -1,15 +1,16 @@
-"""What needs the live subject and SAE for one text: which features fire on it, and clamped continuations kept as experiments."""
+"""What needs the live subject and SAE: which features fire on a text, clamped continuations, doses, and the same again."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
-from core.clamp import clamp_edit, dose_response, paired, resolve
-from core.errors import UsageError
-from core.files import read_json, write_json
+from core.clamp import Edits, Writing, clamp_edit, paired, resolve, where_to_clamp
+from core.doses import Bench, Doses
+from core.errors import NotReady, UsageError
 from core.records import Clamp, Site
 from core.run import Run
 from core.saes import load_sae
@@ -22,6 +23,14 @@ class Reading:
 
     tokens: list[str]
     firings: list[tuple[int, int, float]]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where clamps hold: `positions` all, prompt or generated; `at` a regular expression that a token's text must match."""
+
+    positions: str = "all"
+    at: str = ""
 
 
 class Live:
@@ -56,39 +65,57 @@ class Live:
                 out[row] = self.sae.encode(self.subject.read(self.site, torch.tensor([ids]))[0, 1:].float()).amax(0).cpu().numpy()
         return out
 
-    def clamp(self, clamps: list[Clamp], maxima: dict[int, float], prompts: list[str], n_new: int, temperature: float, seeds: list[int]) -> dict:
-        """Baseline and clamped continuations of each prompt under each seed, as the record of an experiment."""
+    # ------------------------------------------------------------ clamps
+
+    def clamp(
+        self, clamps: list[Clamp], maxima: dict[int, float], writing: Writing, places: Places = Places(), also: tuple = (), seconds: float = math.inf
+    ) -> dict:  # noqa: B008 - frozen
+        """Baseline and clamped continuations of each prompt under each seed, as the record of an experiment.
+
+        `also` holds (other Live, its clamps, their maxima) for clamps at the sites of other runs of the same subject. Raises UsageError
+        after `seconds`.
+        """
+        edit, resolved = self.edit(clamps, maxima)
+        others = [(live, *live.edit(theirs, known)) for live, theirs, known in also]
+        for live, _, _ in others:
+            if live.site == self.site:
+                raise UsageError(f"{live.run.name} reads the same site {self.site}.", "Clamps of other runs must sit at other sites.")
+        edits = Edits(edit, where_to_clamp(self.subject, places.positions, places.at), tuple((live.site, e) for live, e, _ in others))
+        pairs = paired(self.subject, self.site, edits, writing, seconds)
+        return {
+            "clamps": [str(c) for c in clamps], "values": [c.value for c in resolved], "features": [c.feature for c in clamps],
+            "also": [{"run": live.run.name, "clamps": [asdict(c) for c in r]} for live, _, r in others],
+            "baseline": [p.baseline for p in pairs], "clamped": [p.clamped for p in pairs], "prompts": [p.prompt for p in pairs],
+            "seeds": [p.seed for p in pairs], "temperature": writing.temperature, "tokens": writing.tokens, **asdict(places),
+            "resolved": [asdict(c) for c in resolved], "sae": self.run.manifest("train").key,
+        }  # fmt: skip
+
+    def edit(self, clamps: list[Clamp], maxima: dict[int, float]):
+        """(the edit, the clamps in SAE units); UsageError for a feature that the SAE does not have."""
         if any(c.feature >= self.sae.n_features for c in clamps):
             raise UsageError(f"There is no feature {max(c.feature for c in clamps)}.", f"The SAE has features 0 to {self.sae.n_features - 1}.")
         resolved = resolve(clamps, maxima)
-        pairs = paired(self.subject, self.site, clamp_edit(self.sae, resolved), prompts, n_new, temperature, seeds)
-        return {
-            "prompt": prompts[0] if len(prompts) == 1 else prompts,
-            "clamps": [str(c) for c in clamps], "values": [c.value for c in resolved], "features": [c.feature for c in clamps],
-            "baseline": [p.baseline for p in pairs], "clamped": [p.clamped for p in pairs], "prompts": [p.prompt for p in pairs],
-            "seeds": [p.seed for p in pairs], "temperature": temperature,
-        }  # fmt: skip
+        return clamp_edit(self.sae, resolved), resolved
 
-    def doses(self, feature: int, maximum: float, doses: list[float], rows: np.ndarray, targets: list[int]) -> list[dict]:
-        """Responses as tables: `rows` (R, T) are token ids of one document each, read behind BOS; see `core.clamp.Response`."""
+    def replay(self, record: dict) -> dict:
+        """The texts of a kept experiment made again from what it recorded: same values, prompts, seeds and places."""
+        if record.get("sae") != self.run.manifest("train").key:
+            raise NotReady("The experiment was made with another autoencoder than the run has now.", "Clamp anew with the same flags.")
+        others = tuple((Live(Run.open(o["run"]), self.subject), [Clamp(**c) for c in o["clamps"]], {}) for o in record["also"])
+        prompts, seeds = list(dict.fromkeys(record["prompts"])), tuple(dict.fromkeys(record["seeds"]))
+        writing = Writing(prompts, record["tokens"], record["temperature"], seeds)
+        return self.clamp([Clamp(**c) for c in record["resolved"]], {}, writing, Places(record["positions"], record["at"]), others)
+
+    def doses(self, clamp: Clamp, maximum: float, doses: list[float], bench: dict, places: Places = Places()) -> dict:  # noqa: B008 - frozen
+        """Dose and response of one clamp, see `core.doses.Doses.measure`. `bench` holds rows (R, T) of token ids of one document each, read
+        behind BOS, targets, prompts, tokens, seeds and others, features of like density."""
         if maximum <= 0:
-            raise UsageError(f"Feature {feature} never fired, so a dose has no unit.", "Choose a feature that fires.")
+            raise UsageError(f"Feature {clamp.feature} never fired, so a dose has no unit.", "Choose a feature that fires.")
         first = [] if self.subject.bos is None else [self.subject.bos]
-        ids = torch.tensor([first + row for row in rows.tolist()])
-        found = dose_response(self.subject, self.site, self.sae, feature, maximum, doses, ids, targets, self.run.settings.seed)
-        return [asdict(r) for r in found]
-
-
-def save_experiment(run: Run, record: dict) -> str:
-    """Keep a clamp experiment under the next free number; returns its name inside the run."""
-    folder = run.path / "clamps"
-    folder.mkdir(exist_ok=True)
-    taken = [int(p.stem) for p in folder.glob("[0-9]*.json")]
-    name = f"{max(taken, default=0) + 1:04d}.json"
-    write_json(folder / name, record)
-    return f"clamps/{name}"
-
-
-def experiments(run: Run) -> list[dict]:
-    """All kept clamp experiments, oldest first."""
-    return [read_json(p) for p in sorted((run.path / "clamps").glob("[0-9]*.json"))]
+        rows = torch.tensor([first + row for row in np.asarray(bench["rows"]).tolist()])
+        writing = Writing(bench["prompts"], bench["tokens"], 0.7, tuple(range(bench["seeds"])))
+        where = where_to_clamp(self.subject, places.positions, places.at)
+        measured = Doses(
+            self.subject, self.site, self.sae, clamp, maximum, Bench(rows, bench["targets"], writing, bench["others"], self.run.settings.seed), where
+        )
+        return measured.measure(doses)

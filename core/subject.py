@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -29,6 +29,7 @@ from core.records import Site
 from core.run import Run
 
 Edit = Callable[[Tensor, Tensor], Tensor]  # (hidden (R, T, D), editable (R, T) bool) -> hidden (R, T, D)
+Where = Callable[[Tensor, bool], Tensor]  # (token ids (R, T) of a pass, they were generated) -> bool (R, T): an edit holds there
 
 
 class _Stop(Exception):
@@ -181,17 +182,18 @@ class Subject:
         with self._hooked(site, lambda hidden: edit(hidden, editable()).to(hidden.dtype)):
             yield
 
-    def _logits(self, tokens: Tensor, site: Site | None, edit: Edit | None) -> Tensor:
-        """Logits (R, T, V) in the subject's type, with `edit` at `site` on every position but the first."""
-        editable = torch.ones_like(tokens, dtype=torch.bool)
+    def _logits(self, tokens: Tensor, site: Site | None, edit: Edit | None, where: Where | None = None) -> Tensor:
+        """Logits (R, T, V) in the subject's type, with `edit` at `site` on every position but the first, and `where` says so."""
+        editable = torch.ones_like(tokens, dtype=torch.bool) if where is None else where(tokens, False)
         editable[:, 0] = False
         with self.editing(site, edit, lambda: editable) if edit else contextlib.nullcontext():
             return self.model(input_ids=tokens, use_cache=False).logits
 
     @torch.inference_mode()
-    def logits(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None) -> Tensor:
-        """Logits (R, T, V) float32 for unpadded token ids (R, T), with `edit` at `site` on every position but the first."""
-        return self._logits(tokens.to(self.device), site, edit).float()
+    def logits(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None, where: Where | None = None) -> Tensor:
+        """Logits (R, T, V) float32 for unpadded token ids (R, T), with `edit` at `site` on every position but the first, where
+        `where` allows it."""
+        return self._logits(tokens.to(self.device), site, edit, where).float()
 
     @torch.inference_mode()
     def losses(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None) -> Tensor:
@@ -240,18 +242,20 @@ class Subject:
         temperature: float = 1.0,
         seeds: list[int] | None = None,
         edit: Edit | None = None,
-        edit_prompt: bool = True,
+        where: Where | None = None,
+        also: Sequence[tuple[Site, Edit]] = (),
     ) -> list[Generation]:
         """A continuation of each prompt by up to `n_new` tokens, with the activations of every token.
 
         Each row draws from its own generator, seeded by `seeds`, one uniform number a token, so a row's text does not depend on the
         rows beside it and two runs with the same seeds use the same luck. `edit` holds at every position but the first and the
-        padding, in the prompt (unless `edit_prompt` is False) and at every generated token, through the KV cache.
+        padding, in the prompt and at every generated token, through the KV cache; `where` narrows that down. `also`
+        holds edits at other sites.
         """
         if not 0 <= n_new < self.context:
             raise UsageError(f"Cannot generate {n_new} tokens in a context of {self.context}.", f"Give 0 to {self.context - 1}.")
         ids = [self._cut(self.prompt_tokens(p), self.context - n_new) for p in prompts]
-        loop = _Decoding(self, ids, site, edit, edit_prompt)
+        loop = _Decoding(self, ids, [*also, (site, edit)], where)
         rows = loop.run(n_new, temperature, seeds or list(range(len(prompts))))
         return [self._generation(p, i, *row) for p, i, row in zip(prompts, ids, rows, strict=True)]
 
@@ -302,8 +306,9 @@ class Subject:
 class _Decoding:
     """The state of one batch being decoded: left-padded rows, the KV cache, and what the hook has seen."""
 
-    def __init__(self, subject: Subject, ids: list[list[int]], site: Site, edit: Edit | None, edit_prompt: bool):
-        self.subject, self.site, self.edit, self.edit_prompt = subject, site, edit, edit_prompt
+    def __init__(self, subject: Subject, ids: list[list[int]], edits: list[tuple[Site, Edit | None]], where: Where | None):
+        self.subject, self.where = subject, where
+        self.also, (self.site, self.edit) = edits[:-1], edits[-1]
         width = max(map(len, ids))
         fill = subject.bos if subject.bos is not None else 0
         device = subject.device
@@ -320,7 +325,7 @@ class _Decoding:
         new: list[list[int]] = [[] for _ in seeds]
         done = [n_new == 0] * len(seeds)
         place = torch.arange(self.tokens.shape[1], device=self.tokens.device)[None]
-        self.editable = (place > self.first[:, None]) & self.edit_prompt
+        self.editable = (place > self.first[:, None]) & self._allowed(self.tokens, False)
         with self._hook():
             cache, logits = self._forward(self.tokens, (place - self.first[:, None]).clamp(min=0), None)
             while not all(done):
@@ -331,9 +336,12 @@ class _Decoding:
                         done[row] = token == self.subject.eos or len(new[row]) == n_new
                 positions = self.mask.sum(1, keepdim=True)
                 self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
-                self.editable = torch.ones_like(chosen[:, None], dtype=torch.bool)
+                self.editable = self._allowed(chosen[:, None].to(self.tokens.device), True)
                 cache, logits = self._forward(chosen[:, None].to(self.tokens.device), positions, cache)
         return self._rows(new)
+
+    def _allowed(self, tokens: Tensor, generated: bool) -> Tensor:
+        return torch.ones_like(tokens, dtype=torch.bool) if self.where is None else self.where(tokens, generated)
 
     def _forward(self, tokens: Tensor, positions: Tensor, cache):
         out = self.subject.model(input_ids=tokens, attention_mask=self.mask, position_ids=positions, past_key_values=cache, use_cache=True)
@@ -345,7 +353,11 @@ class _Decoding:
             self.seen.append(new.float().cpu())
             return None if self.edit is None else new
 
-        return self.subject._hooked(self.site, see)
+        stack = contextlib.ExitStack()
+        for site, edit in self.also:
+            stack.enter_context(self.subject.editing(site, edit, lambda: self.editable))
+        stack.enter_context(self.subject._hooked(self.site, see))
+        return stack
 
     def _rows(self, new: list[list[int]]) -> list[tuple[list[int], Tensor]]:
         seen = torch.cat(self.seen, 1)  # (R, T + steps, D)

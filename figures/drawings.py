@@ -67,7 +67,14 @@ def drawings_of(features: Features, control: Run | None, compared: list[Run], cl
     for i, record in enumerate(r for r in clamps if "doses" in r):
         name = f"clamp-{record['features'][0]}-{i + 1}"
         make = lambda dark, r=record: dose_curves(r["doses"], dose_title(r), dark)
-        found.append(Drawing(name, "Dose and response", make, f"{len(record['doses'])} doses; the control is one random direction of the same length."))
+        found.append(
+            Drawing(
+                name,
+                "Dose and response",
+                make,
+                f"{len(record['doses'])} doses; controls of equal length: a random direction, a random feature of like density.",
+            )
+        )
     return found
 
 

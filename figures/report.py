@@ -13,6 +13,7 @@ import numpy as np
 
 from autointerp.features import Features
 from autointerp.selection import parse_features
+from core.experiments import experiments
 from core.files import read_json, replacing
 from core.progress import say
 from core.records import Manifest
@@ -29,7 +30,7 @@ SHOWN = {"top": 4, "strata": 1}
 
 def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
     inputs = NEEDED + [unit for unit in OPTIONAL if run.find(unit)]
-    clamps = clamp_records(run)
+    clamps = experiments(run)
     redo = redo or run.find(UNIT) is not None and run.find(UNIT).summary.get("clamps") != len(clamps)
     work = run.begin(UNIT, VERSION, settings, inputs, redo)
     manifest = run.manifest(UNIT) if work is None else None
@@ -59,10 +60,6 @@ def write_readme(drawings: list[Drawing], folder: Path) -> None:
     made = {figure["name"]: figure for figure in draw(drawings, folder, ("png", "svg"))}
     write_text(folder / "figures.md", "\n\n".join(picture(name, made) for name in made) + "\n")
     say(f"readme: {len(made)} figures and figures.md in {folder}")
-
-
-def clamp_records(run: Run) -> list[dict]:
-    return [read_json(p) for p in sorted((run.path / "clamps").glob("[0-9]*.json"))]
 
 
 # ---------------------------------------------------------------- text

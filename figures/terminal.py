@@ -76,7 +76,8 @@ def feature_text(card: dict, histogram) -> str:
     ]
     for label in card["labels"]:
         scores = "; ".join(score_text(s) for s in label["scores"]) or "not scored"
-        lines += [f"  {label['set']:10} {visible(label['text'])}", f"  {'':10} confidence {label['confidence']:.2f}; {scores}"]
+        confidence = "" if label["confidence"] is None else f"confidence {label['confidence']:.2f}; "
+        lines += [f"  {label['set']:10} {visible(label['text'])}", f"  {'':10} {confidence}{scores}"]
     lines += [f"  note       {visible(n['text'])}  ({n['time'][:10]})" for n in card["notes"]]
     if card["cluster"]:
         group = card["cluster"]
@@ -136,12 +137,32 @@ def reading_text(tokens: list[str], firings: list[dict], maxima: dict[int, float
     return "\n".join(lines)
 
 
+DOSE_COLUMNS = (("target", "own tokens, nats", "+.2f"), ("own", "written, share", ".2f"), ("found", "found, of max", ".2f"), ("kl", "KL, nats/token", ".3f"),
+                ("loss", "neutral loss", "+.3f"), ("perplexity", "perplexity", ".1f"), ("distinct", "distinct pairs", ".2f"))  # fmt: skip
+
+
+def dose_lines(record: dict) -> list[str]:
+    """A table of doses: each measure of the clamp, and of a random direction of equal length in brackets; then the useful dose."""
+    number = lambda value, form: "-" if value is None else format(value, form)
+    lines = ["", "    dose" + "".join(f"{name:>24}" for _, name, _ in DOSE_COLUMNS)]
+    for d in record["doses"]:
+        lines.append(
+            f"   {d['dose']:4g}x" + "".join(f"{number(d[key], form) + ' (' + number(d['random_' + key], form) + ')':>24}" for key, _, form in DOSE_COLUMNS)
+        )
+    useful = record["useful"]
+    if useful["dose"] is None:
+        return [*lines, "   in brackets: a random direction of equal length. No dose was useful on the prompts that it was sought on."]
+    span = "" if useful["own_low"] is None else f" [{max(0.0, useful['own_low']):.0%}, {useful['own_high']:.0%}]"
+    return [*lines, "   in brackets: a random direction of equal length", (
+        f"   useful dose {useful['dose']:g}x, sought on {useful['sought_on']} prompts; on {useful['reported_on']} others {useful['own']:.0%}{span} of the tokens "
+        f"written are its own, {useful['random_own']:.0%} along a random direction, {useful['unclamped_own']:.0%} unclamped")]  # fmt: skip
+
+
 def clamp_text(record: dict) -> str:
     """Baseline and clamped continuations, one above the other, under each prompt; then the doses."""
     lines = [f"{clamp}   {visible(record['labels'].get(str(f), ''))}" for clamp, f in zip(record["clamps"], record["features"], strict=True)]
     for prompt, seed, baseline, clamped in zip(record["prompts"], record["seeds"], record["baseline"], record["clamped"], strict=True):
         lines += [f"-- {visible(prompt)}   (seed {seed})", f"   baseline  {visible(baseline)}", f"   clamped   {visible(clamped)}"]
     if "doses" in record:
-        lines.append("   dose   target (nats)   KL (nats/token)   random direction: target, KL")
-        lines += [f"   {d['dose']:4g}x  {d['target']:+13.2f}  {d['kl']:16.3f}   {d['control_target']:+10.2f}  {d['control_kl']:.3f}" for d in record["doses"]]
+        lines += dose_lines(record)
     return "\n".join(lines)

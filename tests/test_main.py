@@ -89,6 +89,42 @@ def test_clamp_prints_pairs_and_keeps_the_experiment(job_copy, call):
     assert (job_copy / "clamps" / "0001.json").exists() and (job_copy / "clamps" / "0001.png").exists()
 
 
+def test_an_experiment_is_replayed_exactly(job_copy, call):
+    words = ["--set", "3=5x", "--ablate", "4", "--positions", "generated", "--prompt", "the cat", "--prompt", "snow", "--tokens", 6]
+    made = json.loads(call("clamp", job_copy, *words, "--json")[1])
+    again = json.loads(call("clamp", job_copy, "--replay", 1, "--json")[1])
+    assert again["replay"] == {"number": 1, "same": 8, "texts": 8} and (again["baseline"], again["clamped"]) == (made["baseline"], made["clamped"])
+    assert made["positions"] == "generated" and made["clamped"] != made["baseline"]
+    kept = json.loads((job_copy / "clamps" / "0001.json").read_text())
+    (job_copy / "clamps" / "0001.json").write_text(json.dumps(kept | {"clamped": ["another"] * 4}))
+    assert json.loads(call("clamp", job_copy, "--replay", 1, "--json")[1])["replay"]["same"] == 4
+    (job_copy / "clamps" / "0001.json").write_text(json.dumps(kept | {"sae": "0"}))
+    code, _, err = call("clamp", job_copy, "--replay", 1)
+    assert code == 3 and "another autoencoder" in two_lines(err)[0]
+
+
+def test_features_of_two_runs_are_clamped_together(job_copy, job, call, tmp_path):
+    """A run of the same subject at another site lends its autoencoder; one at the same site cannot."""
+    other = tmp_path / "early"
+    subject = json.loads((job_copy / "run.json").read_text())["subject"]
+    corpus = json.loads((job_copy / "run.json").read_text())["corpus"]
+    assert call("new", other, "--subject", subject, "--site", "resid_post.0", "--corpus", corpus, "--dtype", "float32", "--device", "cpu")[0] == 0
+    for stage in (["capture", other, "--context", 32], ["train", other, "--expansion", 4, "--k", 4, "--batch", 256], ["index", other]):
+        assert call(*stage)[0] == 0
+    words = ["--prompt", "the cat sat", "--tokens", 6, "--samples", 1, "--json"]
+    alone = json.loads(call("clamp", job_copy, "--set", "3=5x", *words)[1])
+    both = json.loads(call("clamp", job_copy, "--set", "3=5x", "--add", f"{other}:2=9", *words)[1])
+    assert both["baseline"] == alone["baseline"] and both["also"][0]["clamps"][0]["feature"] == 2
+    assert json.loads(call("clamp", job_copy, "--replay", 2, "--json")[1])["replay"]["same"] == 2
+    code, _, err = call("clamp", job_copy, "--set", "3=5x", "--set", f"{job}:2=9", "--prompt", "x")
+    assert code == 2 and "same site" in two_lines(err)[0]
+
+
+def test_export_writes_the_site(job, call, tmp_path):
+    code, out, _ = call("export", job, tmp_path / "site", "--to", "site")
+    assert code == 0 and (tmp_path / "site" / "index.html").exists() and "before the first paint" in out
+
+
 def test_a_changed_stage_makes_what_follows_stale(job_copy, call):
     code, _, err = call("train", job_copy, "--k", 8)
     assert code == 3 and "k 4 -> 8" in two_lines(err)[0] and "--redo" in two_lines(err)[1]
@@ -109,6 +145,14 @@ def test_a_changed_stage_makes_what_follows_stale(job_copy, call):
         (["clamp", "{run}", "--set", "99999=5x", "--prompt", "x"], 2, "no feature 99999"),
         (["clamp", "{run}", "--set", "3=5x", "--set", "3=2x", "--prompt", "x"], 2, "clamped twice"),
         (["clamp", "{run}", "--prompt", "x"], 2, "nothing to clamp"),
+        (["clamp", "{run}", "--set", "3=5x"], 2, "no prompt"),
+        (["clamp", "{run}", "--set", "3=5x", "--ablate", "4", "--prompt", "x", "--doses", "1"], 2, "one clamp at a time"),
+        (["clamp", "{run}", "--set", "3=5x", "--prompt", "x", "--doses", "1,many"], 2, "not a list of numbers"),
+        (["clamp", "{run}", "--set", "3=5x", "--prompt", "x", "--at", "("], 2, "not a regular expression"),
+        (["clamp", "{run}", "--replay", "9"], 2, "no clamp experiment 9"),
+        (["clamp", "{run}", "--set", "nowhere:3=5x", "--prompt", "x"], 2, "nothing to clamp"),
+        (["clamp", "{run}", "--set", "3=5x", "--set", "nowhere:3=5x", "--prompt", "x"], 3, "no run 'nowhere'"),
+        (["export", "{run}", "{run}", "--to", "site"], 2, "is no export"),
         (["text", "{run}", ""], 2, "two tokens"),
         (["note", "{run}", "3", "  "], 2, "empty"),
         (["label", "{run}", "--features", "1-x"], 2, "not a feature number"),

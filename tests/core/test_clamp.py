@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.clamp import clamp_edit, dose_response, paired, random_edit, resolve, target_values
+from core.clamp import Edits, Writing, clamp_edit, directed_edit, paired, random_directions, resolve, target_values, where_to_clamp
 from core.errors import UsageError
 from core.records import Clamp, Site
 from core.saes import SAE, Form
@@ -154,24 +154,25 @@ def test_a_clamp_that_cannot_be_read_is_an_error(mode, text):
 # ---------------------------------------------------------------- controls, texts, doses
 
 
-def test_the_control_is_as_long_as_the_clamp_and_points_elsewhere(sae, x, feature):
-    clamps = [Clamp(feature, "set", 4.0)]
-    clamp, control = (edit(x, EDITABLE) - x for edit in (clamp_edit(sae, clamps), random_edit(sae, clamps, 1)))
+def test_a_control_is_as_long_as_the_clamp_and_points_its_own_way_in_each_row(sae, x, feature):
+    edit, directions = clamp_edit(sae, [Clamp(feature, "set", 4.0)]), random_directions(3, WIDTH, 1)
+    clamp, control = (e(x, EDITABLE) - x for e in (edit, directed_edit(edit, directions)))
     torch.testing.assert_close(control.norm(dim=-1), clamp.norm(dim=-1), rtol=1e-4, atol=1e-5)
     assert control[:, 0].abs().max() == 0 and clamp[:, 1:].norm(dim=-1).max() > 1
-    assert torch.nn.functional.cosine_similarity(clamp[:, 1:], control[:, 1:], dim=-1).abs().max() < 0.9
-    torch.testing.assert_close(random_edit(sae, clamps, 1)(x, EDITABLE), x + control)
-    assert not torch.allclose(random_edit(sae, clamps, 2)(x, EDITABLE), x + control, atol=1e-3)
+    for row in range(3):
+        torch.testing.assert_close(control[row], control[row].norm(dim=-1, keepdim=True) * directions[row], rtol=1e-4, atol=1e-5)
+    assert torch.equal(directions, random_directions(3, WIDTH, 1)) and not torch.allclose(directions, random_directions(3, WIDTH, 2), atol=0.1)
 
 
 def test_pairs_differ_by_the_clamp_alone(gpt2, sae):
     prompts, seeds = ["the cat", "snow falls in winter"], [4, 9]
-    same = paired(gpt2, SITE, clamp_edit(sae, [Clamp(3, "scale", 1.0)]), prompts, 8, 1.0, seeds)
+    writing = Writing(prompts, 8, 1.0, tuple(seeds))
+    same = paired(gpt2, SITE, Edits(clamp_edit(sae, [Clamp(3, "scale", 1.0)])), writing)
     assert [(p.prompt, p.seed) for p in same] == [(p, s) for p in prompts for s in seeds]
     assert all(p.baseline == p.clamped for p in same)
     assert len({p.baseline for p in same}) == 4
     edit = clamp_edit(sae, [Clamp(3, "set", 40.0)])
-    pairs = paired(gpt2, SITE, edit, prompts, 8, 1.0, seeds)
+    pairs = paired(gpt2, SITE, Edits(edit), writing)
     assert [p.baseline for p in pairs] == [p.baseline for p in same]
     assert all(p.clamped != p.baseline for p in pairs)
     for pair in pairs:
@@ -192,23 +193,57 @@ def test_a_clamp_holds_at_every_generated_token(gpt2, sae):
     torch.testing.assert_close((made.activations - fresh)[1:], moved, rtol=1e-4, atol=1e-3)
 
 
-def test_a_dose_that_changes_nothing_moves_nothing(gpt2, sae):
-    (response,) = dose_response(gpt2, SITE, sae, 5, 2.0, [0.0], ROWS, [1, 2], seed=0)  # feature 5 never fires
-    assert [response.dose, response.kl, response.target, response.control_kl, response.control_target] == pytest.approx([0] * 5, abs=1e-6)
+# ---------------------------------------------------------------- where
 
 
-def test_responses_are_kl_and_log_probability_by_hand(gpt2, sae, x):
-    targets, maximum, doses = [17, 200], 3.0, [1.0, 4.0]
-    found = dose_response(gpt2, SITE, sae, 3, maximum, doses, ROWS, targets, seed=0)
-    clean = torch.nn.functional.softmax(gpt2.logits(ROWS).double(), -1)
-    for response in found:
-        clamps = [Clamp(3, "set", response.dose * maximum)]
-        clamped = clamp_edit(sae, clamps), response.kl, response.target
-        control = random_edit(sae, clamps, 0), response.control_kl, response.control_target
-        for edit, kl, target in (clamped, control):
-            new = torch.nn.functional.softmax(gpt2.logits(ROWS, SITE, edit).double(), -1)
-            by_hand = [float((clean[r, t] * (clean[r, t] / new[r, t]).log()).sum()) for r in range(3) for t in range(1, 10)]
-            assert kl == pytest.approx(sum(by_hand) / 27, rel=1e-3) and kl > 0
-            moved = (new[:, 1:, targets].sum(-1).log() - clean[:, 1:, targets].sum(-1).log()).mean()
-            assert target == pytest.approx(float(moved), rel=1e-3, abs=1e-5)
-    assert [r.dose for r in found] == doses and found[1].kl > found[0].kl
+def moved(gpt2, sae, where, n_new=6):
+    """bool (T,): the clamp changed the activation at each position of a greedy continuation, read anew without it."""
+    (made,) = gpt2.generate(["the cat sat on"], n_new, SITE, temperature=0, edit=clamp_edit(sae, [Clamp(3, "add", 30.0)]), where=where)
+    fresh = gpt2.read(SITE, torch.tensor([made.tokens[: len(made.activations)]]))[0]
+    return (made.activations - fresh).norm(dim=-1) > 1, made
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+def test_positions_say_where_a_clamp_holds(gpt2, sae, positions):
+    found, made = moved(gpt2, sae, where_to_clamp(gpt2, positions))
+    place = torch.arange(len(found))
+    expected = {"all": place > 0, "prompt": (place > 0) & (place < made.n_prompt), "generated": place >= made.n_prompt}[positions]
+    assert torch.equal(found[: len(made.tokens) - 1], expected[: len(made.tokens) - 1])  # behind the last token nothing was computed
+
+
+def test_a_pattern_clamps_the_tokens_that_it_matches(gpt2, sae):
+    texts = gpt2.token_texts()
+    found, made = moved(gpt2, sae, where_to_clamp(gpt2, "all", "[aeiou]"))
+    expected = torch.tensor([i > 0 and any(c in "aeiou" for c in texts[t]) for i, t in enumerate(made.tokens)])
+    n = len(made.tokens) - 1
+    assert torch.equal(found[:n], expected[:n]) and expected[1:n].any() and not expected[1:n].all()
+    in_prompt, _ = moved(gpt2, sae, where_to_clamp(gpt2, "prompt", "[aeiou]"))
+    assert torch.equal(in_prompt[: made.n_prompt], expected[: made.n_prompt]) and not in_prompt[made.n_prompt : n].any()
+
+
+@pytest.mark.parametrize(
+    ("positions", "pattern", "said"), [("here", "", "no positions"), ("all", "(", "not a regular expression"), ("all", "qqqqq", "No token")]
+)
+def test_places_that_cannot_be_are_errors(gpt2, positions, pattern, said):
+    with pytest.raises(UsageError, match=said):
+        where_to_clamp(gpt2, positions, pattern)
+
+
+def test_clamps_at_two_sites_act_together(gpt2, sae):
+    """Both edits show in the activations that come out at the later site."""
+    early = Site("resid_post", 0)
+    first, second = clamp_edit(sae, [Clamp(3, "add", 30.0)]), clamp_edit(sae, [Clamp(7, "add", 20.0)])
+    (both,) = gpt2.generate(["the cat"], 0, SITE, edit=second, also=[(early, first)])
+    (late,) = gpt2.generate(["the cat"], 0, SITE, edit=second)
+    ids = torch.tensor([late.tokens])
+    held = torch.ones_like(ids, dtype=torch.bool)
+    held[:, 0] = False
+    with gpt2.editing(early, first, lambda: held):
+        by_hand = second(gpt2.read(SITE, ids).float(), held)[0]
+    torch.testing.assert_close(both.activations, by_hand, rtol=1e-4, atol=1e-3)
+    assert (both.activations - late.activations)[1:].norm(dim=-1).min() > 1
+
+
+def test_work_that_takes_too_long_ends(gpt2, sae):
+    with pytest.raises(UsageError, match="longer than 0 seconds"):
+        paired(gpt2, SITE, Edits(None), Writing(["the cat"], 4), seconds=0.0)

@@ -361,7 +361,14 @@ def test_sampling_follows_the_distribution(gpt2):
 def test_a_cached_generation_under_an_edit_equals_computing_everything_anew(subject, edit_prompt):
     direction = torch.linspace(-2, 2, WIDTH)
     edit = lambda hidden, editable: torch.where(editable[..., None], hidden + direction, hidden)
-    made = subject.generate([LONG, SHORT], 8, SITE, temperature=0, edit=edit, edit_prompt=edit_prompt)
+    made = subject.generate(
+        [LONG, SHORT],
+        8,
+        SITE,
+        temperature=0,
+        edit=edit,
+        where=None if edit_prompt else (lambda tokens, generated: torch.full_like(tokens, generated, dtype=torch.bool)),
+    )
     plain = subject.generate([LONG, SHORT], 8, SITE, temperature=0)
     for row, unedited in zip(made, plain, strict=True):
         tokens, seen = row.tokens[: row.n_prompt], None

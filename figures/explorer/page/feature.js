@@ -1,0 +1,154 @@
+"use strict";
+/* One feature: the verdict first (labels, scores, what it is), then where it fires, what is near it, what it does, where all this is from. */
+
+const CHIPS = {
+  alive: "", rare: "Fires in fewer than 5 documents of the score split: too rare to score", dense: "Fires on over a tenth of the tokens",
+  dead: "Never fires on this corpus", isolated: "Its nearest direction is no nearer than chance",
+};
+
+async function showFeature(feature, panel) {
+  panel.setAttribute("aria-busy", "true");
+  let card;
+  try {
+    card = await loadCard(feature);
+  } catch (error) {
+    replace(panel, el("p.error", {}, `Feature ${feature} could not be loaded. ${error.message}`));
+    return;
+  } finally {
+    panel.removeAttribute("aria-busy");
+  }
+  if (state.feature() !== feature) return; // another one was opened meanwhile
+  replace(panel, featurePage(card));
+  panel.scrollTop = 0;
+  map.neighbours = (card.neighbours || []).map((n) => n.feature);
+  if (run.start.map) map.draw();
+  const first = card.labels[0];
+  announce(`Feature ${feature}. ${first ? visible(first.text) : "No label"}.`);
+}
+
+function featurePage(card) {
+  return [
+    featureHead(card),
+    verdict(card),
+    el("div.columns", {}, el("section", {}, el("h3", {}, "Activations"), histogramChart(card)), tokensSection(card)),
+    snippetSection(card),
+    nearSection(card),
+    groupSection(card),
+    clampSection(card),
+    noteSection(card),
+    provenanceSection(card),
+  ];
+}
+
+/* ---------------------------------------------------------------- the verdict */
+
+function featureHead(card) {
+  const path = groupPath(card).flatMap((g, i) => [i ? el("span", { "aria-hidden": "true" }, " › ") : "", el("a", { href: state.link({ v: "list", group: `${g.layer}.${g.group}`, p: "" }) }, groupTitle(g.group, g.title))]);
+  const step = (by, text, key) => el("button.quiet", { title: `${text} feature of the same group (${key})`, "aria-label": `${text} feature of the same group`, onclick: () => stepInGroup(by) }, by < 0 ? "‹" : "›");
+  return el("header.feature-head", {},
+    el("div.crumbs", {}, path.length ? path : el("span.faint", {}, "in no group")),
+    el("div.feature-tools", {}, step(-1, "Previous", "["), step(1, "Next", "]"), el("button.quiet", { title: "Close (Esc)", "aria-label": "Close", onclick: () => openFeature(null) }, "×")));
+}
+
+function groupPath(card) {
+  if (card.groups && card.groups.length) return card.groups;
+  return card.cluster && card.cluster.group >= 0 ? [{ layer: 0, ...card.cluster }] : [];
+}
+
+function verdict(card) {
+  const [first, ...others] = card.labels;
+  const chips = [card.status, card.isolated && card.status !== "isolated" ? "isolated" : ""].filter((s) => s && s !== "alive");
+  const facts = [`fires on ${percent(card.density)} of tokens`, `${thousands(card.n_firings)} firings in ${thousands(card.n_documents)} documents`, `maximum ${short(card.max)}`];
+  return el("div.verdict", {},
+    el("h2", { tabindex: "-1", id: "feature-title" }, el("span.number-badge", {}, `${card.feature}`), first ? el("span", {}, visible(first.text)) : el("span.faint", {}, "no label")),
+    el("p.facts", {}, chips.map((c) => el(`span.chip.${c}`, { title: CHIPS[c] || "" }, c)), facts.map((f) => el("span", {}, f))),
+    card.labels.map((label) => labelScores(label, others.length > 0)),
+    (card.failures || []).map((f) => el("p.failure", {}, `${f.unit}: ${f.kind}. `, el("span.faint", {}, visible(f.message || "")))),
+    (card.notes || []).map((n) => el("p.note", {}, "“", visible(n.text), "” ", el("span.faint", {}, `note, ${visible(String(n.time || "").slice(0, 10))}`))));
+}
+
+/* One label set: its name, its text where there are several, and a line for each kind of score. */
+function labelScores(label, several) {
+  const kind = label.kind ? `${label.set}, ${label.kind}` : label.set;
+  const scores = label.scores.length ? label.scores.map(scoreLine) : [el("p.score.faint", {}, "not scored")];
+  const confidence = label.confidence === null ? "" : `confidence ${fixed(label.confidence)}`;
+  return el("div.label-set", {}, el("p", {}, el("span.set-name", {}, visible(kind)), several ? el("span", {}, visible(label.text), " ") : "", el("span.faint", {}, confidence)), scores);
+}
+
+function scoreLine(score) {
+  if (score.value === null) return el("p.score", {}, el("span", {}, visible(score.kind)), el("span.faint", {}, visible(score.undefined || "undefined")));
+  const span = score.low === null || score.low === undefined ? el("span.faint", {}, "no interval") : el("span", {}, `[${fixed(score.low)}, ${fixed(score.high)}]`);
+  const nothing = score.null === null || score.null === undefined ? "" : el("span.faint", {}, el("span.null-mark", { "aria-hidden": "true" }), `null ${fixed(score.null)}`);
+  return el("p.score", {}, el("span", {}, visible(score.kind)), scorePlot(score), el("strong", {}, fixed(score.value)), span, nothing, el("span.faint", {}, `${score.n_documents} documents`));
+}
+
+function tokensSection(card) {
+  if (!card.promoted.length) return el("section", {}, el("h3", {}, "Output"), el("p.faint", {}, "Not known: this run has no effects."));
+  const top = Math.max(...[...card.promoted, ...card.suppressed].filter((v, i) => i % 2).map(Math.abs));
+  return el("section.output", {}, el("h3", {}, "Output tokens"), el("div.two", {}, logitList("Promotes", card.promoted, top, "up"), logitList("Suppresses", card.suppressed, top, "down")));
+}
+
+/* ---------------------------------------------------------------- what is near */
+
+function relationTable(rows, value, head) {
+  return el("table.relations", {}, el("thead", {}, el("tr", {}, ["Feature", head, "Label"].map((h) => el("th", { scope: "col" }, h)))),
+    el("tbody", {}, rows.map((r) => el("tr", {}, el("td", {}, featureLink(r.feature)), el("td.number", {}, fixed(value(r))), el("td", {}, labelNode(r.label || labelOf(r.feature)))))));
+}
+
+function neighbourSection(card) {
+  const rows = card.neighbours || [];
+  return el("section", {}, el("h3", {}, "Nearest directions"), rows.length ? relationTable(rows, (r) => r.cosine, "Cosine") : el("p.faint", {}, "Not known: this run has no clusters."));
+}
+
+function partnerSection(card) {
+  const rows = card.partners || [];
+  return rows.length ? el("section", {}, el("h3", {}, "Fires together with"), relationTable(rows, (r) => r.phi, "phi")) : null;
+}
+
+function nearSection(card) {
+  const partners = partnerSection(card);
+  return partners ? el("div.columns.even", {}, neighbourSection(card), partners) : neighbourSection(card);
+}
+
+function groupMembers(layer, group) {
+  const members = [];
+  run.start.layers[layer].group.forEach((g, f) => g === group && members.push(f));
+  return members;
+}
+
+function groupSection(card) {
+  const own = groupPath(card).at(-1);
+  if (!own) return null;
+  const column = scoreColumn(state.get("k"));
+  const members = groupMembers(own.layer, own.group).filter((f) => f !== card.feature);
+  const best = members.sort((a, b) => (scoreOf(b, column) ?? -1) - (scoreOf(a, column) ?? -1)).slice(0, 8);
+  return el("section", {}, el("h3", {}, "Also in this group"), el("p.hint", {}, `${groupTitle(own.group, own.title)}: ${members.length + 1} features, the best labelled first.`),
+    el("ul.members", {}, best.map((f) => el("li", {}, featureLink(f), " ", labelNode(labelOf(f))))));
+}
+
+/* ---------------------------------------------------------------- what it does, notes, where from */
+
+function clampSection(card) {
+  const kept = run.start.clamps.filter((c) => c.features.includes(card.feature));
+  const holder = el("div", {});
+  if (kept.length) load(`clamp-${String(kept.at(-1).number).padStart(4, "0")}`).then((record) => replace(holder, experimentNodes(record, 2)), () => {});
+  const live = run.start.live ? el("p", {}, el("a", { href: state.link({ v: "clamp", w: card.feature, x: "" }) }, "Clamp it yourself")) : null;
+  const more = kept.length ? el("p", {}, el("a", { href: state.link({ v: "clamp", x: kept.at(-1).number }) }, "The whole experiment")) : null;
+  const command = `python main.py clamp ${run.start.run.name} --set ${card.feature}=2x --prompt "…" --doses 0,1,2,4`;
+  const none = kept.length || run.start.live ? null : el("p.faint", {}, "Not clamped yet: ", el("code", {}, command));
+  return el("section", {}, el("h3", {}, "When it is turned up"), holder, more, live, none);
+}
+
+function noteSection(card) {
+  return run.start.live ? el("section", {}, el("h3", {}, "Note"), noteForm(card)) : null;
+}
+
+function provenanceSection(card) {
+  const units = ["capture", "train", "index", "effects", "cluster", ...card.labels.map((l) => `label/${l.set}`), ...card.labels.flatMap((l) => l.scores.map((s) => `score/${l.set}/${s.kind}`))];
+  const rows = units.filter((u) => run.start.units[u]).map((u) => el("tr", {}, el("td", {}, visible(u)), el("td", {}, el("code", {}, run.start.units[u].key)), el("td.faint", {}, settingsText(run.start.units[u].settings))));
+  return el("details.provenance", {}, el("summary", {}, "Where this is from"), el("table.relations", {}, el("tbody", {}, rows)));
+}
+
+function settingsText(settings) {
+  return visible(Object.entries(settings).filter(([, v]) => v !== "").map(([k, v]) => `${k} ${v}`).join(", "));
+}

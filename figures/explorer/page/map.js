@@ -1,0 +1,320 @@
+"use strict";
+/* The map: every feature as a point on a canvas. A full drawing is kept as a picture, and while a hand moves only that picture is
+   moved, so panning stays smooth however many points there are. */
+
+const GRID = 65535;
+const RAMPS = { // cividis, the end that would vanish on the page left out
+  light: ["#cbba69", "#a59c74", "#7f7c75", "#5c6067", "#34486b", "#00204c"],
+  dark: ["#3d4d6c", "#5c6067", "#7f7c75", "#a59c74", "#cbba69", "#ffe945"],
+};
+
+const map = {
+  canvas: null, context: null, width: 0, height: 0,
+  centre: [0.5, 0.5], zoom: 1, // centre in map units (0 to 1), zoom 1 shows everything
+  picture: null, pending: 0, cost: 0, cells: null, layers: [],
+  hover: null, matches: null,
+
+  init(canvas) {
+    Object.assign(map, { canvas, context: canvas.getContext("2d"), picture: document.createElement("canvas") });
+    const { x, y } = run.start.map;
+    map.x = Float32Array.from(x, (v) => (v === null ? NaN : v / GRID));
+    map.y = Float32Array.from(y, (v) => (v === null ? NaN : 1 - v / GRID));
+    map.middle = [middleOf(map.x), middleOf(map.y)];
+    map.centre = [...map.middle];
+    map.buckets();
+    map.layers = run.start.layers.map((layer) => anchorsOf(layer));
+    map.readPlace();
+    new ResizeObserver(() => map.resize()).observe(canvas);
+  },
+
+  /* A coarse grid of the points, for picking. */
+  buckets() {
+    map.cells = Array.from({ length: 64 * 64 }, () => []);
+    map.x.forEach((x, f) => {
+      if (!Number.isNaN(x)) map.cells[cell(x) + 64 * cell(map.y[f])].push(f);
+    });
+  },
+
+  resize() {
+    const ratio = devicePixelRatio || 1;
+    map.width = map.canvas.clientWidth;
+    map.height = map.canvas.clientHeight;
+    if (!map.width || !map.height) return;
+    for (const canvas of [map.canvas, map.picture]) Object.assign(canvas, { width: map.width * ratio, height: map.height * ratio });
+    map.draw();
+  },
+
+  /* ------------------------------------------------------------ places */
+
+  scale: () => Math.min(map.width, map.height) * 0.94 * map.zoom,
+  toScreen: (x, y) => [(x - map.centre[0]) * map.scale() + map.width / 2, (y - map.centre[1]) * map.scale() + map.height / 2],
+  toMap: (x, y) => [(x - map.width / 2) / map.scale() + map.centre[0], (y - map.height / 2) / map.scale() + map.centre[1]],
+
+  readPlace() {
+    const [x, y, zoom] = state.get("m").split(",").map(Number);
+    if (zoom > 0) Object.assign(map, { centre: [x, y], zoom: Math.max(0.5, Math.min(200, zoom)) });
+  },
+
+  savePlace() {
+    clearTimeout(map.saving);
+    map.saving = setTimeout(() => {
+      const whole = map.zoom === 1 && map.centre.every((v, i) => v === map.middle[i]);
+      state.set({ m: whole ? "" : [...map.centre.map((v) => v.toFixed(4)), map.zoom.toFixed(2)].join(",") }, true);
+    }, 250);
+  },
+
+  moveBy(dx, dy) {
+    map.centre = [map.centre[0] - dx / map.scale(), map.centre[1] - dy / map.scale()];
+    map.moved();
+  },
+
+  zoomAt(factor, x = map.width / 2, y = map.height / 2) {
+    const before = map.toMap(x, y);
+    map.zoom = Math.max(0.5, Math.min(200, map.zoom * factor));
+    const after = map.toMap(x, y);
+    map.centre = [map.centre[0] + before[0] - after[0], map.centre[1] + before[1] - after[1]];
+    map.moved();
+  },
+
+  showAll() {
+    Object.assign(map, { centre: [...map.middle], zoom: 1 });
+    map.moved();
+  },
+
+  /* Bring a feature into sight, without a jump when it is there already. */
+  reveal(feature) {
+    if (Number.isNaN(map.x[feature]) || !map.width) return;
+    const [x, y] = map.toScreen(map.x[feature], map.y[feature]);
+    if (x < 20 || y < 20 || x > map.width - 20 || y > map.height - 20) map.centre = [map.x[feature], map.y[feature]];
+    map.draw();
+  },
+
+  moved() {
+    map.savePlace();
+    if (map.cost < 10) return map.draw();
+    clearTimeout(map.pending);
+    map.pending = setTimeout(map.draw, 80);
+    return requestAnimationFrame(map.blit);
+  },
+
+  /* ------------------------------------------------------------ drawing */
+
+  radius() {
+    const base = Math.sqrt((map.width * map.height) / run.start.features) * 0.13;
+    return Math.min(8, Math.max(1.1, Math.min(4, base)) * map.zoom ** 0.4);
+  },
+
+  draw() {
+    if (!map.width) return;
+    clearTimeout(map.pending);
+    const started = performance.now();
+    const context = map.picture.getContext("2d");
+    const ratio = devicePixelRatio || 1;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, map.width, map.height);
+    const colours = mapColours();
+    drawPoints(context, colours);
+    drawSelected(context);
+    drawTitles(context);
+    Object.assign(map, { drawnCentre: [...map.centre], drawnZoom: map.zoom, cost: performance.now() - started });
+    map.blit();
+  },
+
+  /* The last drawing, moved and scaled to where the map is now. */
+  blit() {
+    const context = map.context;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, map.canvas.width, map.canvas.height);
+    const ratio = devicePixelRatio || 1;
+    const factor = map.zoom / map.drawnZoom;
+    const [x, y] = map.toScreen(...map.drawnCentre);
+    context.setTransform(factor, 0, 0, factor, (x - (map.width / 2) * factor) * ratio, (y - (map.height / 2) * factor) * ratio);
+    context.drawImage(map.picture, 0, 0);
+    drawHover(context, ratio);
+  },
+};
+
+const cell = (v) => Math.max(0, Math.min(63, Math.floor(v * 64)));
+
+function middleOf(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const v of values) [low, high] = [Math.min(low, v || low), Math.max(high, v || high)];
+  return low <= high ? (low + high) / 2 : 0.5;
+}
+
+/* The points of one layer's groups: size and the member nearest to the middle of each, largest group first. */
+function anchorsOf(layer) {
+  const members = new Map();
+  layer.group.forEach((g, f) => {
+    if (g < 0 || Number.isNaN(map.x[f])) return;
+    if (!members.has(g)) members.set(g, []);
+    members.get(g).push(f);
+  });
+  const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
+  const all = [...members].map(([group, every]) => ({
+    group, size: every.length, x: median(every.map((f) => map.x[f])), y: median(every.map((f) => map.y[f])), title: layer.titles[group] || "",
+  }));
+  return all.sort((a, b) => b.size - a.size);
+}
+
+/* ---------------------------------------------------------------- colours */
+
+function themeName() {
+  return document.documentElement.dataset.theme;
+}
+
+function css(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+/* The layer whose titles suit the zoom: broad ones far away, fine ones near. */
+function titleLayer() {
+  return Math.min(map.layers.length - 1, map.zoom < 2 ? 0 : map.zoom < 5 ? 1 : 2);
+}
+
+/* A colour for every feature, null for one without a value. */
+function mapColours() {
+  const how = state.get("c", "group");
+  if (how === "group") {
+    const layer = run.start.layers[0];
+    const palette = run.start.palette[themeName()];
+    return (f) => (layer && layer.group[f] >= 0 ? palette[layer.families[layer.group[f]] % palette.length] : null);
+  }
+  const ramp = RAMPS[themeName()];
+  const column = scoreColumn(state.get("k"));
+  const share = how === "score" ? (f) => scoreOf(f, column) : (f) => (run.start.firings[f] ? (Math.log10(densityOf(f)) + 5) / 5 : null);
+  return (f) => {
+    const value = share(f);
+    return value === null ? null : ramp[Math.max(0, Math.min(ramp.length - 1, Math.floor(value * ramp.length)))];
+  };
+}
+
+/* ---------------------------------------------------------------- what is drawn */
+
+function drawPoints(context, colourOf) {
+  const none = css("--noise");
+  const faded = map.matches !== null;
+  const piles = new Map(); // colour -> features in sight; what has no colour lies lowest, what matches the search highest
+  const [left, top] = map.toMap(-10, -10);
+  const [right, bottom] = map.toMap(map.width + 10, map.height + 10);
+  for (let f = 0; f < map.x.length; f++) {
+    const [x, y] = [map.x[f], map.y[f]];
+    if (!(x >= left && x <= right && y >= top && y <= bottom)) continue;
+    const colour = faded && !map.matches.has(f) ? "" : colourOf(f) || none;
+    if (!piles.has(colour)) piles.set(colour, []);
+    piles.get(colour).push(f);
+  }
+  const order = [...piles.keys()].sort((a, b) => rank(a, none) - rank(b, none));
+  for (const colour of order) {
+    const plain = colour === "" || colour === none;
+    const radius = map.radius() * (plain ? 0.7 : 1) * (faded && colour ? 1.25 : 1);
+    context.globalAlpha = colour === "" ? 0.28 : plain ? 0.75 : 0.92;
+    stamp(context, piles.get(colour), colour || none, radius);
+  }
+  context.globalAlpha = 1;
+}
+
+const rank = (colour, none) => (colour === "" ? 0 : colour === none ? 1 : 2);
+
+/* Small points as squares, larger ones as copies of one disc: both several times faster than a path for each. */
+function stamp(context, features, colour, radius) {
+  const scale = map.scale();
+  const [dx, dy] = [map.width / 2 - map.centre[0] * scale, map.height / 2 - map.centre[1] * scale];
+  context.fillStyle = colour;
+  if (radius < 1.5) {
+    for (const f of features) context.fillRect(map.x[f] * scale + dx - radius, map.y[f] * scale + dy - radius, 2 * radius, 2 * radius);
+    return;
+  }
+  const disc = document.createElement("canvas");
+  const ratio = devicePixelRatio || 1;
+  const size = Math.ceil(radius + 1);
+  disc.width = disc.height = 2 * size * ratio;
+  const pen = disc.getContext("2d");
+  pen.scale(ratio, ratio);
+  pen.fillStyle = colour;
+  pen.strokeStyle = css("--page");
+  pen.lineWidth = 0.6;
+  pen.beginPath();
+  pen.arc(size, size, radius, 0, 2 * Math.PI);
+  pen.fill();
+  pen.stroke();
+  for (const f of features) context.drawImage(disc, map.x[f] * scale + dx - size, map.y[f] * scale + dy - size, 2 * size, 2 * size);
+}
+
+function drawSelected(context) {
+  const feature = state.feature();
+  if (feature === null || Number.isNaN(map.x[feature])) return;
+  const [x, y] = map.toScreen(map.x[feature], map.y[feature]);
+  context.strokeStyle = css("--faint");
+  context.lineWidth = 1;
+  for (const other of map.neighbours || []) {
+    if (Number.isNaN(map.x[other])) continue;
+    context.beginPath();
+    context.moveTo(x, y);
+    context.lineTo(...map.toScreen(map.x[other], map.y[other]));
+    context.stroke();
+  }
+  ring(context, x, y, map.radius() + 4);
+}
+
+function ring(context, x, y, radius) {
+  for (const [colour, width] of [[css("--page"), 5], [css("--ink"), 2]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.beginPath();
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.stroke();
+  }
+}
+
+function drawHover(context, ratio) {
+  if (map.hover === null) return;
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  ring(context, ...map.toScreen(map.x[map.hover], map.y[map.hover]), map.radius() + 3);
+}
+
+/* ---------------------------------------------------------------- titles */
+
+function drawTitles(context) {
+  const layer = titleLayer();
+  if (layer < 0 || map.matches !== null) return;
+  const taken = [];
+  const most = Math.round(Math.min(40, (map.width * map.height) / 26000));
+  for (const anchor of map.layers[layer]) {
+    if (taken.length >= most) break;
+    if (!anchor.title || anchor.title.startsWith("mixed")) continue;
+    const [x, y] = map.toScreen(anchor.x, anchor.y);
+    if (x < 0 || y < 0 || x > map.width || y > map.height) continue;
+    writeTitle(context, wrapTitle(visible(anchor.title)), x, y, anchor.size > 40 || map.zoom > 2 ? 13 : 12, taken);
+  }
+}
+
+function wrapTitle(text) {
+  const cut = text.length > 44 ? text.slice(0, 43) + "…" : text;
+  if (cut.length <= 22) return [cut];
+  const spaces = [...cut.matchAll(/ /g)].map((m) => m.index);
+  if (!spaces.length) return [cut.slice(0, 26)];
+  const at = spaces.reduce((a, b) => (Math.abs(b - cut.length / 2) < Math.abs(a - cut.length / 2) ? b : a));
+  return [cut.slice(0, at), cut.slice(at + 1)];
+}
+
+function writeTitle(context, lines, x, y, size, taken) {
+  context.font = `600 ${size}px ${css("--sans")}`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  const wide = Math.max(...lines.map((line) => context.measureText(line).width)) + 8;
+  const tall = lines.length * size * 1.2 + 4;
+  const inside = Math.max(wide / 2 + 2, Math.min(map.width - wide / 2 - 2, x));
+  const box = [inside - wide / 2, y - tall / 2, inside + wide / 2, y + tall / 2];
+  if (taken.some((t) => box[0] < t[2] && box[2] > t[0] && box[1] < t[3] && box[3] > t[1])) return;
+  taken.push(box);
+  lines.forEach((line, i) => {
+    const at = y + (i - (lines.length - 1) / 2) * size * 1.2;
+    context.lineJoin = "round";
+    context.lineWidth = 4;
+    context.strokeStyle = css("--page");
+    context.strokeText(line, inside, at);
+    context.fillStyle = css("--ink");
+    context.fillText(line, inside, at);
+  });
+}

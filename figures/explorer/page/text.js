@@ -1,0 +1,85 @@
+"use strict";
+/* Text becomes nodes, never markup: everything here goes through textContent. */
+
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}]/gu; // control, format (bidi), lone surrogates, private, unassigned
+
+function shown(character) {
+  if (character === "\n") return "↵";
+  if (character === "\t") return "→";
+  return "\\u" + character.codePointAt(0).toString(16).padStart(4, "0");
+}
+
+/* The text on one line, what cannot be seen made visible. */
+function visible(text) {
+  return String(text).replace(UNSEEN, shown);
+}
+
+/* The same with its line ends kept. */
+function visibleLines(text) {
+  return String(text).replace(UNSEEN, (c) => (c === "\n" ? "\n" : shown(c)));
+}
+
+/* A new element: el("p.note", {title: "x", onclick: f}, "text", node, ...). Strings become text nodes. */
+function el(kind, properties = {}, ...children) {
+  const [tag, ...classes] = kind.split(".");
+  const node = document.createElement(tag);
+  if (classes.length) node.className = classes.join(" ");
+  fill(node, properties, children);
+  return node;
+}
+
+function svg(kind, properties = {}, ...children) {
+  const [tag, ...classes] = kind.split(".");
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  if (classes.length) node.setAttribute("class", classes.join(" "));
+  fill(node, properties, children);
+  return node;
+}
+
+function fill(node, properties, children) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "style") Object.assign(node.style, value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== ""));
+}
+
+function replace(node, ...children) {
+  node.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== ""));
+}
+
+/* ---------------------------------------------------------------- numbers */
+
+const thousands = (n) => Math.round(n).toLocaleString("en-US");
+const minus = (text) => text.replace("-", "−");
+
+function fixed(value, digits = 2) {
+  return value === null || value === undefined ? "–" : minus(value.toFixed(digits));
+}
+
+function short(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  return minus(size >= 1000 ? thousands(value) : size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : size >= 0.1 || size === 0 ? value.toFixed(2) : value.toPrecision(2));
+}
+
+function percent(share) {
+  const value = 100 * share;
+  return (value === 0 ? "0" : value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value >= 0.01 ? value.toFixed(2) : value.toPrecision(1)) + " %";
+}
+
+/* ---------------------------------------------------------------- pieces used by several views */
+
+function featureLink(feature, text) {
+  return el("a.feature-link", { href: state.link({ f: feature }) }, text ?? String(feature));
+}
+
+function labelNode(text) {
+  return text ? el("span.label-text", {}, visible(text)) : el("span.faint", {}, "no label");
+}
+
+function announce(text) {
+  document.getElementById("announcer").textContent = text;
+}
