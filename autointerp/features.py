@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from autointerp.coactivation import together
 from autointerp.examples import Examples
 from autointerp.postings import Postings
 from core.corpus import Tokens
@@ -140,6 +141,15 @@ class Features:
         """Duplicates, probable splitting and absorption that the feature is part of: kind, feature (the parent, in absorption), other, strength."""
         own = self.relations[(self.relations["feature"] == feature) | (self.relations["other"] == feature)]
         return plain(own[["kind", "feature", "other", "strength"]])
+
+    def pair(self, a: int, b: int) -> dict:
+        """Exact counts of two features' firings over every token (see coactivation.together), the cosine of their directions, how they are related."""
+        directions = read_array(self.run.folder("train") / "directions.npy")
+        x, y = (np.asarray(directions[self.check(f)], np.float64) for f in (a, b))
+        cosine = float(x @ y / max(np.linalg.norm(x) * np.linalg.norm(y), 1e-12))
+        both = [r for r in self.related(a) if {r["feature"], r["other"]} == {a, b}]
+        labels = {"a": self.label(a), "b": self.label(b)}
+        return {"a": a, "b": b, "labels": labels, **together(self.postings, a, b), "cosine": cosine, "related": both}
 
     def label(self, feature: int) -> str:
         """The first label's text, or an empty string."""
