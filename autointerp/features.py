@@ -71,6 +71,8 @@ class Features:
         if self.run.find("title") is None:
             return {}
         table = self._table("title", "titles.parquet")
+        if "layer" not in table:  # made before groups had layers
+            return {}
         return {(int(layer), int(g)): title for layer, g, title in zip(table["layer"], table["group"], table["title"], strict=True)}
 
     @cached_property
@@ -130,7 +132,7 @@ class Features:
 
     def partners(self, feature: int, count: int = 6) -> list[dict]:
         """feature, phi, shared (sampled tokens) of those that fire most on the same tokens; empty before `cluster`."""
-        if self.run.find("cluster") is None:
+        if self.run.find("cluster") is None or not (self.run.folder("cluster") / "partners.npy").exists():
             return []
         folder = self.run.folder("cluster")
         columns = [read_array(folder / f"{name}.npy")[feature] for name in ("partners", "partners_phi", "partners_shared")]
