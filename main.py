@@ -301,6 +301,19 @@ def find(run, words, limit, as_json):
 
 @cli.command()
 @click.argument("run")
+@click.argument("a", type=int)
+@click.argument("b", type=int)
+@json_flag
+def pair(run, a, b, as_json):
+    """Two features: cosine of their directions, and how often they fire on the same token, counted over every token."""
+    from figures.terminal import pair_text
+
+    found = features_of(run).pair(a, b)
+    emit(found, "" if as_json else pair_text(found), as_json)
+
+
+@cli.command()
+@click.argument("run")
 @click.argument("feature", type=int)
 @click.argument("words")
 def note(run, feature, words):

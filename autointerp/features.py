@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from autointerp.coactivation import together
 from autointerp.examples import STRATA, Examples
 from autointerp.failing import Failing
 from autointerp.postings import Postings
@@ -84,6 +85,8 @@ class Features:
         if self.run.find("title") is None:
             return {}
         table = self._table("title", "titles.parquet")
+        if "layer" not in table:  # made before groups had layers
+            return {}
         return {(int(layer), int(g)): title for layer, g, title in zip(table["layer"], table["group"], table["title"], strict=True)}
 
     @cached_property
@@ -160,7 +163,7 @@ class Features:
 
     def partners(self, feature: int, count: int = 6) -> list[dict]:
         """feature, phi, shared (sampled tokens) of those that fire most on the same tokens; empty before `cluster`."""
-        if self.run.find("cluster") is None:
+        if self.run.find("cluster") is None or not (self.run.folder("cluster") / "partners.npy").exists():
             return []
         folder = self.run.folder("cluster")
         columns = [read_array(folder / f"{name}.npy")[feature] for name in ("partners", "partners_phi", "partners_shared")]
@@ -171,6 +174,15 @@ class Features:
         """Duplicates, probable splitting and absorption that the feature is part of: kind, feature (the parent, in absorption), other, strength."""
         own = self.relations[(self.relations["feature"] == feature) | (self.relations["other"] == feature)]
         return plain(own[["kind", "feature", "other", "strength"]])
+
+    def pair(self, a: int, b: int) -> dict:
+        """Exact counts of two features' firings over every token (see coactivation.together), the cosine of their directions, how they are related."""
+        directions = read_array(self.run.folder("train") / "directions.npy")
+        x, y = (np.asarray(directions[self.check(f)], np.float64) for f in (a, b))
+        cosine = float(x @ y / max(np.linalg.norm(x) * np.linalg.norm(y), 1e-12))
+        both = [r for r in self.related(a) if {r["feature"], r["other"]} == {a, b}]
+        labels = {"a": self.label(a), "b": self.label(b)}
+        return {"a": a, "b": b, "labels": labels, **together(self.postings, a, b), "cosine": cosine, "related": both}
 
     def label(self, feature: int) -> str:
         """The first label's text, or an empty string."""

@@ -91,13 +91,15 @@ def training_figure(features: Features, dark: bool):
 
 
 def sweep_drawing(run: Run, control: Run | None, compared: list[Run], dark: bool):
-    """L0 and FVU of this run and of those that it is compared with; None where it stands alone."""
+    """L0 and FVU of this run, of those that it is compared with and of the control; None where there is nothing to compare it with."""
+    if not compared:
+        return None
     others = [(r.name, r) for r in compared] + ([("untrained subject", control)] if control else [])
     points = []
     for name, r in [(run.name, run), *others]:
         summary = r.find("evaluate").summary if r.find("evaluate") else r.manifest("train").summary
         points.append((name, summary["l0"], summary.get("fvu", summary.get("calibrate_fvu"))))
-    return training_figures.sweep_figure(points, dark) if len(points) > 1 else None
+    return training_figures.sweep_figure(points, dark)
 
 
 def density_figure(features: Features, dark: bool):

@@ -13,6 +13,7 @@ import numpy as np
 
 from autointerp.features import Features
 from autointerp.selection import parse_features
+from core.errors import NotReady
 from core.experiments import experiments
 from core.files import read_json, replacing
 from core.progress import say
@@ -30,6 +31,9 @@ SHOWN = {"top": 4, "strata": 1}
 
 def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
     inputs = NEEDED + [unit for unit in OPTIONAL if run.find(unit)]
+    grouped = run.find("cluster")
+    if grouped and "layers" not in grouped.summary:
+        raise NotReady("cluster was made by an older version of this program, without layers and proof.", f"Make it anew: {run.command('cluster')} --redo")
     clamps = experiments(run)
     redo = redo or run.find(UNIT) is not None and run.find(UNIT).summary.get("clamps") != len(clamps)
     work = run.begin(UNIT, VERSION, settings, inputs, redo)

@@ -166,3 +166,12 @@ def clamp_text(record: dict) -> str:
     if "doses" in record:
         lines += dose_lines(record)
     return "\n".join(lines)
+
+
+def pair_text(found: dict) -> str:
+    """Two features: their labels, how often they fire on the same token, phi and cosine."""
+    lines = [f"{found[side]} {visible(found['labels'][side])}".rstrip() for side in ("a", "b")]
+    shares = f"{found['of_a']:.1%} and {found['of_b']:.1%} of their firings"
+    lines.append(f"fire on {found['n_a']:,} and {found['n_b']:,} of {found['n']:,} tokens, together on {found['n_ab']:,}: {shares}")
+    lines.append(f"phi {found['phi']:.4f}, cosine {found['cosine']:.4f}" + "".join(f"; probable {r['kind']} {r['strength']:.2f}" for r in found["related"]))
+    return "\n".join(lines)

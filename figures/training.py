@@ -69,5 +69,6 @@ def sweep_figure(points: list[tuple[str, float, float]], dark: bool = False) -> 
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes.set_xticks([], minor=True)
         axes.set(xlabel="L0: features a token (log)", ylabel="FVU", title="Sparsity against what is left unexplained")
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure

@@ -18,7 +18,7 @@ from tests.jobs import two_lines
 
 ROOT = pathlib.Path(__file__).parents[1]
 UNITS = ["capture", "train", "evaluate", "index", "effects", "cluster", "label/rules", "score/rules/simulation", "score/rules/simulation-corpus",
-         "score/rules/detection", "score/rules/fuzzing", "score/rules/effect", "title", "report"]  # fmt: skip
+         "score/rules/detection", "score/rules/fuzzing", "score/rules/effect", "title", "relate", "report"]  # fmt: skip
 
 
 # ---------------------------------------------------------------- the job and its readers
@@ -48,6 +48,29 @@ def test_show_prints_a_feature_and_its_json_has_the_promised_keys(job, call):
     for snippet in card["snippets"]:
         assert len(snippet["tokens"]) == len(snippet["activations"]) and snippet["activations"][snippet["peak"]] <= card["max"]
     assert f"feature 3   {card['status']}" in call("show", job, 3)[1]
+
+
+def test_a_pair_is_counted_over_every_token(job, call):
+    from autointerp.features import Features
+
+    postings = Features(Run.open(str(job))).postings
+    a, b = (-postings.n_firings).argsort()[:2].tolist()
+    found = json.loads(call("pair", job, a, b, "--json")[1])
+    assert found["n_ab"] == len(set(postings.firings(a)[0]) & set(postings.firings(b)[0])) and found["n_a"] == postings.n_firings[a]
+    assert f"together on {found['n_ab']:,}" in call("pair", job, a, b)[1]
+    card = json.loads(call("show", job, a, "--json")[1])
+    assert all(p["phi"] > 0 for p in card["partners"]) and set(card["cluster"]) == {"group", "title", "path"}
+    assert two_lines(call("pair", job, 0, 99999)[2])[0].startswith("error: There is no feature 99999")
+
+
+def test_a_readme_gets_its_figures_and_markdown(job, call, tmp_path):
+    assert call("report", job, "--readme", tmp_path / "images")[0] == 0
+    text = (tmp_path / "images" / "figures.md").read_text(encoding="utf-8")
+    shown = re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    assert "map.png" in shown and "map-dark.png" in shown and text.count("<picture>") == len(shown) / 2 and "n = " in text
+    for name in shown:
+        for path in (tmp_path / "images" / name, tmp_path / "images" / name.replace(".png", ".svg")):
+            assert 1000 < path.stat().st_size < 600_000
 
 
 def test_list_filters_and_sorts(job, call):

@@ -11,6 +11,7 @@ from autointerp import contrast, naming, title
 from autointerp.naming import Case, name_groups, read_apart, read_outsider, read_title
 from autointerp.replies import Reply
 from autointerp.settings import TitleSettings
+from tests.fake_llm import FakeLLM, completion
 
 SAID = ['"self" after "("; "%s"', "anything in a docstring before %s", '"%s"']
 
@@ -175,16 +176,39 @@ def test_an_llm_names_the_groups_and_finds_the_intruders():
 # ------------------------------------------------------------ the stage
 
 
-def test_the_stage_reads_and_writes_a_run(run_copy):
+@pytest.fixture
+def planted_run(run_copy):
+    """The tiny run with the tables of this file as its cluster, label and effects units."""
     features, labels, effects, records = tables()
     n = len(np.load(run_copy.folder("train") / "directions.npy"))
-    keep = lambda t: t[t["feature"] < n]
     for unit, name, table in (("cluster", "features", features), ("label/rules", "labels", labels), ("effects", "effects", effects)):
         work = run_copy.begin(unit, 1, TitleSettings(), ["train"], redo=True)
-        keep(table).to_parquet(work.folder / f"{name}.parquet")
+        table[table["feature"] < n].to_parquet(work.folder / f"{name}.parquet")
         (work.folder / "groups.json").write_text(json.dumps(records))
         work.commit({})
-    summary = title.title(run_copy, TitleSettings()).summary
+    return run_copy
+
+
+def test_the_stage_reads_and_writes_a_run(planted_run):
+    summary = title.title(planted_run, TitleSettings()).summary
     assert summary["groups"] == 4 and summary["named"] == 3 and summary["mixed"] == 1 and summary["intruder_n"] == 2
-    assert pd.read_parquet(run_copy.folder("title") / "titles.parquet")["title"][2] == "in a docstring"
-    assert title.title(run_copy, TitleSettings()).unit == "title"  # committed: nothing is made twice
+    assert pd.read_parquet(planted_run.folder("title") / "titles.parquet")["title"][2] == "in a docstring"
+    assert title.title(planted_run, TitleSettings()).unit == "title"  # committed: nothing is made twice
+
+
+def test_the_stage_asks_an_endpoint_and_pays_once(planted_run):
+    def judge(seen):
+        system, user = (m["content"] for m in seen.body["messages"])
+        if system == naming.INTRUDER_SYSTEM:
+            return completion('{"outsider": 1}')
+        return completion("no") if "w2" in user.split("Neighbouring")[0] and "self" not in user else completion(json.dumps({"title": f"group {len(user)}"}))
+
+    with FakeLLM(judge=judge) as server:
+        settings = TitleSettings(by="llm", llm_url=server.url)
+        manifest = title.title(planted_run, settings)
+        asked = len(server.seen)
+        assert title.title(planted_run, settings, redo=True).summary == manifest.summary and len(server.seen) == asked
+    frame, failures = (pd.read_parquet(planted_run.folder("title") / f"{name}.parquet") for name in ("titles", "failures"))
+    assert manifest.summary["failures"] == len(failures) == 1 and failures["message"][0] == "group 2 of layer 1"
+    assert frame["title"][3] == "" and frame["title"][:3].str.startswith("group").all() and frame["share"].isna().all()
+    assert manifest.summary["intruder_n"] == 2 and 0 <= manifest.summary["intruder_share"] <= 1
