@@ -108,24 +108,17 @@ def run_stage(run, name: str, settings, redo: bool = False):
     from core.memory import give_back_memory
     from core.progress import say
 
-    stage = STAGES[name]
+    stage, extra = STAGES[name], {}
+    if name == "score" and "generation" in settings.kind:  # the only stage of autointerp that needs the live subject
+        extra = {"read": importlib.import_module("core.live").Live(run).maxima}
     with run.locked(name):
         before = {unit: run.find(unit) for unit in run.committed()}
-        manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo, **live_functions(run, name, settings))
+        manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo, **extra)
     give_back_memory()
     known = before.get(manifest.unit)
     again = known is not None and known.seconds == manifest.seconds and known.files == manifest.files
     say(f"{manifest.unit}: {'already done' if again else f'done in {manifest.seconds:.0f} s'}; {brief(stage, manifest.summary)}")
     return manifest
-
-
-def live_functions(run, name: str, settings) -> dict:
-    """What a stage of autointerp, which may not load the subject, needs of it."""
-    if name != "score" or "generation" not in settings.kind:
-        return {}
-    from core.live import Live
-
-    return {"read": Live(run).maxima}
 
 
 def stage_command(name: str, stage: Stage):
@@ -231,6 +224,19 @@ def status(run, as_json):
         shown = brief(STAGES[unit.split("/")[0]], manifest.summary) if manifest else ""
         lines.append(f"{unit:28} {state:8} {f'{manifest.seconds:6.0f} s' if manifest else '':9} {shown}".rstrip())
     emit({"run": opened.name, "stages": rows}, "\n".join(lines), as_json)
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--directions", type=click.Choice(["random", "pca"]), default="random", show_default=True, help="what stands for the autoencoder")
+def control(run, directions):
+    """Label and score untrained directions of the same activations, to stand beside the real ones in the report."""
+    from core.controls import make_control
+
+    made = make_control(open_run(run), directions)
+    for name in ("index", "label", "score"):
+        run_pending(made, name, CONTROL.get(name))
+    click.echo(f"{made.path}\nNext: python main.py report {run} --control {made.name} --redo")
 
 
 # ---------------------------------------------------------------- features
@@ -353,7 +359,8 @@ DEMO = {
     "train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000),
     "cluster": ClusterSettings(seeds=2, subsamples=4, tokens=500_000), "relate": RelateSettings(tokens=40_000),
 }  # fmt: skip
-CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=512), "score": ScoreSettings()}
+CONTROL = {"capture": CaptureSettings(tokens=1_000_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=512)}
+CONTROL["score"] = ScoreSettings(kind="simulation,detection")
 DEMO_PROMPTS, DEMO_DOSES = ["def main():\n    ", "class Reader:\n    "], [0.5, 1.0, 2.0, 4.0]
 
 

@@ -25,7 +25,8 @@ from figures.terminal import visible
 
 UNIT, VERSION = "report", 2
 NEEDED = ["capture", "train", "index"]
-OPTIONAL = ["evaluate", "effects", "cluster", "label/rules", "score/rules/simulation", "title", "relate"]
+SCORES = [f"score/rules/{kind}" for kind in ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")]
+OPTIONAL = ["evaluate", "effects", "cluster", "label/rules", *SCORES, "title", "relate"]
 SHOWN = {"top": 4, "strata": 1}
 
 
@@ -41,12 +42,12 @@ def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
     if manifest and not settings.readme:
         return manifest
     features = Features(run)
-    control = Run.open(settings.control) if settings.control else None
+    controls = [Run.open(name.strip()) for name in settings.control.split(",") if name.strip()]
     compared = [Run.open(name) for name in settings.compare.split(",") if name]
-    drawings = drawings_of(features, control, compared, clamps)
+    drawings = drawings_of(features, controls[0] if controls else None, compared, clamps)
     if work is not None:
         figures = draw(drawings, work.folder, ("png",))
-        parts = sections(features, control, clamps, settings, {f["name"]: f for f in figures})
+        parts = sections(features, controls, clamps, settings, {f["name"]: f for f in figures})
         write_text(work.folder / "report.md", "\n\n".join(part for part in parts if part) + "\n")
         manifest = work.commit({"figures": len(figures), "clamps": len(clamps), "control": settings.control})
     if settings.readme:
@@ -69,8 +70,9 @@ def write_readme(drawings: list[Drawing], folder: Path) -> None:
 # ---------------------------------------------------------------- text
 
 
-def sections(features: Features, control: Run | None, clamps: list[dict], settings: ReportSettings, figures: dict[str, dict]) -> list[str]:
+def sections(features: Features, controls: list[Run], clamps: list[dict], settings: ReportSettings, figures: dict[str, dict]) -> list[str]:
     run = features.run
+    control = controls[0] if controls else None
     return [
         f"# What the features of {run.settings.subject} mean",
         verdict(run, control),
@@ -80,7 +82,8 @@ def sections(features: Features, control: Run | None, clamps: list[dict], settin
         picture("training", figures),
         picture("sweep", figures),
         picture("density", figures),
-        "## What the labels predict\n\n" + scores_section(run, control),
+        "## What the labels predict\n\n" + scores_section(run, controls),
+        kinds_of_score_section(run, controls),
         picture("scores", figures),
         picture("kinds", figures),
         picture("score-density", figures),
@@ -173,31 +176,83 @@ def origin(train: dict) -> str:
     return f"{train['vectors']:,} vectors in {ended} ({train['arithmetic']}); the weights of step {train['best_step']} were kept"
 
 
-def scores_section(run: Run, control: Run | None) -> str:
+def scores_section(run: Run, controls: list[Run]) -> str:
     found = run.find("score/rules/simulation")
     if not found:
         return f"Not scored yet: `python main.py score {run.name}`."
-    rows = []
-    for name, r in (("this subject", run), ("untrained subject", control)):
-        s = r.find("score/rules/simulation").summary if r and r.find("score/rules/simulation") else None
-        if s and s["n"]:
-            failures = ", ".join(f"{n} {k}" for k, n in s["failures"].items()) or "none"
-            rows.append(
-                [
-                    name,
-                    f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}]",
-                    f"{s['null_median']:.2f}",
-                    f"{s['share_above_null']:.0%}",
-                    f"{s['n']:,} of {s['live']:,}",
-                    failures,
-                ]
-            )
+    rows = [row for name, r in compared(run, controls) if (row := score_row(name, r, "simulation"))]
     head = ["", "median score", "null", "live features above their null", "scored", "failures"]
     return (
         "A score is the correlation between what the printed label predicts and what the feature does, over windows of documents that the labeller never saw: "
         "top activations, all strata of the non-zero activations, and random text. The null is the label of another feature of like density on the same tokens.\n\n"
         + table(head, rows)
     )
+
+
+def compared(run: Run, controls: list[Run]) -> list[tuple[str, Run]]:
+    """The run and its controls with the names that the tables give them."""
+    named = lambda r: (
+        "untrained subject" if r.settings.weights == "random" else f"{untrained} directions" if (untrained := of_train(r, "untrained")) else r.name
+    )
+    return [("this subject", run), *((named(r), r) for r in controls)]
+
+
+def of_train(run: Run, entry: str):
+    found = run.find("train")
+    return found.summary.get(entry) if found else None
+
+
+def score_row(name: str, run: Run, kind: str) -> list[str] | None:
+    found = run.find(f"score/rules/{kind}")
+    if not found or not found.summary["n"]:
+        return None
+    s = found.summary
+    failures = ", ".join(f"{n} {k}" for k, n in s["failures"].items()) or "none"
+    median = f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"
+    null = "-" if s["null_median"] is None else f"{s['null_median']:.2f}"
+    return [name, median, null, f"{s['share_above_null']:.0%}", f"{s['n']:,} of {s['live']:,}", failures]
+
+
+WHAT = {
+    "simulation-corpus": "the same correlation over every held-out token",
+    "detection": "in which windows it fires (balanced accuracy, .5 is chance)",
+    "fuzzing": "whether the marked tokens are those it fires on (the same)",
+    "effect": "whether the label names what a clamp promotes (area under the ROC curve, .5 is chance)",
+}
+
+
+def kinds_of_score_section(run: Run, controls: list[Run]) -> str:
+    """The other kinds of score, with hard negatives, controls and how far the kinds agree in rank."""
+    rows = []
+    for kind, what in WHAT.items():
+        for name, r in compared(run, controls):
+            row = score_row(name, r, kind)
+            if row is None:
+                continue
+            hard = r.find(f"score/rules/{kind}").summary.get("hard")
+            rows.append([f"{kind}: {what}" if r is run else "", *row[:4], f"{hard['median']:.2f}" if hard and hard["median"] is not None else "-", *row[4:]])
+    if not rows:
+        return ""
+    head = ["kind", "", "median", "null", "above null", "against rivals", "scored", "failures"]
+    agreement = rank_table(run)
+    return (
+        "### Other kinds of score\n\nAgainst rivals: the silent windows are those where the nearest directions and the features that fire together with it do fire.\n\n"
+        + table(head, rows)
+        + (f"\n\nHow far the kinds put features in the same order (Spearman):\n\n{agreement}" if agreement else "")
+    )
+
+
+def rank_table(run: Run) -> str:
+    """Spearman's correlation of every pair of kinds, as the units tell it."""
+    kinds = [k for k in ("simulation", *WHAT) if run.find(f"score/rules/{k}")]
+    told: dict[frozenset, float] = {}
+    for kind in kinds:
+        for other, found in run.find(f"score/rules/{kind}").summary.get("rank_correlation", {}).items():
+            told[frozenset((kind, other))] = found["rho"]
+    if not told:
+        return ""
+    value = lambda a, b: f"{told[frozenset((a, b))]:.2f}" if frozenset((a, b)) in told else ""
+    return table(["", *kinds], [[a, *("" if a == b else value(a, b) for b in kinds)] for a in kinds])
 
 
 def groups_section(features: Features) -> str:

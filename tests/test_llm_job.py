@@ -164,3 +164,31 @@ def test_a_batch_goes_out_and_its_answers_come_back_in_any_order(job_copy, call,
 
 def body(oracle, question):
     return json.loads(oracle(type("Seen", (), {"body": question})).body)
+
+
+# ---------------------------------------------------------------- texts written from labels
+
+
+def test_texts_written_from_labels_are_read_by_the_subject(job_copy, llm):
+    """The score is recomputed from the subject's own reading of the texts that the script writes."""
+    with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0-30")
+        llm(server, "score", "--set", "llm-tiny", "--kind", "generation")
+    from core.live import Live
+    from core.run import Run
+
+    labels = pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet").set_index("feature")["text"]
+    written = {f: [f"a {w} b {w} {i}" for i in range(5)] for f, text in labels.items() for w in [json.loads(text.removeprefix("tokens that read "))]}
+    live = Live(Run.open(str(job_copy)))
+    table = scores_of(job_copy, "llm-tiny", "generation").set_index("feature")
+    assert table["value"].notna().sum() == len(labels) > 10
+    for feature in labels.index[:4]:
+        largest = {f: [max((v for p, g, v in live.read(t).firings if g == feature), default=0.0) for t in texts] for f, texts in written.items()}
+        own, others = largest.pop(feature), sum(largest.values(), [])
+        expected = sum((a > b) + 0.5 * (abs(a - b) < 1e-6) for a in own for b in others) / (len(own) * len(others))
+        assert table.loc[feature, "value"] == pytest.approx(expected, abs=0.02)
+
+
+def test_generation_needs_an_llm(job_copy, call):
+    code, _, err = call("score", job_copy, "--kind", "generation", "--llm-url", "http://127.0.0.1:9/v1", "--llm-model", "m")
+    assert code == 4 and "Nothing answers" in two_lines(err)[0]

@@ -1,0 +1,86 @@
+"""Controls: the same pipeline on directions that nobody trained, over the same activations of the same subject.
+
+    random   as many unit directions at random as the run's autoencoder has
+    pca      both signs of every principal direction of the activations
+
+They are wrapped as a TopK autoencoder around the data's mean with the run's own k, so that as many features fire on a token, and everything that
+follows (index, label, score) is the same code. What labels score here is what tokens and positions explain in any basis.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.activations import ActivationStore
+from core.corpus import Tokens
+from core.errors import UsageError
+from core.files import write_array
+from core.run import Run
+from core.saes.checkpoint import save_sae
+from core.saes.topk import TopK
+
+KINDS = ("random", "pca")
+VECTORS = 300_000  # of explain, from which mean and covariance are taken
+DEFAULT_K = 32  # where the run's autoencoder has no k
+
+
+def make_control(run: Run, kind: str) -> Run:
+    """The run NAME-KIND beside `run`: its capture (hard links, no copies) and a `train` unit of untrained directions. One that is there is opened."""
+    if kind not in KINDS:
+        raise UsageError(f"There is no control {kind!r}.", f"Controls: {', '.join(KINDS)}.")
+    source = run.folder("capture")
+    control = Run.create(str(run.path.with_name(f"{run.path.name}-{kind}")), replace(run.settings))
+    if control.find("capture") is None:
+        shutil.copytree(source, control.path / "capture", copy_function=_link)
+    trained = run.manifest("train")
+    work = control.begin("train", trained.version, {"directions": kind, "k": trained.settings.get("k", DEFAULT_K)}, ["capture"])
+    if work is not None:
+        sae = untrained(control.folder("capture"), kind, trained.summary["features"], work.settings["k"], run.settings.seed)
+        save_sae(sae, work.folder)
+        write_array(work.folder / "directions.npy", sae.W_dec.detach().numpy())
+        work.commit({"architecture": "topk", "features": sae.n_features, "width": sae.d_in, "untrained": kind})
+    return control
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+@torch.no_grad()
+def untrained(capture: Path, kind: str, n_features: int, k: int, seed: int) -> TopK:
+    """A TopK autoencoder whose directions are random, or the principal ones with both signs, around the mean of explain."""
+    x = explain_vectors(capture)
+    mean = x.mean(0)
+    if kind == "random":
+        sae = TopK(x.shape[1], n_features, k)
+        sae.initialise(mean, torch.Generator().manual_seed(seed))
+        return sae
+    _, vectors = torch.linalg.eigh(torch.cov((x - mean).T))  # columns, ascending
+    directions = torch.cat([vectors.T.flip(0), -vectors.T.flip(0)])
+    sae = TopK(x.shape[1], len(directions), min(k, len(directions)))
+    sae.W_dec.copy_(directions)
+    sae.W_enc.copy_(directions.T)
+    sae.b_dec.copy_(mean)
+    return sae
+
+
+def explain_vectors(capture: Path) -> torch.Tensor:
+    """Up to VECTORS activations (n, D) float32 of the explain split, whole shards in order."""
+    store, inside = ActivationStore(capture), Tokens(capture).in_split("explain")
+    parts, count = [], 0
+    for shard in range(store.n_shards):
+        if count >= VECTORS:
+            break
+        rows = inside[int(store.bounds[shard]) : int(store.bounds[shard + 1])]
+        parts.append(store.shard(shard)[torch.from_numpy(np.flatnonzero(rows))].float())
+        count += len(parts[-1])
+    return torch.cat(parts)[:VECTORS]
