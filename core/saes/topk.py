@@ -56,7 +56,8 @@ class TopK(nn.Module):
 
     def edit(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
         """Needs the whole encoder: only then is it known whether a feature is among the k."""
-        current = self.encode(x.float())[..., features]
+        values_k, features_k = self.encode_sparse(x.float())
+        current = (values_k[..., None] * (features_k[..., None] == features.to(x.device))).sum(-2)
         return (values - current) @ self.W_dec[features]
 
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
