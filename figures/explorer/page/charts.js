@@ -89,7 +89,8 @@ function dosePanel(measure, rows, useful) {
   });
   const number = (v) => minus(String(Number(v.toPrecision(3))));
   const ticks = (low < 0 ? [low, 0, high] : [0, high / 2, high]).map((v) => [svg("line.grid", { x1: left, x2: width - right, y1: y(v), y2: y(v) }), svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, number(v))]);
-  const few = doses.filter((d, i) => doses.length <= 6 || i % 2 === doses.length % 2 || i === doses.length - 1);
+  let last = Infinity; // from the right: a label that would touch the one behind it is left out
+  const few = [...doses].reverse().filter((d) => last - x(d) > 30 && ((last = x(d)), true));
   const feet = few.map((d) => svg("text", { x: x(d), y: height - bottom + 16, "text-anchor": "middle" }, `${short(d).replace(/\.?0+$/, "")}×`));
   const mark = typeof useful === "number" ? [svg("line.useful", { x1: x(useful), x2: x(useful), y1: top, y2: height - bottom }, svg("title", {}, "useful dose"))] : [];
   const label = `${measure.title} by dose: ` + rows.map((r) => `${short(r.dose)}×: ${short(r[measure.key])}`).join(", ");

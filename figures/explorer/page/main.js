@@ -69,7 +69,7 @@ function drawLegend() {
   const how = state.get("c", "group");
   document.getElementById("colour").value = how;
   const legend = document.getElementById("legend");
-  const ends = { density: ["0.001 % of tokens", "100 %"], score: ["score 0", "1"] }[how];
+  const ends = { density: ["0.01 % of tokens", "30 %"], score: ["score 0", "1"] }[how];
   const steps = RAMPS[themeName()].map((colour) => el("span", { style: { background: colour } }));
   replace(legend, ends ? [el("span", {}, ends[0]), el("span.ramp-steps", { "aria-hidden": "true" }, steps), el("span", {}, ends[1])] : el("span", {}, "grey: in no group"));
 }

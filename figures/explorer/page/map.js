@@ -182,7 +182,7 @@ function mapColours() {
   }
   const ramp = RAMPS[themeName()];
   const column = scoreColumn(state.get("k"));
-  const share = how === "score" ? (f) => scoreOf(f, column) : (f) => (run.start.firings[f] ? (Math.log10(densityOf(f)) + 5) / 5 : null);
+  const share = how === "score" ? (f) => scoreOf(f, column) : (f) => (run.start.firings[f] ? (Math.log10(densityOf(f)) + 4) / 3.5 : null);
   return (f) => {
     const value = share(f);
     return value === null ? null : ramp[Math.max(0, Math.min(ramp.length - 1, Math.floor(value * ramp.length)))];
@@ -278,10 +278,10 @@ function drawHover(context, ratio) {
 function drawTitles(context) {
   const layer = titleLayer();
   if (layer < 0 || map.matches !== null) return;
-  const taken = [];
+  const taken = [[0, 0, 330, 44], [map.width - 56, 0, map.width, 128]]; // the controls
   const most = Math.round(Math.min(40, (map.width * map.height) / 26000));
   for (const anchor of map.layers[layer]) {
-    if (taken.length >= most) break;
+    if (taken.length >= most + 2) break;
     if (!anchor.title || anchor.title.startsWith("mixed")) continue;
     const [x, y] = map.toScreen(anchor.x, anchor.y);
     if (x < 0 || y < 0 || x > map.width || y > map.height) continue;
