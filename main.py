@@ -18,7 +18,7 @@ import click
 from autointerp.settings import ClusterSettings, LabelSettings, ScoreSettings, TitleSettings
 from core.errors import INTERRUPTED, NotReady, ToolError, UsageError
 from core.records import Clamp
-from core.settings import CaptureSettings, EffectsSettings, EvaluateSettings, IndexSettings, RunSettings, TrainSettings, from_table
+from core.settings import CaptureSettings, EffectsSettings, EvaluateSettings, IndexSettings, RunSettings, SweepSettings, TrainSettings, from_table
 from figures.settings import ReportSettings
 
 # Large freed blocks stay with the process: without this, every big activation is mapped and page-faulted anew, and reading the
@@ -46,6 +46,9 @@ STAGES = {
     "title": Stage(TitleSettings, "autointerp.title", "title", ("titles",)),
     "report": Stage(ReportSettings, "figures.report", "report", ("figures",)),
 }
+
+OPTIONAL = {"sweep": Stage(SweepSettings, "core.sweep", "sweep", ("saes",))}  # `run` leaves these out
+SWEPT = ["sae", "fvu", "l0", "dead_share", "ce_increase", "recovered_zero", "recovered_mean"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -95,7 +98,7 @@ def run_stage(run, name: str, settings, redo: bool = False):
     """Run one stage under the run's lock and say what came out; a stage that is done says so."""
     from core.progress import say
 
-    stage = STAGES[name]
+    stage = (STAGES | OPTIONAL)[name]
     with run.locked(name):
         before = {unit: run.find(unit) for unit in run.committed()}
         manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo)
@@ -129,6 +132,19 @@ def stage_command(name: str, stage: Stage):
 
 for _name, _stage in STAGES.items():
     stage_command(_name, _stage)
+
+
+@cli.command("sweep", help=SweepSettings.__doc__, short_help="several autoencoders in one pass over the activations")
+@click.argument("run")
+@flags(SweepSettings)
+@click.option("--redo", is_flag=True, help="make this sweep anew")
+@json_flag
+def sweep_command(run, redo, as_json, **values):
+    from figures.terminal import table_text
+
+    manifest = run_stage(open_run(run), "sweep", from_table(SweepSettings, values), redo)
+    rows = [{name: row.get(name) for name in SWEPT} for row in manifest.summary["table"]]
+    emit(rows, "" if as_json else table_text(rows, SWEPT, len(rows)), as_json)
 
 
 # ---------------------------------------------------------------- runs
@@ -185,7 +201,7 @@ def status(run, as_json):
     for unit in units:
         manifest, state = opened.find(unit), opened.state(unit)
         rows.append({"stage": unit, "state": state, "summary": manifest.summary if manifest else {}, "seconds": manifest.seconds if manifest else None})
-        shown = brief(STAGES[unit.split("/")[0]], manifest.summary) if manifest else ""
+        shown = brief((STAGES | OPTIONAL)[unit.split("/")[0]], manifest.summary) if manifest else ""
         lines.append(f"{unit:28} {state:8} {f'{manifest.seconds:6.0f} s' if manifest else '':9} {shown}".rstrip())
     emit({"run": opened.name, "stages": rows}, "\n".join(lines), as_json)
 
