@@ -1,12 +1,12 @@
 """Our training beside that of SAELens and dictionary_learning: the same stored vectors in the same order, batch 4,096, width, L0.
 
     PEER/bin/python tests/benchmarks/peers.py train RUN OUT PEER-ARCHITECTURE [--rate R] [--penalty P]     PEER: saelens, dictlearn
-    python          tests/benchmarks/peers.py train RUN OUT ours-ARCHITECTURE [--l0 L]
+    python          tests/benchmarks/peers.py train RUN OUT ours-ARCHITECTURE [--penalty P | --l0 L]
     python          tests/benchmarks/peers.py table RUN OUT
 
 RUN needs a capture. ARCHITECTURE is topk, batch_topk or l1. Each training writes its SAE, in our form, to a folder under OUT; a peer's is
 checked against what the peer itself reconstructs. `table` measures all of OUT on the score split with this program's own FVU and cross-entropy.
-A penalty's L0 cannot be asked of a peer, so train the peer first and then ours with --l0 set to what `table` says of the peer.
+Penalties weigh the same when ours is P, that of dictionary_learning sqrt(D) P and that of SAELens D P: their vectors have other lengths.
 Peers run in environments of their own (`pip install sae-lens==6.54.12`, `dictionary-learning==0.1.0`, beside the same torch).
 """
 
@@ -124,7 +124,7 @@ def ours(architecture, arguments, folder):
     seed = read_json(pathlib.Path(arguments.run) / "run.json")["seed"]
     data = load_data(pathlib.Path(arguments.run) / "capture", BATCH, seed)
     epochs = arguments.steps / (len(data.explain) // BATCH)
-    trainer = Trainer(TrainSettings(architecture, EXPANSION, K, l0=arguments.l0, rate=arguments.rate, epochs=epochs), data, seed, folder)
+    trainer = Trainer(TrainSettings(architecture, EXPANSION, K, l1=arguments.penalty, l0=arguments.l0, rate=arguments.rate, epochs=epochs), data, seed, folder)
     fit([trainer], data, BATCH, seed)
     return trainer.finished()
 
