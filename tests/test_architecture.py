@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("core", "autointerp", "figures")
 BASE = {"core.errors", "core.records", "core.settings", "core.files", "core.progress"}
 FROM_CORE = BASE | {"core.run", "core.corpus"}
-STAGES = {f"core.{name}" for name in ("capture", "train", "sweep", "evaluate", "index", "effects", "clamp", "live")}
+STAGES = {f"core.{name}" for name in ("capture", "train", "trainer", "sweep", "evaluate", "index", "effects", "clamp", "live")}
 MIDDLE = {"core.subject", "core.activations", "core.saes"}
 
 
