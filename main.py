@@ -19,7 +19,7 @@ import verbs
 from autointerp.settings import ClusterSettings, LabelSettings, RelateSettings, ScoreSettings, TitleSettings
 from core.errors import INTERRUPTED, NotReady, ToolError, UsageError
 from core.records import Clamp
-from core.settings import CaptureSettings, EffectsSettings, EvaluateSettings, IndexSettings, RunSettings, TrainSettings, from_table
+from core.settings import CaptureSettings, EffectsSettings, EvaluateSettings, IndexSettings, RunSettings, SweepSettings, TrainSettings, from_table
 from figures.settings import ReportSettings
 
 # Large freed blocks stay with the process: without this, every big activation is mapped and page-faulted anew, and reading the
@@ -55,6 +55,9 @@ STAGES = {
     "relate": Stage(RelateSettings, "autointerp.relations", "relate", ("duplicate", "splitting", "absorption")),
     "report": Stage(ReportSettings, "figures.report", "report", ("figures",)),
 }
+
+OPTIONAL = {"sweep": Stage(SweepSettings, "core.sweep", "sweep", ("saes",))}  # `run` leaves these out
+SWEPT = ["sae", "fvu", "l0", "dead_share", "ce_increase", "recovered_zero", "recovered_mean"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -108,7 +111,7 @@ def run_stage(run, name: str, settings, redo: bool = False):
     from core.memory import give_back_memory
     from core.progress import say
 
-    stage, extra = STAGES[name], {}
+    stage, extra = (STAGES | OPTIONAL)[name], {}
     if name == "score" and "generation" in settings.kind:  # the only stage of autointerp that needs the live subject
         extra = {"read": importlib.import_module("core.live").Live(run).maxima}
     with run.locked(name):
@@ -153,6 +156,19 @@ def capture_several(names: list[str], settings: CaptureSettings, redo: bool) -> 
             locks.enter_context(run.locked("capture"))
         for run, manifest in zip(runs, capture_together(runs, settings, redo), strict=True):
             say(f"{run.name}: {brief(STAGES['capture'], manifest.summary)}")
+
+
+@cli.command("sweep", help=SweepSettings.__doc__, short_help="several autoencoders in one pass over the activations")
+@click.argument("run")
+@flags(SweepSettings)
+@click.option("--redo", is_flag=True, help="make this sweep anew")
+@json_flag
+def sweep_command(run, redo, as_json, **values):
+    from figures.terminal import table_text
+
+    manifest = run_stage(open_run(run), "sweep", from_table(SweepSettings, values), redo)
+    rows = [{name: row.get(name) for name in SWEPT} for row in manifest.summary["table"]]
+    emit(rows, "" if as_json else table_text(rows, SWEPT, len(rows)), as_json)
 
 
 # ---------------------------------------------------------------- runs
@@ -221,7 +237,7 @@ def status(run, as_json):
     for unit in units:
         manifest, state = opened.find(unit), opened.state(unit)
         rows.append({"stage": unit, "state": state, "summary": manifest.summary if manifest else {}, "seconds": manifest.seconds if manifest else None})
-        shown = brief(STAGES[unit.split("/")[0]], manifest.summary) if manifest else ""
+        shown = brief((STAGES | OPTIONAL)[unit.split("/")[0]], manifest.summary) if manifest else ""
         lines.append(f"{unit:28} {state:8} {f'{manifest.seconds:6.0f} s' if manifest else '':9} {shown}".rstrip())
     emit({"run": opened.name, "stages": rows}, "\n".join(lines), as_json)
 

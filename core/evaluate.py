@@ -14,12 +14,13 @@ documents, which are what was drawn. How other tools define these numbers is in 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.activations import Rows, open_activations
+from core.activations import Activations, Rows, open_activations
 from core.corpus import Tokens
 from core.errors import UsageError
 from core.progress import progress
@@ -41,24 +42,50 @@ def evaluate(run: Run, settings: EvaluateSettings, redo: bool = False) -> Manife
     work = run.begin(UNIT, VERSION, settings, ["capture", "train"], redo)
     if work is None:
         return run.manifest(UNIT)
-    subject, tokens, sae = load_subject(run), Tokens(run.folder("capture")), load_sae(run.folder("train"))
-    source, rng = open_activations(run, subject), np.random.default_rng(run.settings.seed)
-    rows = score_rows(tokens, settings.tokens, rng)
-    ordinals = counted_ordinals(tokens, rows)
-    parts = np.array_split(ordinals, max(1, len(ordinals) // 4096))
-    batches = progress((source.read(part).float() for part in parts), "fidelity", total=len(parts), unit="batch")
-    sums, fired, mean = document_sums(sae, batches, tokens.document_of(ordinals))
-    chosen = first_tokens(tokens, rows, settings.loss_tokens)
-    edits = replacements(sae.to(subject.device), mean.to(subject.device).float())
-    whole = Rows(tokens.ids, tokens.row_offsets, np.load(tokens.folder / "first.npy"), subject.bos)
-    losses = document_losses(subject, Site.parse(run.settings.site), edits, whole, chosen, tokens.row_document[chosen])
-    seed = run.settings.seed
-    within = intervals(sums, fidelity_of, seed) | intervals(losses, losses_of, seed)
-    dead = {"dead_share": float((fired == 0).float().mean())}
-    return work.commit(fidelity_of(sums.sum(0)) | dead | losses_of(losses.sum(0)) | {"documents": len(sums), "intervals": within})
+    sample = draw_sample(run, settings.tokens, settings.loss_tokens)
+    return work.commit(measured(load_sae(run.folder("train")), sample))
+
+
+def measured(sae: SAE, sample: Sample) -> dict:
+    """Every measure of the module's docstring, the cross-entropies only where the sample has rows for them."""
+    of = sample.tokens.document_of(sample.ordinals)
+    parts = np.array_split(sample.ordinals, max(1, len(sample.ordinals) // 4096))
+    sums, fired, mean = document_sums(sae, progress((sample.source.read(p).float() for p in parts), "fidelity", total=len(parts), unit="batch"), of)
+    out = fidelity_of(sums.sum(0)) | {"dead_share": float((fired == 0).float().mean()), "documents": len(sums)}
+    within = intervals(sums, fidelity_of, sample.seed)
+    if len(sample.loss_rows):
+        edits = replacements(sae.to(sample.subject.device), mean.to(sample.subject.device).float())
+        documents = sample.tokens.row_document[sample.loss_rows]
+        losses = document_losses(sample.subject, sample.site, edits, sample.rows, sample.loss_rows, documents)
+        out, within = out | losses_of(losses.sum(0)), within | intervals(losses, losses_of, sample.seed)
+    return out | {"intervals": within}
 
 
 # ---------------------------------------------------------------- what is measured on
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What SAEs are measured on: `ordinals` (n,) of counted tokens of the score split, and `loss_rows`, rows of theirs for cross-entropies."""
+
+    subject: Subject
+    site: Site
+    source: Activations
+    tokens: Tokens
+    rows: Rows
+    ordinals: np.ndarray
+    loss_rows: np.ndarray
+    seed: int
+
+
+def draw_sample(run: Run, n_tokens: int, loss_tokens: int | None) -> Sample:
+    """Rows at random until they hold `n_tokens` tokens, and the first of them until `loss_tokens` (0: all; None: no rows for losses)."""
+    subject, tokens = load_subject(run), Tokens(run.folder("capture"))
+    rows = score_rows(tokens, n_tokens, np.random.default_rng(run.settings.seed))
+    loss_rows = rows[:0] if loss_tokens is None else first_tokens(tokens, rows, loss_tokens)
+    whole = Rows(tokens.ids, tokens.row_offsets, np.load(tokens.folder / "first.npy"), subject.bos)
+    site, source = Site.parse(run.settings.site), open_activations(run, subject)
+    return Sample(subject, site, source, tokens, whole, counted_ordinals(tokens, rows), loss_rows, run.settings.seed)
 
 
 def score_rows(tokens: Tokens, wanted: int, rng: np.random.Generator) -> np.ndarray:

@@ -97,7 +97,7 @@ class Run:
         stage, *rest = unit.split("/")
         name = rest[0] if rest else ""
         label_set = "llm" if stage == "label" and name.startswith("llm-") else name
-        return f"python main.py {stage} {self.name}" + (f" --set {label_set}" if label_set else "")
+        return f"python main.py {stage} {self.name}" + (f" --{'name' if stage == 'sweep' else 'set'} {label_set}" if label_set else "")
 
     def find(self, unit: str) -> Manifest | None:
         """The manifest of `unit`, or None when it is not committed."""

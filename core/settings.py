@@ -101,7 +101,8 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """sweep: several autoencoders in one pass over the activations. --architecture, --expansion, --k, --l1 and --l0 take lists (8,16,32)."""
+    """sweep: several autoencoders in one pass over the activations, and a table of how they compare. --architecture, --expansion, --k, --l1 and --l0
+    take lists (8,16,32). `train RUN --take sweep/NAME/SAE` makes one of them the run's own."""
 
     name: str = setting("sweep", "name of this sweep")
     architecture: str = setting("topk", f"list of: {', '.join(ARCHITECTURES)}")

@@ -55,7 +55,7 @@ def take(run: Run, settings: TrainSettings, redo: bool) -> Manifest:
         known = [u for u in run.committed() if u.startswith("sweep/")]
         there = ", ".join(f"{u}/{row['sae']}" for u in known for row in run.manifest(u).summary["table"])
         raise UsageError(f"There is no SAE {settings.take!r} to take.", f"There are: {there}." if there else f"Run: python main.py sweep {run.name}")
-    work = run.begin(UNIT, VERSION, {"take": settings.take}, ["capture", unit], redo)
+    work = run.begin(UNIT, VERSION, TrainSettings(take=settings.take), ["capture", unit], redo)
     if work is None:
         return run.manifest(UNIT)
     source = run.folder(unit) / name

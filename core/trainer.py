@@ -100,7 +100,7 @@ class Trainer:
         if c.step % s.check_every == 0 or c.step == self.steps:
             if isinstance(self.sae, TiedL1) and c.step < (1 - s.decay) * self.steps:
                 self._revive()
-            if c.step == self.steps or c.step >= s.warmup and not self._adapting:
+            if c.step == self.steps or c.step >= (ADAPT_UNTIL * self.steps if s.l0 else s.warmup):
                 self._measure()
         if c.step % s.checkpoint_every == 0:
             self._save()

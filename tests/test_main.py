@@ -156,6 +156,17 @@ def test_a_changed_stage_makes_what_follows_stale(job_copy, call):
     assert states["capture"] == states["train"] == "done" and states["index"] == states["label/rules"] == states["report"] == "stale"
 
 
+def test_a_sweep_prints_its_table_and_one_of_it_is_taken(job_copy, call):
+    words = ("sweep", job_copy, "--architecture", "topk,l1", "--expansion", 3, "--k", "2,4", "--batch", 256, "--warmup", 2, "--loss-tokens", 200)
+    code, out, _ = call(*words)
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == ["sae", "topk-3x-k2", "topk-3x-k4", "l1-3x"]
+    rows = json.loads(call(*words, "--json")[1])
+    assert rows[0]["l0"] <= 2 < rows[1]["l0"] <= 4 and all(0 < row["fvu"] < 2 and row["ce_increase"] for row in rows)
+    assert call("train", job_copy, "--take", "sweep/sweep/topk-3x-k2", "--redo")[0] == 0
+    states = {s["stage"]: s for s in json.loads(call("status", job_copy, "--json")[1])["stages"]}
+    assert states["sweep/sweep"]["state"] == "done" and states["train"]["summary"]["features"] == 48
+
+
 # ---------------------------------------------------------------- bad input
 
 

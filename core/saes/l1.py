@@ -26,7 +26,7 @@ class L1(Untied):
 
     architecture = "l1"
     default_rate = 1e-3
-    default_penalty = 1e-3
+    default_penalty = 5e-3
 
     @torch.no_grad()
     def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
