@@ -12,18 +12,16 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from core.activations import ActivationStore
+from core.activations import open_activations
+from core.adopt import save_unit
 from core.corpus import Tokens
 from core.errors import UsageError
-from core.files import write_array
 from core.run import Run
-from core.saes.checkpoint import save_sae
-from core.saes.topk import TopK
+from core.saes import SAE, Form
 
 KINDS = ("random", "pca")
 VECTORS = 300_000  # of explain, from which mean and covariance are taken
@@ -41,9 +39,8 @@ def make_control(run: Run, kind: str) -> Run:
     trained = run.manifest("train")
     work = control.begin("train", trained.version, {"directions": kind, "k": trained.settings.get("k", DEFAULT_K)}, ["capture"])
     if work is not None:
-        sae = untrained(control.folder("capture"), kind, trained.summary["features"], work.settings["k"], run.settings.seed)
-        save_sae(sae, work.folder)
-        write_array(work.folder / "directions.npy", sae.W_dec.detach().numpy())
+        sae = untrained(control, kind, trained.summary["features"], work.settings["k"], run.settings.seed)
+        save_unit(work.folder, sae, control)
         work.commit({"architecture": "topk", "features": sae.n_features, "width": sae.d_in, "untrained": kind})
     return control
 
@@ -56,31 +53,27 @@ def _link(source: str, target: str) -> None:
 
 
 @torch.no_grad()
-def untrained(capture: Path, kind: str, n_features: int, k: int, seed: int) -> TopK:
+def untrained(run: Run, kind: str, n_features: int, k: int, seed: int) -> SAE:
     """A TopK autoencoder whose directions are random, or the principal ones with both signs, around the mean of explain."""
-    x = explain_vectors(capture)
+    x = explain_vectors(run)
     mean = x.mean(0)
     if kind == "random":
-        sae = TopK(x.shape[1], n_features, k)
-        sae.initialise(mean, torch.Generator().manual_seed(seed))
-        return sae
-    _, vectors = torch.linalg.eigh(torch.cov((x - mean).T))  # columns, ascending
-    directions = torch.cat([vectors.T.flip(0), -vectors.T.flip(0)])
-    sae = TopK(x.shape[1], len(directions), min(k, len(directions)))
-    sae.W_dec.copy_(directions)
-    sae.W_enc.copy_(directions.T)
-    sae.b_dec.copy_(mean)
-    return sae
+        directions = torch.nn.functional.normalize(torch.randn(n_features, x.shape[1], generator=torch.Generator().manual_seed(seed)), dim=1)
+    else:
+        _, vectors = torch.linalg.eigh(torch.cov((x - mean).T))  # columns, ascending
+        directions = torch.cat([vectors.T.flip(0), -vectors.T.flip(0)])
+    tensors = {"W_enc": directions.T.contiguous(), "b_enc": torch.zeros(len(directions)), "W_dec": directions, "b_dec": mean}
+    return SAE(Form("topk", "topk", min(k, len(directions))), tensors)
 
 
-def explain_vectors(capture: Path) -> torch.Tensor:
+def explain_vectors(run: Run) -> torch.Tensor:
     """Up to VECTORS activations (n, D) float32 of the explain split, whole shards in order."""
-    store, inside = ActivationStore(capture), Tokens(capture).in_split("explain")
+    source, inside = open_activations(run), Tokens(run.folder("capture")).in_split("explain")
     parts, count = [], 0
-    for shard in range(store.n_shards):
+    for shard in range(source.n_shards):
         if count >= VECTORS:
             break
-        rows = inside[int(store.bounds[shard]) : int(store.bounds[shard + 1])]
-        parts.append(store.shard(shard)[torch.from_numpy(np.flatnonzero(rows))].float())
+        rows = inside[int(source.bounds[shard]) : int(source.bounds[shard + 1])]
+        parts.append(source.shard(shard)[torch.from_numpy(np.flatnonzero(rows))].float())
         count += len(parts[-1])
     return torch.cat(parts)[:VECTORS]

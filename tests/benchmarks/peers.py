@@ -141,24 +141,14 @@ def train(arguments):
 
 
 def table(arguments):
-    from core.capture import load_subject
-    from core.corpus import Tokens
-    from core.evaluate import cross_entropies, fidelity, score_rows
-    from core.records import Site
+    from core.evaluate import draw_sample, measured
     from core.run import Run
 
-    run = Run.open(arguments.run)
-    tokens, store, subject = Tokens(run.folder("capture")), ActivationStore(run.folder("capture")), load_subject(run)
-    score, rng = np.flatnonzero(tokens.in_split("score")), np.random.default_rng(0)
-    ordinals = np.sort(rng.choice(score, min(len(score), 50_000), replace=False))
-    rows, mean = score_rows(tokens, subject, 20_000, rng), store.read(ordinals).double().mean(0)
+    sample = draw_sample(Run.open(arguments.run), 50_000, 20_000)
     print("| SAE | FVU | L0 | dead | CE | recovered (mean ablation) | CPU s |\n|---|---|---|---|---|---|---|")
     for folder in sorted(p.parent for p in pathlib.Path(arguments.out).glob("*/sae.safetensors")):
-        sae = load_sae(folder)
-        f = fidelity(sae, (store.read(part).float() for part in np.array_split(ordinals, 25)))
-        ce = cross_entropies(subject, Site.parse(run.settings.site), sae, rows, mean)
-        cost = read_json(folder / "cost.json")["cpu_s"]
-        print(f"| {folder.name} | {f['fvu']:.4f} | {f['l0']:.1f} | {f['dead_share']:.3f} | {ce['ce_spliced']:.4f} | {ce['recovered_mean']:.4f} | {cost:.0f} |")
+        m, cost = measured(load_sae(folder), sample), read_json(folder / "cost.json")["cpu_s"]
+        print(f"| {folder.name} | {m['fvu']:.4f} | {m['l0']:.1f} | {m['dead_share']:.3f} | {m['ce_spliced']:.4f} | {m['recovered_mean']:.4f} | {cost:.0f} |")
 
 
 def main():

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from core.activations import ActivationStore
-from core.capture import load_subject
 from core.clamp import clamp_edit
 from core.controls import make_control
 from core.corpus import Tokens
@@ -18,6 +17,7 @@ from core.index import index
 from core.records import Clamp, Site
 from core.saes import load_sae
 from core.settings import EffectsSettings, IndexSettings
+from core.subject import load_subject
 
 
 def explain(run):
@@ -29,13 +29,13 @@ def explain(run):
 def test_random_directions_are_as_many_of_unit_length_and_fire_as_often(run_copy):
     control = make_control(run_copy, "random")
     sae, trained = load_sae(control.folder("train")), load_sae(run_copy.folder("train"))
-    assert (sae.n_features, sae.k) == (trained.n_features, trained.k)
+    assert (sae.n_features, sae.form.k) == (trained.n_features, trained.form.k)
     np.testing.assert_allclose(sae.W_dec.norm(dim=1), 1, rtol=1e-5)
     np.testing.assert_allclose(sae.b_dec, explain(run_copy).mean(0), atol=1e-4)
     ids = "ids.npy"
     assert os.stat(control.path / "capture" / ids).st_ino == os.stat(run_copy.path / "capture" / ids).st_ino, "the capture is linked, not copied"
     index(control, IndexSettings(batch=300))
-    assert control.manifest("index").summary["firings_per_token"] == pytest.approx(sae.k, abs=0.3)
+    assert control.manifest("index").summary["firings_per_token"] == pytest.approx(sae.form.k, abs=0.3)
     assert make_control(run_copy, "random").manifest("train").key == control.manifest("train").key, "asked for again, it is there"
 
 
