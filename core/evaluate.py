@@ -68,7 +68,7 @@ def measured(sae: SAE, sample: Sample) -> dict:
 class Sample:
     """What SAEs are measured on: `ordinals` (n,) of counted tokens of the score split, and `loss_rows`, rows of theirs for cross-entropies."""
 
-    subject: Subject
+    subject: Subject | None  # where there are rows for losses
     site: Site
     source: Activations
     tokens: Tokens
@@ -80,10 +80,10 @@ class Sample:
 
 def draw_sample(run: Run, n_tokens: int, loss_tokens: int | None) -> Sample:
     """Rows at random until they hold `n_tokens` tokens, and the first of them until `loss_tokens` (0: all; None: no rows for losses)."""
-    subject, tokens = load_subject(run), Tokens(run.folder("capture"))
+    subject, tokens = None if loss_tokens is None else load_subject(run), Tokens(run.folder("capture"))
     rows = score_rows(tokens, n_tokens, np.random.default_rng(run.settings.seed))
     loss_rows = rows[:0] if loss_tokens is None else first_tokens(tokens, rows, loss_tokens)
-    whole = Rows(tokens.ids, tokens.row_offsets, np.load(tokens.folder / "first.npy"), subject.bos)
+    whole = Rows(tokens.ids, tokens.row_offsets, np.load(tokens.folder / "first.npy"), subject and subject.bos)
     site, source = Site.parse(run.settings.site), open_activations(run, subject)
     return Sample(subject, site, source, tokens, whole, counted_ordinals(tokens, rows), loss_rows, run.settings.seed)
 
