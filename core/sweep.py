@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
+from core.adopt import save_unit
 from core.errors import UsageError
 from core.evaluate import draw_sample, measured
 from core.records import Manifest
 from core.run import Run
-from core.saes import load_sae, save_sae
+from core.saes import load_sae
 from core.settings import WITH_K, SweepSettings, TrainSettings, from_table
 from core.train import fit, load_data
 from core.trainer import Trainer
@@ -36,7 +37,7 @@ def sweep(run: Run, settings: SweepSettings, redo: bool = False) -> Manifest:
         trainers[name] = Trainer(member, data, seed, work.folder / name)
     fit(list(trainers.values()), data, settings.batch, seed)
     for name, trainer in trainers.items():
-        save_sae(trainer.finished(), work.folder / name)
+        save_unit(work.folder / name, trainer.finished(), run)
     sample = draw_sample(run, settings.tokens, settings.loss_tokens or None)
     table = [{"sae": name, **measured(load_sae(work.folder / name), sample), "training": trainer.summary()} for name, trainer in trainers.items()]
     manifest = work.commit({"saes": len(table), "table": table})

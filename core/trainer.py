@@ -36,6 +36,7 @@ from core.settings import WITH_K, TrainSettings
 KINDS = {kind.architecture: kind for kind in (TopK, BatchTopK, Matryoshka, L1, JumpReLU, Gated, TiedL1)}
 ADAPT_UNTIL = 0.85  # share of all steps in which the penalty follows --l0; then it stands still and early stopping begins
 PROPORTIONAL, INTEGRAL, SMOOTHING = 1.0, 0.006, 0.1  # gains a step of the penalty's control by --l0, on the log of L0 over its target
+CLIP = 1.0  # norm of all gradients, were the squared error summed over dimensions as in the papers, and not their mean
 FLUSH = 50  # steps whose metrics wait on the device
 DEAD_EVERY = 10  # steps between looks at which features are dead
 
@@ -114,7 +115,7 @@ class Trainer:
             group["lr"] = (s.rate or self.sae.default_rate) * self._schedule(c.step)
         loss = self.sae.training_loss(x, c.penalty * self._warmth(c.step), self.dead, self.dtype)
         loss.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), CLIP / self.sae.d_in)
         self.sae.before_step()
         self.optimiser.step()
         self.sae.after_step()
