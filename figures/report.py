@@ -42,7 +42,7 @@ def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
         return run.manifest(UNIT)
     features = Features(run)
     controls = [Run.open(name.strip()) for name in settings.control.split(",") if name.strip()]
-    figures = draw(features, controls[0] if controls else None, clamps, work.folder)
+    figures = draw(features, untrained_subject(controls), clamps, work.folder)
     text = "\n\n".join(part for part in sections(features, controls, clamps, settings, figures) if part) + "\n"
     with replacing(work.folder / "report.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -152,7 +152,7 @@ def simulation_scores(run: Run) -> pd.DataFrame | None:
 
 def sections(features: Features, controls: list[Run], clamps: list[dict], settings: ReportSettings, figures: list[str]) -> list[str]:
     run = features.run
-    control = controls[0] if controls else None
+    control = untrained_subject(controls)
     return [
         f"# What the features of {run.settings.subject} mean",
         verdict(run, control),
@@ -256,6 +256,11 @@ def scores_section(run: Run, controls: list[Run]) -> str:
         "top activations, all strata of the non-zero activations, and random text. The null is the label of another feature of like density on the same tokens.\n\n"
         + table(head, rows)
     )
+
+
+def untrained_subject(controls: list[Run]) -> Run | None:
+    """The control whose subject has random weights, which the verdict and the figure speak of."""
+    return next((c for c in controls if c.settings.weights == "random"), None)
 
 
 def compared(run: Run, controls: list[Run]) -> list[tuple[str, Run]]:

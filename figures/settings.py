@@ -11,5 +11,5 @@ from core.settings import setting
 class ReportSettings:
     """report: everything that is committed -> report.md and its figures."""
 
-    control: str = setting("", "runs whose scores are shown beside these, with commas; the first, on the untrained subject, is drawn too")
+    control: str = setting("", "runs whose scores are shown beside these, with commas: untrained subjects, untrained directions")
     features: str = setting("", "features shown in full: 1,2,5-9; nothing takes some with high, middling and low scores")
