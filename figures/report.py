@@ -44,7 +44,7 @@ def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
     features = Features(run)
     controls = [Run.open(name.strip()) for name in settings.control.split(",") if name.strip()]
     compared = [Run.open(name) for name in settings.compare.split(",") if name]
-    drawings = drawings_of(features, controls[0] if controls else None, compared, clamps)
+    drawings = drawings_of(features, untrained_subject(controls), compared, clamps)
     if work is not None:
         figures = draw(drawings, work.folder, ("png",))
         parts = sections(features, controls, clamps, settings, {f["name"]: f for f in figures})
@@ -72,7 +72,7 @@ def write_readme(drawings: list[Drawing], folder: Path) -> None:
 
 def sections(features: Features, controls: list[Run], clamps: list[dict], settings: ReportSettings, figures: dict[str, dict]) -> list[str]:
     run = features.run
-    control = controls[0] if controls else None
+    control = untrained_subject(controls)
     return [
         f"# What the features of {run.settings.subject} mean",
         verdict(run, control),
@@ -187,6 +187,11 @@ def scores_section(run: Run, controls: list[Run]) -> str:
         "top activations, all strata of the non-zero activations, and random text. The null is the label of another feature of like density on the same tokens.\n\n"
         + table(head, rows)
     )
+
+
+def untrained_subject(controls: list[Run]) -> Run | None:
+    """The control whose subject has random weights, which the verdict and the figure speak of."""
+    return next((c for c in controls if c.settings.weights == "random"), None)
 
 
 def compared(run: Run, controls: list[Run]) -> list[tuple[str, Run]]:

@@ -27,7 +27,7 @@ def test_a_perfect_prediction_scores_one_and_a_reversed_one_minus_one():
 
 
 def test_interval_only_where_enough_documents_fire():
-    many, few = sample(), sample(firing_documents=8)
+    many, few = sample(documents=40, firing_documents=40), sample(firing_documents=8)
     noisy = lambda s: s.activations + np.random.default_rng(1).normal(size=len(s.activations))
     scored = score_one(many, noisy(many), None, "x")
     assert scored.low < scored.value < scored.high
