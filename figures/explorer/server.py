@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -229,8 +230,17 @@ async def unusable(_request: Request, error: ToolError) -> Response:
 
 
 def serve(server: Server, port: int, said: Callable[[str], None]) -> None:
-    """Answer on 127.0.0.1 until interrupted."""
+    """Answer on 127.0.0.1 until interrupted; UsageError when the port is taken."""
     import uvicorn
 
-    said(f"http://127.0.0.1:{port}/  (Ctrl-C ends)")
-    uvicorn.run(server.application(), host="127.0.0.1", port=port, log_level="warning", limit_concurrency=32, timeout_keep_alive=5)
+    with socket.socket() as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            door.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UsageError(
+                f"Port {port} cannot be had: {error.strerror}.", f"Choose another: python main.py explore {server.features.run.name} --port {port + 1}"
+            ) from None
+        said(f"http://127.0.0.1:{port}/  (Ctrl-C ends)")
+        config = uvicorn.Config(server.application(), log_level="warning", limit_concurrency=32, timeout_keep_alive=5)
+        uvicorn.Server(config).run(sockets=[door])

@@ -1,6 +1,7 @@
 """The live server answers this machine's page and nobody else, within its limits."""
 
 import json
+import socket
 import threading
 import time
 
@@ -11,7 +12,7 @@ from starlette.testclient import TestClient
 from autointerp.features import Features, read_notes
 from core.errors import UsageError
 from core.run import Run
-from figures.explorer.server import Doors, Limits, Server
+from figures.explorer.server import Doors, Limits, Server, serve
 
 HOST = "127.0.0.1:8765"
 JSON = {"content-type": "application/json"}
@@ -155,3 +156,12 @@ def test_who_waits_too_long_is_told(job, subject):
         reply = client.post("/api/text", json={"text": "dog"})
         first.join()
     assert reply.status_code == 503 and "busy" in reply.json()["error"] and np.all([t == "cat" for t in subject.asked])
+
+
+def test_a_port_that_is_taken_is_told(job, subject):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"Port {port} cannot be had"):
+            serve(Server(Features(Run.open(str(job))), Doors(subject.read, subject.clamp)), port, print)
