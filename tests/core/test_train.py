@@ -58,7 +58,8 @@ def test_planted_features_are_found(tmp_path, tiny, architecture):
     start = make_sae(QUICK[architecture], 24)
     start.initialise(torch.zeros(24), torch.Generator().manual_seed(0))
     assert mmcs(planted.truth, start.finished(1.0).W_dec.numpy()) < 0.7, "an untrained SAE must fail this"
-    assert mmcs(planted.truth, sae.W_dec.numpy()) > 0.9
+    enough = 0.85 if architecture == "matryoshka" else 0.9  # the few features of its first prefixes hold mixtures
+    assert mmcs(planted.truth, sae.W_dec.numpy()) > enough
     np.testing.assert_array_equal(np.load(planted.run.folder("train") / "directions.npy"), sae.W_dec.numpy())
     held_out = raw_fvu(sae, split_vectors(planted.run, "score"))
     assert held_out < 0.2 and held_out == pytest.approx(summary["calibrate_fvu"], rel=0.3)
