@@ -85,14 +85,14 @@ def _capture(run: Run, rng: np.random.Generator) -> None:
         "ids": ids.astype(np.uint16), "starts": (ends - sizes).ravel().astype(np.uint32), "ends": ends.ravel().astype(np.uint32),
         "row_offsets": np.arange(0, n + 1, ROW), "row_document": np.repeat(np.arange(DOCUMENTS), LENGTH // ROW),
         "document_offsets": np.arange(DOCUMENTS + 1) * LENGTH, "split": np.array([0, 0, 0, 1, 2] * (DOCUMENTS // 5), np.uint8),
-        "copied": np.zeros(n, bool), "text_offsets": np.r_[0, np.cumsum([len(t.encode()) for t in texts])],
+        "copied": np.zeros(n, bool), "counted": np.ones(n, bool), "text_offsets": np.r_[0, np.cumsum([len(t.encode()) for t in texts])],
     }  # fmt: skip
     for name, array in tables.items():
         write_array(work.folder / f"{name}.npy", array)
     (work.folder / "text.txt").write_text("".join(texts), encoding="utf-8", newline="")
     write_json(work.folder / "documents.json", [f"{i}-{SPLITS[tables['split'][i]]}" for i in range(DOCUMENTS)])
     write_json(work.folder / "vocabulary.json", VOCABULARY)
-    write_json(work.folder / "shards.json", {"bounds": [0, n]})
+    write_json(work.folder / "shards.json", {"stored": True, "bounds": [0, n]})
     work.commit({})
 
 

@@ -59,7 +59,11 @@ def test_a_pair_is_counted_over_every_token(job, call):
     assert found["n_ab"] == len(set(postings.firings(a)[0]) & set(postings.firings(b)[0])) and found["n_a"] == postings.n_firings[a]
     assert f"together on {found['n_ab']:,}" in call("pair", job, a, b)[1]
     card = json.loads(call("show", job, a, "--json")[1])
-    assert all(p["phi"] > 0 for p in card["partners"]) and set(card["cluster"]) == {"group", "title", "path"}
+    assert (
+        all(p["phi"] > 0 for p in card["partners"])
+        and set(card["cluster"]) == {"group", "title"}
+        and all(set(g) == {"layer", "group", "title"} for g in card["groups"])
+    )
     assert two_lines(call("pair", job, 0, 99999)[2])[0].startswith("error: There is no feature 99999")
 
 

@@ -80,14 +80,14 @@ def write_capture(run: Run, words: list[str], rng: np.random.Generator) -> None:
     tables = {
         "ids": ids[: rows[-1]], "starts": (starts - np.r_[first, starts[len(first) :]])[: rows[-1]].astype(np.uint32), "ends": (ends - np.r_[first, starts[len(first) :]])[: rows[-1]].astype(np.uint32),
         "row_offsets": rows, "row_document": np.arange(n_documents), "document_offsets": rows, "split": rng.choice(3, n_documents, p=(0.6, 0.1, 0.3)).astype(np.uint8),
-        "copied": np.zeros(rows[-1], bool), "text_offsets": np.r_[starts[rows[:-1]], ends[rows[-1] - 1]], "first": np.full(n_documents, -1),
+        "copied": np.zeros(rows[-1], bool), "counted": np.ones(rows[-1], bool), "text_offsets": np.r_[starts[rows[:-1]], ends[rows[-1] - 1]], "first": np.full(n_documents, -1),
     }  # fmt: skip
     for name, array in tables.items():
         write_array(work.folder / f"{name}.npy", array)
     (work.folder / "text.txt").write_text("".join(words[i] for i in ids[: rows[-1]]), encoding="utf-8")
     write_json(work.folder / "documents.json", [f"module_{i % 97}/file_{i}.py" for i in range(n_documents)])
     write_json(work.folder / "vocabulary.json", words)
-    write_json(work.folder / "shards.json", {"bounds": [0, int(rows[-1])]})
+    write_json(work.folder / "shards.json", {"stored": True, "bounds": [0, int(rows[-1])]})
     work.commit({"tokens": int(rows[-1])})
 
 
