@@ -352,15 +352,18 @@ def note(run, feature, words):
 @click.argument("run")
 @click.argument("words")
 @click.option("--against", default="", help="another text; features that fire on it too are left out")
+@click.option("--chat", is_flag=True, help="each text is a user's turn in the subject's chat template")
 @click.option("--limit", default=20, show_default=True, help="rows in the terminal")
 @json_flag
-def text(run, words, against, limit, as_json):
+def text(run, words, against, chat, limit, as_json):
     """Which features fire on a text, and not on another."""
     from core.live import Live
     from figures.terminal import reading_text
 
     features = features_of(run)
     live = Live(features.run)
+    if chat:
+        words, against = (live.subject.chat_text([("user", t)]) if t else "" for t in (words, against))
     reading = live.read(words)
     other = {f for _, f, _ in live.read(against).firings} if against else set()
     labels = features.overview().set_index("feature")["label"]

@@ -50,12 +50,13 @@ def clamp_options(command):
 @click.option("--temperature", default=0.7, show_default=True)
 @click.option("--positions", type=click.Choice(["all", "prompt", "generated"]), default="all", show_default=True, help="where the clamp holds")
 @click.option("--at", default="", metavar="REGEX", help="only on tokens whose text matches")
+@click.option("--chat", is_flag=True, help="each prompt is a user's turn in the subject's chat template, and the subject answers")
 @click.option("--doses", default="", help="also measure these multiples of the maximum, such as 0.5,1,2,4 (one clamp only)")
 @click.option("--figure", is_flag=True, help="draw the dose-response curve")
 @click.option("--replay", type=int, default=0, metavar="N", help="run kept experiment N again, exactly")
 @click.option("--gallery", type=int, default=0, metavar="N", help="find N well-labelled features whose clamp works, and write a page and a figure of them")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document and nothing else")
-def clamp(run, prompt, tokens, samples, temperature, positions, at, doses, figure, replay, gallery, as_json, **modes):
+def clamp(run, prompt, tokens, samples, temperature, positions, at, chat, doses, figure, replay, gallery, as_json, **modes):
     """Continue a prompt with features clamped, beside the same luck without.
 
     A feature of another run of the same subject, at another site, is written RUN:F.
@@ -72,7 +73,7 @@ def clamp(run, prompt, tokens, samples, temperature, positions, at, doses, figur
         raise UsageError("There is no prompt.", 'Give one: --prompt "def main():"')
     if (doses or figure) and (len(own) > 1 or also):
         raise UsageError("Doses are measured of one clamp at a time.", "Leave the others out, or leave --doses and --figure out.")
-    return clamped(features, own, also, {"prompts": list(prompt), "tokens": tokens, "temperature": temperature, "seeds": tuple(range(samples))},
+    return clamped(features, own, also, {"prompts": list(prompt), "chat": chat, "tokens": tokens, "temperature": temperature, "seeds": tuple(range(samples))},
                    {"positions": positions, "at": at}, (doses, figure, as_json))  # fmt: skip
 
 
@@ -97,6 +98,8 @@ def clamped(features, own: list[Clamp], also: dict[str, list[Clamp]], written: d
     doses, figure, as_json = then
     maxima = lambda known, clamps: {c.feature: known.stats(c.feature).max for c in clamps}
     live = Live(features.run)
+    if written.pop("chat"):
+        written["prompts"] = [live.subject.chat_text([("user", prompt)], answer=True) for prompt in written["prompts"]]
     others = tuple(of_other_run(name, features.run, live, clamps, maxima) for name, clamps in also.items())
     record = live.clamp(own, maxima(features, own), Writing(**written), Places(**places), others)
     record["labels"] = {str(c.feature): features.label(c.feature) for c in own}
@@ -216,13 +219,20 @@ def explore(run, port):
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["site", "neuronpedia", "csv", "jsonl"]),
-    help="site: the explorer as a folder; neuronpedia: upload batches and bulk files",
+    type=click.Choice(["site", "neuronpedia", "csv", "jsonl", "saelens"]),
+    help="site: the explorer as a folder; neuronpedia: upload batches and bulk files; saelens: the SAE in the layout of SAELens 6",
 )
 @click.option("--model", default="", help="neuronpedia: its name of the model; the subject's own when empty")
 @click.option("--source", default="", help="neuronpedia: its name of the source, such as 6-my-res-16k; made from the site when empty")
 def export(run, folder, to, model, source):
-    """Write what is known of all features to FOLDER, for others."""
+    """Write what is known of all features, or the SAE itself, to FOLDER, for others."""
+    if to == "saelens":
+        from core.export import export_saelens
+        from core.run import Run
+
+        made = export_saelens(Run.open(run), folder)
+        click.echo(f"{made['folder']}: {made['architecture']}, {made['features']:,} features on {made['width']} dimensions at {made['site']}")
+        return
     features = features_of(run)
     if to == "site":
         from figures.explorer.site import export_site

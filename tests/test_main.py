@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from core.run import Run
 from tests.core.tiny import new_run, save_subject, write_documents
@@ -328,3 +329,39 @@ def test_ctrl_c_kill_and_a_second_process(tmp_path, subject_folder, call):
     wait_for_change(checkpoint)
     third.terminate()
     assert "goes on from step" in third.communicate()[1]
+
+
+# ---------------------------------------------------------------- chat, saelens
+
+
+def test_a_subject_without_a_chat_template_says_so(job, call):
+    for words in (("text", job, "the cat", "--chat"), ("clamp", job, "--set", "3=1.0", "--prompt", "the cat", "--chat")):
+        code, _, err = call(*words)
+        assert code == 2 and "no chat template" in two_lines(err)[0]
+
+
+def test_texts_and_prompts_become_turns(job_copy, subject_folder, tmp_path, call):
+    import shutil
+
+    chat = shutil.copytree(subject_folder, tmp_path / "chat")
+    settings = json.loads((chat / "tokenizer_config.json").read_text())
+    template = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
+    (chat / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    run = json.loads((job_copy / "run.json").read_text())
+    (job_copy / "run.json").write_text(json.dumps(run | {"subject": str(chat)}))
+    read = json.loads(call("text", job_copy, "the cat", "--chat", "--json")[1])
+    assert "".join(read["tokens"]) == "<user> the cat\n"
+    made = json.loads(call("clamp", job_copy, "--set", "3=1.0", "--prompt", "the cat", "--tokens", 3, "--chat", "--json")[1])
+    assert set(made["prompts"]) == {"<user> the cat\n<assistant> "}
+
+
+def test_the_sae_of_a_run_goes_out_in_the_layout_of_saelens_and_comes_back(job, tmp_path, call):
+    code, out, err = call("export", job, tmp_path / "out", "--to", "saelens")
+    assert code == 0 and "resid_post.1" in out, err
+    from core.saes import load_sae
+    from core.saes.formats import load_published
+
+    back, sae = load_published(str(tmp_path / "out")), load_sae(job / "train")
+    x = torch.randn(20, sae.d_in, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(back.sae.reconstruct(x), sae.reconstruct(x), rtol=1e-5, atol=1e-5)
+    assert str(back.site) == "resid_post.1"
