@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UsageError
+from core.saes.kernels import largest
 
 ACTIVATIONS = ("relu", "topk", "topk_signed", "groupmax", "jumprelu", "gated")
 NORMS = ("none", "layer_norm", "constant_norm")
@@ -104,8 +105,8 @@ class SAE(nn.Module):
         if self.form.activation == "topk_signed":
             features = pre.abs().topk(k, dim=-1, sorted=False).indices
             return pre.gather(-1, features), features
-        values, features = pre.topk(k, dim=-1, sorted=False)
-        return values.relu(), features
+        values, features = largest(pre.reshape(-1, self.n_features), k)
+        return values.reshape(*pre.shape[:-1], k), features.reshape(*pre.shape[:-1], k)
 
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
         """Reconstructions (..., D), raw, of activations f (..., F). `x` (..., D) are the raw vectors that f came from; only an SAE that
@@ -135,7 +136,7 @@ class SAE(nn.Module):
         """Activations (..., m) of `features` (m,) alone."""
         if not self.is_sparse:
             return self._activate(self._read(x) @ self.W_enc[:, features], features)
-        if self.form.activation != "topk":
+        if self.form.activation != "topk" or len(features) > 4:
             return self.encode(x)[..., features]
         pre = self._read(x) @ self.W_enc + self.b_enc
         own = pre[..., features]
