@@ -376,7 +376,7 @@ def text(run, words, against, chat, limit, as_json):
 
 DEMO = {
     "train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000),
-    "cluster": ClusterSettings(nulls=3, seeds=1, subsamples=4, tokens=500_000), "relate": RelateSettings(tokens=40_000),
+    "cluster": ClusterSettings(seeds=1, subsamples=4, tokens=500_000), "relate": RelateSettings(tokens=40_000),
 }  # fmt: skip
 CONTROL = {"capture": CaptureSettings(tokens=800_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=400)}
 CONTROL["score"] = ScoreSettings(kind="simulation,detection")

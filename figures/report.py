@@ -272,10 +272,24 @@ def groups_section(features: Features) -> str:
     )
     titles = features.run.find("title")
     rows = [*proof_rows(s, proof), *(name_rows(titles.summary) if titles else [])]
-    sizes = features.clusters["group"].value_counts()
-    largest = [[g, features.titles.get(int(g), "") or "(unnamed: it does not come back)", n] for g, n in sizes.items() if g >= 0][:20]
-    parts = [lead, table(["measure", "here", "null or chance"], rows), table(["group", "title", "features"], [[g, visible(t), n] for g, t, n in largest])]
-    return "\n\n".join(parts if largest else parts[:2])
+    named = named_groups(features)
+    parts = [lead, table(["measure", "here", "null or chance"], rows)]
+    if titles:
+        n = sum(len(np.unique(layer.group[layer.group >= 0])) for layer in features.layers)
+        parts.append(
+            f"{len(named)} of {n} groups, all layers together, come back in subsamples and share something that can be named; the others have no name."
+        )
+    return "\n\n".join(parts + ([table(["layer", "group", "title", "features"], named[:20])] if named else []))
+
+
+def named_groups(features: Features) -> list[list]:
+    """layer, group, title, size of the groups that have a name, the largest first in each layer."""
+    rows = []
+    for i, layer in enumerate(features.layers):
+        groups, sizes = np.unique(layer.group[layer.group >= 0], return_counts=True)
+        found = [[i, g, visible(layer.titles[g]), n] for g, n in zip(groups.tolist(), sizes.tolist(), strict=True) if layer.titles.get(g)]
+        rows += sorted(found, key=lambda row: -row[3])
+    return rows
 
 
 def shown(value, form: str = ".3f") -> str:

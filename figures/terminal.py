@@ -64,7 +64,7 @@ def score_text(score: dict) -> str:
         return f"{score['kind']} undefined: {score['undefined']}"
     span = f" [{score['low']:.2f}, {score['high']:.2f}]" if score["low"] is not None else ""
     null = f", null {score['null']:.2f}" if score["null"] is not None else ""
-    return f"{score['kind']} {score['value']:.2f}{span}{null}, {score['n_documents']} documents"
+    return f"{score['kind']:17} {score['value']:.2f}{span}{null}, {score['n_documents']} documents"
 
 
 def feature_text(card: dict, histogram) -> str:
@@ -75,9 +75,9 @@ def feature_text(card: dict, histogram) -> str:
         f"feature {card['feature']}   {card['status']}   fires on {card['density']:.3%} of tokens   {card['n_firings']:,} firings in {card['n_documents']} documents   max {card['max']:.2f}"
     ]
     for label in card["labels"]:
-        scores = "; ".join(score_text(s) for s in label["scores"]) or "not scored"
-        confidence = "" if label["confidence"] is None else f"confidence {label['confidence']:.2f}; "
-        lines += [f"  {label['set']:10} {visible(label['text'])}", f"  {'':10} {confidence}{scores}"]
+        scores = [score_text(s) for s in label["scores"]] or ["not scored"]
+        confidence = "" if label["confidence"] is None else f"   (confidence {label['confidence']:.2f})"
+        lines += [f"  {label['set']:10} {visible(label['text'])}{confidence}", *(f"  {'':10} {score}" for score in scores)]
     lines += [f"  note       {visible(n['text'])}  ({n['time'][:10]})" for n in card["notes"]]
     if card["cluster"]:
         group = card["cluster"]

@@ -48,7 +48,7 @@ def test_pictures_and_documents_exist():
 
 def test_the_python_runs_on_a_small_job(job, tmp_path):
     [code] = [block for kind, block in BLOCKS if kind == "python"]
-    script = code.replace('"demo"', repr(str(job))).replace("583", "3")
+    script = code.replace('"demo"', repr(str(job))).replace("1012", "3")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert len(code.strip().splitlines()) <= 12 and done.stdout

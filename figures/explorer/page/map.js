@@ -169,7 +169,9 @@ function css(name) {
 
 /* The layer whose titles suit the zoom: broad ones far away, fine ones near. */
 function titleLayer() {
-  return Math.min(map.layers.length - 1, map.zoom < 2 ? 0 : map.zoom < 5 ? 1 : 2);
+  const suits = Math.min(map.layers.length - 1, map.zoom < 2 ? 0 : map.zoom < 5 ? 1 : 2);
+  const named = map.layers.findIndex((anchors, i) => i >= suits && anchors.some((a) => a.title && !a.title.startsWith("mixed")));
+  return named < 0 ? suits : named;
 }
 
 /* A colour for every feature, null for one without a value. */
