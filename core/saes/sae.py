@@ -138,7 +138,11 @@ class SAE(nn.Module):
             return self._activate(self._read(x) @ self.W_enc[:, features], features)
         if self.form.activation != "topk" or len(features) > 4:
             return self.encode(x)[..., features]
-        pre = self._read(x) @ self.W_enc + self.b_enc
+        z = self._read(x)
+        own = z @ self.W_enc[:, features] + self.b_enc[features]
+        if x.device.type == "cpu" and not bool((own > 0).any()):
+            return torch.zeros_like(own)  # as nearly always when one token is generated: no other feature need be looked at
+        pre = z @ self.W_enc + self.b_enc
         own = pre[..., features]
         larger = torch.stack([(pre > own[..., i, None]).sum(-1) for i in range(len(features))], -1)  # cheaper than finding the k largest
         return own.relu() * (larger < self.form.k)
