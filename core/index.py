@@ -84,6 +84,11 @@ def encode_firings(sae: SAE, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndar
         values, features = sae.encode_sparse(x)  # (B, k)
         fires = values > 0
         return fires.nonzero()[:, 0].numpy(), features[fires].numpy().astype(np.int32), values[fires].numpy()
+    if (found := sae.above(x)) is not None:
+        pre, floor = found
+        at = np.flatnonzero((pre > floor).numpy())  # many times faster than torch's nonzero
+        row, feature = np.divmod(at, sae.n_features)
+        return row, feature.astype(np.int32), pre.numpy().ravel()[at]
     f = sae.encode(x)
     row, feature = (f > 0).nonzero(as_tuple=True)
     return row.numpy(), feature.numpy().astype(np.int32), f[row, feature].numpy()

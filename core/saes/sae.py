@@ -108,6 +108,14 @@ class SAE(nn.Module):
         values, features = largest(pre.reshape(-1, self.n_features), k)
         return values.reshape(*pre.shape[:-1], k), features.reshape(*pre.shape[:-1], k)
 
+    def above(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(pre-activations (B, F), what they must exceed to fire), where that is all there is to firing; else None. A firing's activation is
+        then its pre-activation, and no dense matrix of activations is made."""
+        if self.form.activation not in ("relu", "jumprelu"):
+            return None
+        floor = self.threshold.clamp(min=0) if self.form.activation == "jumprelu" else self.b_enc.new_zeros(())
+        return torch.addmm(self.b_enc, self._read(x), self.W_enc), floor
+
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
         """Reconstructions (..., D), raw, of activations f (..., F). `x` (..., D) are the raw vectors that f came from; only an SAE that
         scales or centres each token needs them, and raises ValueError without."""
