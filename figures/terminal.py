@@ -67,6 +67,19 @@ def score_text(score: dict) -> str:
     return f"{score['kind']:17} {score['value']:.2f}{span}{null}, {score['n_documents']} documents"
 
 
+def listed(name: str, rows: list[str]) -> list[str]:
+    """Rows under one another, the first behind the name; nothing without rows."""
+    return [f"  {name if i == 0 else '':10} {row}" for i, row in enumerate(rows)]
+
+
+def group_lines(card: dict) -> list[str]:
+    """The groups that the feature is in, coarsest first; that it is in none, where there are groups."""
+    if not card["cluster"]:
+        return []
+    path = [f"{g['group']} {visible(g['title']) or '(unnamed)'}" for g in card["groups"]]
+    return listed("group", [" > ".join(path) or "none (noise)"])
+
+
 def feature_text(card: dict, histogram) -> str:
     """A feature's card as `show` prints it."""
     colour = coloured()
@@ -79,15 +92,14 @@ def feature_text(card: dict, histogram) -> str:
         confidence = "" if label["confidence"] is None else f"   (confidence {label['confidence']:.2f})"
         lines += [f"  {label['set']:10} {visible(label['text'])}{confidence}", *(f"  {'':10} {score}" for score in scores)]
     lines += [f"  note       {visible(n['text'])}  ({n['time'][:10]})" for n in card["notes"]]
-    if card["cluster"]:
-        group = card["cluster"]
-        lines.append(f"  group      {'none (noise)' if group['group'] < 0 else str(group['group']) + ' ' + visible(group['title'])}")
+    lines += group_lines(card)
     lines.append(f"  activation 0 {sparkline(counts)} {edges[-1]:.2f}  (log count)")
     for side in ("promoted", "suppressed"):
         if card[side]:
             lines.append(f"  {side:10} " + " ".join(quoted(t["token"]) for t in card[side][:10]))
-    if card["neighbours"]:
-        lines.append("  neighbours " + "\n             ".join(f"{n['feature']:<6} cos {n['cosine']:+.2f}  {visible(n['label'])}" for n in card["neighbours"]))
+    lines += listed("neighbours", [f"{n['feature']:<6} cos {n['cosine']:+.2f}  {visible(n['label'])}" for n in card["neighbours"]])
+    lines += listed("fires with", [f"{n['feature']:<6} phi {n['phi']:+.2f}  {visible(n['label'])}" for n in card["partners"][:4]])
+    lines += listed("related", [f"{r['kind']}: {r['feature']} and {r['other']}, strength {r['strength']:.2f}" for r in card["related"]])
     stratum = None
     for s in card["snippets"]:
         if s["stratum"] != stratum:

@@ -331,6 +331,15 @@ def test_ctrl_c_kill_and_a_second_process(tmp_path, subject_folder, call):
     assert "goes on from step" in third.communicate()[1]
 
 
+def test_show_prints_what_a_feature_fires_with_and_its_group_path(job, call):
+    for feature in range(20):
+        card, text = json.loads(call("show", job, feature, "--json")[1]), call("show", job, feature)[1]
+        assert ("fires with" in text) == bool(card["partners"]) and ("related" in text) == bool(card["related"])
+        assert all(f"{p['feature']:<6} phi {p['phi']:+.2f}" in text for p in card["partners"][:4])
+        assert ("none (noise)" in text) == (bool(card["cluster"]) and not card["groups"])
+    assert card["partners"]
+
+
 # ---------------------------------------------------------------- chat, saelens
 
 
