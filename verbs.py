@@ -1,8 +1,11 @@
-"""The verbs that turn features up, and those that show them to others: clamp, explore, export, import. `main` adds them to its own."""
+"""The verbs beside the stages: clamp, compare, explore, export, import, results. `main` adds them to its own."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -17,7 +20,7 @@ MODES = {
 
 
 def add_to(cli: click.Group) -> None:
-    for command in (clamp, explore, export, import_):
+    for command in (clamp, compare, explore, export, import_, results):
         cli.add_command(command)
 
 
@@ -189,6 +192,26 @@ def find_working(features, count: int) -> list[dict]:
     return found
 
 
+# ---------------------------------------------------------------- compare
+
+
+@click.command()
+@click.argument("run")
+@click.argument("other")
+@click.option("--redo", is_flag=True, help="compare them anew")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document and nothing else")
+def compare(run, other, redo, as_json):
+    """Did the autoencoder of another run on the same site find the same features? Best matches both ways, and each on the other's text."""
+    from core.compare import compare as compared
+    from core.run import Run
+    from figures.terminal import compare_text
+
+    own = Run.open(run)
+    with own.locked("compare"):
+        summary = compared(own, Run.open(other), redo).summary
+    emit(summary, "" if as_json else compare_text(own.name, other, summary), as_json)
+
+
 # ---------------------------------------------------------------- explore, export, import
 
 
@@ -265,3 +288,51 @@ def import_(run, folder, from_, name):
     click.echo(
         f"label/{name}: {s['labels']:,} labels, {s['failures'].get('none', 0):,} live features without one\nNext: python main.py score {run} --set {name}"
     )
+
+
+# ---------------------------------------------------------------- results
+
+
+@click.command()
+@click.option("--plan", "folder", default="data/results", show_default=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="folder with plan.txt (commands) and hand.json (what was read by hand)")  # fmt: skip
+@click.option("--out", default="docs", show_default=True, type=click.Path(path_type=Path), help="folder for report.md and its images")
+@click.option("--readme", default="README.md", show_default=True, type=click.Path(path_type=Path), help="Markdown whose part between the result marks is replaced")
+@click.pass_context
+def results(context, folder, out, readme):
+    """Run every command of the plan that is not done, then write the report and the answers in the readme from what the runs hold."""
+    from core.progress import say
+    from figures.results.write import write_results
+
+    cli = context.find_root().command
+    for words in planned(folder / "plan.txt"):
+        if not already(words):
+            say(f"$ {shlex.join(words)}")
+            with contextlib.redirect_stdout(io.StringIO()):  # standard output is for what this verb itself has to say
+                cli.main(words, standalone_mode=False)
+    for path in write_results(folder, out, readme):
+        click.echo(path)
+
+
+def planned(path: Path) -> list[list[str]]:
+    """The commands in a plan as lists of words; `\\n` in a word is a newline."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [[word.replace("\\n", "\n") for word in shlex.split(line)] for line in lines if line.strip() and not line.startswith("#")]
+
+
+def already(words: list[str]) -> bool:
+    """Whether a note, a clamp experiment or a gallery is there: the commands that would otherwise make another one each time."""
+    from autointerp.features import read_notes
+    from core.experiments import experiments
+    from core.run import Run
+
+    verb, name = words[:2]
+    if verb == "note":
+        return {"feature": int(words[2]), "text": words[3]} in [{k: n[k] for k in ("feature", "text")} for n in read_notes(Run.open(name).path)]
+    if verb != "clamp":
+        return False
+    run, of = Run.open(name), lambda flag: [value for key, value in zip(words, words[1:], strict=False) if key == flag]
+    if of("--gallery"):
+        return (run.path / "gallery").exists()
+    wanted = [int(value.split("=")[0]) for value in of("--set")], sorted(of("--prompt"))
+    return any((record["features"], sorted(set(record["prompts"]))) == wanted for record in experiments(run))

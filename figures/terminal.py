@@ -187,3 +187,18 @@ def pair_text(found: dict) -> str:
     lines.append(f"fire on {found['n_a']:,} and {found['n_b']:,} of {found['n']:,} tokens, together on {found['n_ab']:,}: {shares}")
     lines.append(f"phi {found['phi']:.4f}, cosine {found['cosine']:.4f}" + "".join(f"; probable {r['kind']} {r['strength']:.2f}" for r in found["related"]))
     return "\n".join(lines)
+
+
+def compare_text(own: str, other: str, found: dict) -> str:
+    """Best matches of two runs' features both ways beside chance, and each autoencoder on the other's text."""
+    lines = []
+    for side, a, b in (("there", own, other), ("here", other, own)):
+        m = found[side]
+        lines.append(
+            f"{a} in {b}: mean best cosine {m['mean']:.3f} (random directions of like covariance {m['null']['mean']:.3f}); "
+            f"{m['close']:.0%} of {m['n']:,} features have one of at least {found['close_at']:g} ({m['null']['close']:.0%})"
+        )
+    for side, a, b in (("here", own, other), ("there", other, own)):
+        f = found["fidelity"][side]
+        lines.append(f"on the held-out text of {a}: FVU {f['own']['fvu']:.3f} with its own autoencoder, {f['guest']['fvu']:.3f} with that of {b}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The report that the plan of results fills: its numbers, its figures, its text."""
