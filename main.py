@@ -285,7 +285,7 @@ def show(run, feature, stratum, split, count, as_json):
 
 
 def emit_table(table, as_json: bool, limit: int) -> None:
-    from autointerp.features import plain
+    from autointerp.rows import plain
     from figures.terminal import table_text
 
     rows = plain(table)
