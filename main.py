@@ -426,7 +426,7 @@ def demo_clamps(run) -> list[int]:
         record = live.clamp([clamp], {feature: maximum}, Writing(DEMO_PROMPTS, 30, 0.7, (0,)))
         record |= {
             "labels": {str(feature): features.label(feature)},
-            **measured_doses(features, live, clamp, DEMO_DOSES, Effort(prompts=6, tokens=20, seeds=1)),
+            **measured_doses(features, live, [clamp], DEMO_DOSES, Effort(prompts=6, tokens=20, seeds=1)),
         }
         with run.locked("clamp"):
             save_experiment(run, record)
