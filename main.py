@@ -285,7 +285,7 @@ def show(run, feature, stratum, split, count, as_json):
 
 
 def emit_table(table, as_json: bool, limit: int) -> None:
-    from autointerp.features import plain
+    from autointerp.rows import plain
     from figures.terminal import table_text
 
     rows = plain(table)
@@ -426,7 +426,7 @@ def demo_clamps(run) -> list[int]:
         record = live.clamp([clamp], {feature: maximum}, Writing(DEMO_PROMPTS, 30, 0.7, (0,)))
         record |= {
             "labels": {str(feature): features.label(feature)},
-            **measured_doses(features, live, clamp, DEMO_DOSES, Effort(prompts=6, tokens=20, seeds=1)),
+            **measured_doses(features, live, [clamp], DEMO_DOSES, Effort(prompts=6, tokens=20, seeds=1)),
         }
         with run.locked("clamp"):
             save_experiment(run, record)

@@ -54,7 +54,7 @@ def clamp_options(command):
 @click.option("--positions", type=click.Choice(["all", "prompt", "generated"]), default="all", show_default=True, help="where the clamp holds")
 @click.option("--at", default="", metavar="REGEX", help="only on tokens whose text matches")
 @click.option("--chat", is_flag=True, help="each prompt is a user's turn in the subject's chat template, and the subject answers")
-@click.option("--doses", default="", help="also measure these multiples of the maximum, such as 0.5,1,2,4 (one clamp only)")
+@click.option("--doses", default="", help="also measure these multiples of the maximum, such as 0.5,1,2,4; with several clamps, of their values")
 @click.option("--figure", is_flag=True, help="draw the dose-response curve")
 @click.option("--replay", type=int, default=0, metavar="N", help="run kept experiment N again, exactly")
 @click.option("--gallery", type=int, default=0, metavar="N", help="find N well-labelled features whose clamp works, and write a page and a figure of them")
@@ -74,8 +74,8 @@ def clamp(run, prompt, tokens, samples, temperature, positions, at, chat, doses,
         raise UsageError("There is nothing to clamp.", "Give one or more of --set, --max, --add, --scale, --ablate, such as --set 1234=5x.")
     if not prompt:
         raise UsageError("There is no prompt.", 'Give one: --prompt "def main():"')
-    if (doses or figure) and (len(own) > 1 or also):
-        raise UsageError("Doses are measured of one clamp at a time.", "Leave the others out, or leave --doses and --figure out.")
+    if (doses or figure) and also:
+        raise UsageError("Doses are measured of clamps at one site.", "Leave those of other runs out, or leave --doses and --figure out.")
     return clamped(features, own, also, {"prompts": list(prompt), "chat": chat, "tokens": tokens, "temperature": temperature, "seeds": tuple(range(samples))},
                    {"positions": positions, "at": at}, (doses, figure, as_json))  # fmt: skip
 
@@ -109,7 +109,7 @@ def clamped(features, own: list[Clamp], also: dict[str, list[Clamp]], written: d
     if doses or figure:
         from autointerp.steering import DOSES, measured_doses
 
-        record |= measured_doses(features, live, own[0], parse_doses(doses) or DOSES, places=Places(**places))
+        record |= measured_doses(features, live, own, parse_doses(doses) or DOSES, places=Places(**places))
     with features.run.locked("clamp"):
         saved = save_experiment(features.run, record)
     if figure:
@@ -176,7 +176,7 @@ def find_working(features, count: int) -> list[dict]:
 
     live, found, effort = Live(features.run), [], Effort()
     for feature in progress(worth_clamping(features, 6 * count), "gallery", unit="feat"):
-        measured = measured_doses(features, live, Clamp(feature, "set", 1.0, relative=True), DOSES[1:], effort)
+        measured = measured_doses(features, live, [Clamp(feature, "set", 1.0, relative=True)], DOSES[1:], effort)
         if not works(measured):
             continue
         chosen = Clamp(feature, "set", measured["useful"]["dose"], relative=True)

@@ -2,8 +2,8 @@
 
 A label is read as *marks*: `"if" after "("; digits (weak)` has the marks here "if", kind keywords, after "(" and kind digits. A group's
 title is made of marks that its members have and other features have not, ranked by the z-score of the log-odds with an informative prior
-(Monroe, Colaresi and Quinn 2008, equations 15 to 22): at most one kind, some terms, and one more mark that says where. A group inside another
-is also held against its siblings. Where no mark of the labels stands out, promoted tokens are tried; where none of those does either, the group is
+(Monroe, Colaresi and Quinn 2008, equations 15 to 22): at most one kind, some terms, and one more mark that says where. A group is also held
+against its siblings: the others of the group that it lies in, or of its layer; and its title is not that of a group inside it. Where no mark of the labels stands out, promoted tokens are tried; where none of those does either, the group is
 `mixed (number)`. Titles that are nearly equal are told apart by their next marks, and at last by the number of the group.
 """
 
@@ -67,18 +67,22 @@ def marks_of(live: pd.DataFrame, labels: pd.DataFrame, effects: pd.DataFrame, se
 
 
 def evidence(members: dict[int, list[int]], parents: dict[int, list[int]], marks: dict[int, set[Mark]]) -> dict[int, Evidence]:
-    """For each group, its marks ranked against all features and, where `parents` gives the features of the group it lies in, against its siblings.
+    """For each group, its marks ranked against all features and against its siblings: the other members of the group that it lies in, whose features
+    `parents` gives, or, where that holds few others, of all groups of the layer.
 
     The smaller of the two z counts, so that a title says what siblings do not; where nothing stands out from the siblings, z against all.
     """
-    everyone = Counter(m for found in marks.values() for m in found)
+    everyone, layer = Counter(m for found in marks.values() for m in found), [f for part in members.values() for f in part]
+    of_layer = Counter(m for f in layer for m in marks[f])
     out = {}
     for group, part in members.items():
         inside = Counter(m for f in part for m in marks[f])
         ranked = rank(inside, len(part), everyone, len(marks))
         above = parents.get(group, [])
-        if len(above) - len(part) >= len(part) / 2:
-            near = {mark: z for mark, _, z in rank(inside, len(part), Counter(m for f in above for m in marks[f]), len(above))}
+        close = len(above) - len(part) >= len(part) / 2
+        around, n_around = (Counter(m for f in above for m in marks[f]), len(above)) if close else (of_layer, len(layer))
+        if n_around - len(part) >= len(part) / 2:
+            near = {mark: z for mark, _, z in rank(inside, len(part), around, n_around)}
             apart = [(mark, n, min(z, near[mark])) for mark, n, z in ranked]
             if any(z >= Z for _, _, z in apart):
                 ranked = sorted(apart, key=ORDER)
@@ -86,9 +90,9 @@ def evidence(members: dict[int, list[int]], parents: dict[int, list[int]], marks
     return out
 
 
-def group_titles(found: dict[int, Evidence], settings: TitleSettings) -> dict[int, Title]:
-    """A title for each group; no two are equal or nearly so."""
-    return distinct({g: candidates(e.ranked, e.size, settings) for g, e in found.items()}, settings.words)
+def group_titles(found: dict[int, Evidence], settings: TitleSettings, inside: dict[int, list[str]] | None = None) -> dict[int, Title]:
+    """A title for each group; no two are equal or nearly so, and none is one of those that `inside` gives for the groups inside it."""
+    return distinct({g: candidates(e.ranked, e.size, settings) for g, e in found.items()}, settings.words, inside or {})
 
 
 # ------------------------------------------------------------ labels to marks
@@ -202,13 +206,15 @@ def role(mark: Mark) -> str:
     return mark[0] if mark[0] in ("kind", "here", "promotes") else "place"
 
 
-def distinct(marks: dict[int, list[Mark]], words: int) -> dict[int, Title]:
-    """A title for each group, in order of group; a later group whose title is taken, or nearly so, goes on to its next marks."""
+def distinct(marks: dict[int, list[Mark]], words: int, inside: dict[int, list[str]]) -> dict[int, Title]:
+    """A title for each group, in order of group; one whose title is taken, or nearly so, by a group before it or by one inside it (`inside`) goes on
+    to its next marks."""
     taken: list[str] = []
     titles = {}
     for group in sorted(marks):
         options = [choose(marks[group], words, skip) for skip in range(max(1, len(marks[group])))]
-        new = next((o for o in options if o and not any(alike(phrase(o), t) for t in taken)), None)
+        used = taken + inside.get(group, [])
+        new = next((o for o in options if o and not any(alike(phrase(o), t) for t in used)), None)
         chosen = options[0] if new is None else new
         text = phrase(chosen) if new else f"{phrase(chosen) or MIXED} ({group})"
         titles[group] = Title(text, tuple(chosen))

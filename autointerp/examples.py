@@ -27,6 +27,16 @@ BROKEN = "\ufffd"  # what a token that holds part of a character decodes to
 SPACING = 16  # tokens between two peaks of the top stratum
 
 
+def ascending(values: np.ndarray) -> np.ndarray:
+    """The stable order of float32 activations (m,): `argsort(kind="stable")`, ten times as fast.
+
+    The bits of a float, its sign turned, sort as whole numbers; each is put above its own place in 64 bits, and numpy sorts those with vector instructions.
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
+    bits = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # of sign and size; -0.0 is 0.0
+    return np.sort((bits << 32) + np.arange(len(bits))) & 0xFFFFFFFF
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Peaks of one feature: ordinals (m,), the stratum of each as an index into NAMES, its weight, and firings left out as copies."""
@@ -47,6 +57,7 @@ class Examples:
         self.copied = np.asarray(tokens.copied)
         self._rows = np.asarray(tokens.row_offsets)
         self._ids = np.asarray(tokens.ids)
+        self._document_offsets, self._document_splits = np.asarray(tokens.document_offsets, np.int64), np.asarray(tokens.split)
         self._pools: dict[str, np.ndarray] = {}
 
     def pool(self, split: str) -> np.ndarray:
@@ -59,10 +70,11 @@ class Examples:
     def firings_in(self, firings: tuple[np.ndarray, np.ndarray], split: str) -> tuple[np.ndarray, np.ndarray, int]:
         """(ordinals, activations, firings left out as copies) of a feature's firings inside `split`."""
         where, values = firings
-        inside = np.ones(len(where), bool) if split == "all" else self._split[where] == SPLITS.index(split)
-        copied = inside & self.copied[where]
-        keep = inside & ~copied
-        return where[keep], values[keep], int(copied.sum())
+        if split != "all":
+            inside = self._split[where] == SPLITS.index(split)
+            where, values = where[inside], values[inside]
+        copied = self.copied[where]
+        return where[~copied], values[~copied], int(copied.sum())
 
     def draw(self, firings: tuple[np.ndarray, np.ndarray], split: str, counts: dict[str, int], rng: np.random.Generator) -> Drawn:
         """Peaks by stratum: `counts` says how many of each (a stratum that has fewer gives what it has).
@@ -71,7 +83,7 @@ class Examples:
         """
         where, values, n_copied = self.firings_in(firings, split)
         counts = {name: counts["strata"] for name, _, _ in STRATA if "strata" in counts} | {k: v for k, v in counts.items() if k != "strata"}
-        order = np.argsort(values, kind="stable")
+        order = ascending(values)
         found = []
         for number, name in enumerate(NAMES):
             wanted = counts.get(name, 0)
@@ -118,10 +130,14 @@ class Examples:
         """Places where the token with the largest summed activation stands and the feature is silent."""
         if not len(where):
             return np.zeros(0, np.int64)
-        mass = np.bincount(self._ids[where], weights=values)
-        places = self.postings.token(int(mass.argmax()))
-        inside = places if split == "all" else places[self._split[places] == SPLITS.index(split)]
-        return inside[(lookup(where, values, inside) == 0) & ~self.copied[inside]]
+        ids = self._ids[where]
+        token = int(np.bincount(ids, weights=values).argmax())
+        places = self.postings.token(token)
+        silent = ~self.copied[places]
+        silent[np.searchsorted(places, where[ids == token])] = False
+        if split != "all":
+            silent &= self._split[places] == SPLITS.index(split)
+        return places[silent]
 
     # ------------------------------------------------------------ windows
 
@@ -142,24 +158,40 @@ class Examples:
         are at hand."""
         firings = firings or self.postings.firings(feature)
         drawn = self.draw(firings, split, counts, rng)
-        return [
-            self.snippet(feature, firings, ordinal, NAMES[stratum], weight)
-            for ordinal, stratum, weight in zip(drawn.ordinals.tolist(), drawn.strata.tolist(), drawn.weights.tolist(), strict=True)
-        ]
+        return self.cut(feature, firings, drawn.ordinals, [NAMES[stratum] for stratum in drawn.strata], drawn.weights.tolist())
 
-    def snippet(self, feature: int, firings: tuple[np.ndarray, np.ndarray], ordinal: int, stratum: str, weight: float = 0.0) -> Snippet:
-        """The window around one ordinal, with the feature's activation on each of its tokens."""
-        [start], [end] = self.window(np.array([ordinal]))
-        document, position = self.tokens.locate(ordinal)
-        activations = tuple(float(v) for v in lookup(*firings, np.arange(start, end)))
-        peak, split = int(ordinal - start), SPLITS[int(self.tokens.split[document])]
-        return Snippet(feature, document, position - peak, peak, self.texts(document, int(start), int(end)), activations, stratum, split, weight)
+    def cut(self, feature: int, firings: tuple[np.ndarray, np.ndarray], ordinals: np.ndarray, strata: list[str], weights: list[float]) -> list[Snippet]:
+        """The windows around the ordinals (m,), with the feature's activation on each of their tokens; a stratum and a weight for each."""
+        starts, ends = self.window(ordinals)
+        lengths = ends - starts
+        stops = np.cumsum(lengths)
+        activations = lookup(*firings, np.repeat(ends - stops, lengths) + np.arange(int(lengths.sum()))).tolist()
+        documents = self.tokens.document_of(ordinals)
+        positions = (starts - self._document_offsets[documents]).tolist()
+        splits = self._document_splits[documents].tolist()
+        rows = zip(
+            documents.tolist(), positions, (ordinals - starts).tolist(), starts.tolist(), ends.tolist(), stops.tolist(), strata, splits, weights, strict=True
+        )
+        return [
+            Snippet(
+                feature,
+                document,
+                position,
+                peak,
+                self.texts(document, start, end),
+                tuple(activations[stop - (end - start) : stop]),
+                stratum,
+                SPLITS[split],
+                weight,
+            )
+            for document, position, peak, start, end, stop, stratum, split, weight in rows
+        ]
 
     def texts(self, document: int, start: int, end: int) -> tuple[str, ...]:
         """What each token from ordinal `start` to `end` stands for in its document. A character that several tokens make up, which none of
         them decodes to alone, is given to the first of them."""
         out = [self.tokens.vocabulary[i] for i in self._ids[start:end]]
-        if not any(BROKEN in text for text in out):
+        if BROKEN not in "".join(out):
             return tuple(out)
         source, told = self.tokens.text(document), 0
         for i, (a, b) in enumerate(zip(self.tokens.starts[start:end].tolist(), self.tokens.ends[start:end].tolist(), strict=True)):

@@ -11,7 +11,7 @@ import numpy as np
 
 from autointerp import rules
 from autointerp.contexts import Corpus
-from autointerp.examples import Examples
+from autointerp.examples import Examples, ascending
 from autointerp.postings import lookup
 from core.records import Snippet
 
@@ -34,21 +34,25 @@ class Failing:
         pool = self.examples.pool("score")
         return np.sort(np.random.default_rng(self.seed).choice(pool, min(SAMPLE, len(pool)), replace=False))
 
+    def prepare(self) -> None:
+        """Make what all features share."""
+        self.corpus, self.sample  # noqa: B018 - made once
+
     def snippets(self, feature: int, firings: tuple[np.ndarray, np.ndarray], text: str, count: int) -> list[Snippet]:
         """At most `count` snippets of each of the strata `missed` (strongest first) and `false_alarm`; none for a label that is no rule."""
-        if not rules.is_rule(text):
+        rule = rules.read_rule(text)
+        if rule is None:
             return []
-        rule = rules.parse(text)
         missed, alarms = self._missed(rule, firings, count), self._false_alarms(rule, feature, firings, count)
-        every = [(int(o), "missed") for o in missed] + [(int(o), "false_alarm") for o in alarms]
-        return [self.examples.snippet(feature, firings, ordinal, stratum) for ordinal, stratum in every]
+        strata = ["missed"] * len(missed) + ["false_alarm"] * len(alarms)
+        return self.examples.cut(feature, firings, np.r_[missed, alarms].astype(np.int64), strata, [0.0] * len(strata))
 
     def _missed(self, rule, firings, count: int) -> np.ndarray:
         where, values, _ = self.examples.firings_in(firings, "score")
-        strongest = np.sort(np.argsort(values, kind="stable")[-STRONGEST:])
+        strongest = np.sort(ascending(values)[-STRONGEST:])
         where, values = where[strongest], values[strongest]
         unseen = rules.predict(rule, self.corpus, where) == 0
-        return self.examples.spaced(where[unseen], np.argsort(values[unseen], kind="stable"), count)
+        return self.examples.spaced(where[unseen], ascending(values[unseen]), count)
 
     def _false_alarms(self, rule, feature: int, firings, count: int) -> np.ndarray:
         """Tokens that a strong part of the rule matches and on which the feature is silent, the same ones every time."""

@@ -16,6 +16,7 @@ from autointerp.coactivation import together
 from autointerp.examples import STRATA, Examples
 from autointerp.failing import Failing
 from autointerp.postings import Postings
+from autointerp.rows import Rows
 from core.corpus import Tokens
 from core.errors import UsageError
 from core.files import read_array, read_json
@@ -25,6 +26,7 @@ from core.run import Run
 RARE_DOCUMENTS = 5  # a feature that fires in fewer score documents has no score
 DENSE = 0.1  # share of tokens
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}
+SCORE_FIELDS = ["kind", "value", "low", "high", "null", "n_documents", "undefined"]
 Firings = tuple[np.ndarray, np.ndarray]  # (ordinals (m,) ascending, activations (m,))
 
 
@@ -138,11 +140,15 @@ class Features:
 
     def stats(self, feature: int, firings: Firings | None = None) -> FeatureStats:
         where, values = firings or self.postings.firings(self.check(feature))
-        documents = np.unique(self.tokens.document_of(where))
+        documents = np.flatnonzero(np.diff(np.searchsorted(where, self._document_offsets)))
         scored = int((self.tokens.split[documents] == SPLITS.index("score")).sum())
         density = len(where) / self.postings.n_tokens
         status = "dead" if not len(where) else "dense" if density > DENSE else "rare" if scored < RARE_DOCUMENTS else "alive"
         return FeatureStats(feature, status, density, len(where), len(documents), float(values.max()) if len(values) else 0.0)
+
+    @cached_property
+    def _document_offsets(self) -> np.ndarray:
+        return np.asarray(self.tokens.document_offsets, np.int64)
 
     def histogram(self, feature: int, bins: int = 30) -> tuple[np.ndarray, np.ndarray]:
         """(counts (bins,), edges (bins + 1,)) of the non-zero activations."""
@@ -150,11 +156,17 @@ class Features:
 
     def neighbours(self, feature: int, count: int = 6) -> list[tuple[int, float]]:
         """(feature, cosine) of the nearest decoder directions among live features; empty before `cluster`."""
-        if self.run.find("cluster") is None:
-            return []
-        folder = self.run.folder("cluster")
-        ids, cosines = read_array(folder / "neighbours.npy"), read_array(folder / "cosines.npy")
-        return [(int(i), float(c)) for i, c in zip(ids[feature], cosines[feature], strict=True) if i >= 0][:count]
+        columns = (column[feature].tolist() for column in self._beside["neighbours"])
+        return [(i, c) for i, c in zip(*columns, strict=True) if i >= 0][:count]
+
+    @cached_property
+    def _beside(self) -> dict[str, list[np.ndarray]]:
+        """Columns (F, k) of each feature's nearest directions and of its partners; none of them before `cluster`."""
+        names = {"neighbours": ("neighbours", "cosines"), "partners": ("partners", "partners_phi", "partners_shared")}
+        folder = self.run.path / "cluster"
+        there = {kind: self.run.find("cluster") is not None and (folder / f"{files[0]}.npy").exists() for kind, files in names.items()}
+        nothing = np.zeros((self.postings.n_features, 0))
+        return {kind: [read_array(folder / f"{name}.npy") if there[kind] else nothing for name in files] for kind, files in names.items()}
 
     def path(self, feature: int) -> list[dict]:
         """layer, group, title of the groups that the feature is in, coarsest first."""
@@ -163,17 +175,13 @@ class Features:
 
     def partners(self, feature: int, count: int = 6) -> list[dict]:
         """feature, phi, shared (sampled tokens) of those that fire most on the same tokens; empty before `cluster`."""
-        if self.run.find("cluster") is None or not (self.run.folder("cluster") / "partners.npy").exists():
-            return []
-        folder = self.run.folder("cluster")
-        columns = [read_array(folder / f"{name}.npy")[feature] for name in ("partners", "partners_phi", "partners_shared")]
-        rows = [{"feature": int(i), "phi": float(p), "shared": int(n)} for i, p, n in zip(*columns, strict=True) if i >= 0]
+        columns = (column[feature].tolist() for column in self._beside["partners"])
+        rows = [{"feature": i, "phi": p, "shared": n} for i, p, n in zip(*columns, strict=True) if i >= 0]
         return [row | {"label": self.label(row["feature"])} for row in rows[:count]]
 
     def related(self, feature: int) -> list[dict]:
         """Duplicates, probable splitting and absorption that the feature is part of: kind, feature (the parent, in absorption), other, strength."""
-        own = self.relations[(self.relations["feature"] == feature) | (self.relations["other"] == feature)]
-        return plain(own[["kind", "feature", "other", "strength"]])
+        return self._rows["relations"].of(feature)
 
     def pair(self, a: int, b: int) -> dict:
         """Exact counts of two features' firings over every token (see coactivation.together), the cosine of their directions, how they are related."""
@@ -186,17 +194,18 @@ class Features:
 
     def label(self, feature: int) -> str:
         """The first label's text, or an empty string."""
-        rows = self._by_feature["labels"].get(feature, ())
-        return str(self.labels["text"].iat[rows[0]]) if len(rows) else ""
+        rows = self._rows["labels"].of(feature)
+        return rows[0]["text"] if rows else ""
 
     @cached_property
-    def _by_feature(self) -> dict[str, dict[int, np.ndarray]]:
-        """Places of each feature's rows in the tables of labels, scores and failures: a search of 16,000 rows a card is most of its time."""
-        tables = {"labels": self.labels, "scores": self.scores, "failures": self.failures}
-        return {name: table.groupby("feature").indices for name, table in tables.items()}
-
-    def _rows(self, name: str, feature: int) -> pd.DataFrame:
-        return getattr(self, name).iloc[self._by_feature[name].get(feature, [])]
+    def _rows(self) -> dict[str, Rows]:
+        """The rows of the tables by feature."""
+        return {
+            "labels": Rows(self.labels, ["text", "set", "kind", "confidence"]),
+            "scores": Rows(self.scores, ["set", *SCORE_FIELDS]),
+            "failures": Rows(self.failures, ["unit", "kind", "message"]),
+            "relations": Rows(self.relations, ["kind", "feature", "other", "strength"], ("feature", "other")),
+        }
 
     def card(self, feature: int, counts: dict[str, int] | None = None, split: str = "all") -> dict:
         """All that is known of a feature, as `show --json` prints it. `counts` says how many snippets of each stratum, and how many of
@@ -210,6 +219,13 @@ class Features:
             for feature, firings in enumerate(block, first):
                 yield self._card(feature, firings, counts, "all", notes)
 
+    def prepare(self, counts: dict[str, int]) -> None:
+        """Make what all cards share: before processes part, so that none makes it again."""
+        for name in ("_rows", "_beside", "_groups", "_effects", "layers"):
+            getattr(self, name)
+        if counts.get("failing"):
+            self._failing.prepare()
+
     def _card(self, feature: int, firings: Firings, counts: dict[str, int] | None, split: str, notes: list[dict]) -> dict:
         stats = self.stats(feature, firings)
         rng = np.random.default_rng([self.run.settings.seed, feature])
@@ -218,7 +234,7 @@ class Features:
         snippets = self.examples.snippets(feature, split, wanted, rng, firings)
         if failing and labels:
             snippets += self._failing.snippets(feature, firings, labels[0]["text"], failing)
-        group = None if self.clusters is None or feature not in self.clusters.index else self.clusters.loc[feature]
+        group = self._groups.get(feature)
         counted, edges = histogram(firings[1])
         return {
             "feature": feature, "status": stats.status, "density": stats.density, "n_firings": stats.n_firings,
@@ -231,7 +247,7 @@ class Features:
             "isolated": group is not None and group["status"] == "isolated",
             "histogram": {"counts": counted.tolist(), "edges": edges.tolist()}, "strata": strata(firings[1]),
             "notes": [n for n in notes if n["feature"] == feature],
-            "failures": plain(self._rows("failures", feature).drop(columns="feature")),
+            "failures": self._rows["failures"].of(feature),
             "snippets": [
                 {"stratum": s.stratum, "split": s.split, "document": self.tokens.names[s.document], "start": s.start, "peak": s.peak,
                  "tokens": list(s.tokens), "activations": list(s.activations)}
@@ -243,25 +259,28 @@ class Features:
     def _failing(self) -> Failing:
         return Failing(self.examples, self.run.settings.seed)
 
+    @cached_property
+    def _groups(self) -> dict[int, dict]:
+        """{feature: group, title, status} of those that `cluster` looked at."""
+        return {} if self.clusters is None else self.clusters[["group", "title", "status"]].to_dict("index")
+
     def _labels_of(self, feature: int) -> list[dict]:
-        rows, scores = self._rows("labels", feature), self._rows("scores", feature)
-        fields = ["kind", "value", "low", "high", "null", "n_documents", "undefined"]
-        return [
-            {
-                "text": row.text,
-                "set": row.set,
-                "kind": row.kind,
-                "confidence": None if np.isnan(row.confidence) else row.confidence,
-                "scores": plain(scores[scores["set"] == row.set].reindex(columns=fields)),
-            }
-            for row in rows.itertuples()
-        ]
+        scores = self._rows["scores"].of(feature)
+        of_set = lambda name: [{k: v for k, v in score.items() if k != "set"} for score in scores if score["set"] == name]
+        return [label | {"scores": of_set(label["set"])} for label in self._rows["labels"].of(feature)]
 
     def _effects_of(self, feature: int, side: str) -> list[dict]:
-        if self.effects is None:
-            return []
-        row = self.effects.loc[feature]
-        return [{"token": t, "logit": float(v)} for t, v in zip(row[side], row[f"{side}_logit"], strict=True)]
+        texts, logits = self._effects[side].get(feature, ((), ()))
+        return [{"token": text, "logit": float(value)} for text, value in zip(texts, logits, strict=True)]
+
+    @cached_property
+    def _effects(self) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
+        """{side: {feature: (texts, logits)}} of promoted and suppressed tokens."""
+        table = self.effects
+        sides = ("promoted", "suppressed")
+        if table is None:
+            return {side: {} for side in sides}
+        return {side: dict(zip(table.index.tolist(), zip(table[side], table[f"{side}_logit"], strict=True), strict=True)) for side in sides}
 
     # ------------------------------------------------------------ many features
 
@@ -310,11 +329,6 @@ def strata(values: np.ndarray) -> list[dict]:
         if len(inside):
             out.append({"stratum": name, "low": float(inside[0]), "firings": len(inside) / n, "mass": float(inside.sum(dtype=np.float64)) / total})
     return out
-
-
-def plain(table: pd.DataFrame) -> list[dict]:
-    """Rows as dicts that JSON can hold: NaN becomes None."""
-    return [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in table.astype(object).to_dict("records")]
 
 
 # ---------------------------------------------------------------- notes

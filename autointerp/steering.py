@@ -11,6 +11,7 @@ from core.errors import NotReady
 from core.records import SPLITS, Clamp
 
 ROWS, LENGTH = 16, 64  # held-out text on which a dose is measured; shorter where no row is so long
+OWN = 10  # most promoted tokens that count as a feature's own
 LIKE_DENSITY = 2.0  # a control feature fires at most so many times as often, or as seldom
 DOSES = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0]  # multiples of the maximum
 
@@ -25,15 +26,19 @@ class Effort:
     seeds: int = 2
 
 
-def measured_doses(features: Features, live, clamp: Clamp, doses: list[float], effort: Effort = Effort(), places=None) -> dict:  # noqa: B008 - frozen
-    """Dose and response of one feature on score documents, by `live.doses`; its own tokens are those that its direction promotes, and
-    `places` say where the clamp holds."""
+def measured_doses(features: Features, live, clamps: list[Clamp], doses: list[float], effort: Effort = Effort(), places=None) -> dict:  # noqa: B008 - frozen
+    """Dose and response of clamps together on score documents, by `live.doses`; a feature's own tokens are those that its direction promotes,
+    and `places` say where the clamps hold."""
     if features.effects is None:
         raise NotReady("The promoted tokens are not known.", f"Run: python main.py effects {features.run.name}")
-    targets = [int(i) for i in features.effects.loc[clamp.feature]["promoted_id"][:10]]
-    bench = {"rows": held_out_rows(features), "targets": targets, "prompts": held_out_prompts(features, effort), "tokens": effort.tokens,
-             "seeds": effort.seeds, "others": of_like_density(features, clamp.feature)}  # fmt: skip
-    return live.doses(clamp, features.stats(clamp.feature).max, doses, bench, *([places] if places else []))
+    numbers = [clamp.feature for clamp in clamps]
+    targets = [int(i) for f in numbers for i in features.effects.loc[features.check(f)]["promoted_id"][:OWN]]
+    others = sorted({f for number in numbers for f in of_like_density(features, number)} - set(numbers))
+    bench = {"rows": held_out_rows(features), "targets": list(dict.fromkeys(targets)), "prompts": held_out_prompts(features, effort),
+             "tokens": effort.tokens, "seeds": effort.seeds, "others": others}  # fmt: skip
+    measured = live.doses(clamps, {f: features.stats(f).max for f in numbers}, doses, bench, *([places] if places else []))
+    size = {"prompts": len(bench["prompts"]), "seeds": effort.seeds, "tokens": effort.tokens, "rows": len(bench["rows"]), "row_tokens": bench["rows"].shape[1]}
+    return measured | {"measured_on": size}
 
 
 def score_rows(features: Features, least: int) -> tuple[np.ndarray, int]:

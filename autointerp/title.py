@@ -33,7 +33,7 @@ from core.files import read_json, write_json, write_table
 from core.records import Failure, Manifest
 from core.run import Run, Work
 
-UNIT, VERSION = "title", 2
+UNIT, VERSION = "title", 3
 NAME = Form("title", max_tokens=1024, usual_tokens=30)
 SHOWN = 10  # marks kept as evidence
 LEAST_TESTED = 8  # members of a group that is tested: half of them name it, four of the others stand against the outsider
@@ -108,28 +108,38 @@ def parents_of(live: pd.DataFrame, layer: int) -> dict[int, list[int]]:
 
 
 def titles_by_contrast(live: pd.DataFrame, records: list[dict], marks: dict, settings: TitleSettings) -> pd.DataFrame:
-    """The titles table of every layer, from words."""
-    rows = []
-    for layer, column in enumerate(layers_of(live)):
+    """The titles table of every layer, from words. Fine layers first: what names a part well would name the whole badly, so a group gets no title that is
+    shown for a group inside it."""
+    rows, lines = [], {(r["layer"], r["group"]): r for r in records}
+    inside: dict[tuple[int, int], list[str]] = {}  # titles that are shown for groups inside a group
+    for layer, column in reversed(list(enumerate(layers_of(live)))):
         members = members_of(live, column)
         found = contrast.evidence(members, parents_of(live, layer), marks)
-        titles = contrast.group_titles(found, settings)
+        titles = contrast.group_titles(found, settings, {g: inside.get((layer, g), []) for g in members})
+        for group in members:
+            own = [] if dissolved(lines[layer, group]) else [titles[group].text]
+            inside.setdefault((layer - 1, lines[layer, group]["parent"]), []).extend(own + inside.get((layer, group), []))
         for group, part in members.items():
             chosen = set(titles[group].marks)
             share = float(np.mean([bool(chosen & marks[f]) for f in part]))
             shown = {contrast.phrase([m]): n for m, n, _ in found[group].ranked[:SHOWN]}
             rows.append((layer, group, titles[group].text, len(part), json.dumps(shown, ensure_ascii=False), share))
     frame = pd.DataFrame(rows, columns=["layer", "group", "tentative", "size", "evidence", "share"])
-    return settled(frame, records)
+    return settled(frame.sort_values(["layer", "group"], ignore_index=True), records)
 
 
 def settled(frame: pd.DataFrame, records: list[dict]) -> pd.DataFrame:
     """The table with `why` and `title`: empty for groups that have dissolved in subsamples."""
-    jaccard = {(r["layer"], r["group"]): r["jaccard"] for r in records}
-    lost = [jaccard.get(key) is not None and jaccard[key] < DISSOLVED for key in zip(frame["layer"], frame["group"], strict=True)]
+    lines = {(r["layer"], r["group"]): r for r in records}
+    lost = [dissolved(lines.get(key, {})) for key in zip(frame["layer"], frame["group"], strict=True)]
     is_mixed = frame["tentative"].str.startswith(contrast.MIXED) if len(frame) else np.zeros(0, bool)
     why = np.select([np.array(lost, bool), np.asarray(is_mixed, bool)], ["unstable", "mixed"], "") if len(frame) else np.zeros(0, object)
     return frame.assign(why=why, title=np.where(why == "unstable", "", frame["tentative"]))[COLUMNS]
+
+
+def dissolved(record: dict) -> bool:
+    """Whether less than half of a group comes back in subsamples; not known without a proof."""
+    return record.get("jaccard") is not None and record["jaccard"] < DISSOLVED
 
 
 def titles_by_llm(frame: pd.DataFrame, live: pd.DataFrame, records: list[dict], labels: pd.DataFrame, ask: naming.Ask) -> tuple[pd.DataFrame, list[Failure]]:

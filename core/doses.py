@@ -1,14 +1,16 @@
-"""Dose and response of one feature: what setting it to multiples of its maximum does, beside controls of equal norm.
+"""Dose and response of a clamp, or of several together: what larger and larger values do, beside controls of equal norm.
+
+A dose multiplies the value that each clamp has at dose 1: a feature's maximum where it is clamped alone (`dosed`).
 
 Every measure is a mean over units with a 95 % t-interval over them: rows of held-out text, or prompts (their seeds averaged first).
 
     kl          KL(unclamped || clamped), nats a token, on held-out text
-    target      change of the log-probability of the feature's own tokens together, nats, on held-out text
-    loss        change of the loss on those held-out tokens on which the feature is silent by itself, nats a token
-    own         share of the generated tokens that are the feature's own
+    target      change of the log-probability of the features' own tokens together, nats, on held-out text
+    loss        change of the loss on those held-out tokens on which the features are silent by themselves, nats a token
+    own         share of the generated tokens that are the features' own
     perplexity  of the generated text, under the unclamped subject
     distinct    distinct pairs of neighbouring tokens in the generated text, as a share of all
-    found       how strongly the unclamped subject, reading the generated text, has the feature: mean share of its maximum
+    found       how strongly the unclamped subject, reading the generated text, has the features: mean share of their maxima
 
 Controls: `random_` a random direction, `feature_` the direction of a random feature of like density, both of the clamp's own length at
 each position and another one in each row, so that the intervals hold the controls' variety too.
@@ -24,7 +26,8 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from core.clamp import Edits, Writing, clamp_edit, directed_edit, random_directions, written
+from core.clamp import Edits, Writing, clamp_edit, directed_edit, random_directions, resolve, written
+from core.errors import UsageError
 from core.records import Clamp, Site
 from core.saes.protocol import SAE
 from core.subject import Edit, Generation, Subject, Where
@@ -38,7 +41,7 @@ Units = dict[str, np.ndarray]  # of each measure, its value on every unit
 
 @dataclass(frozen=True)
 class Bench:
-    """What a dose is measured on: `rows` (R, T) token ids of held-out text behind BOS, `targets` token ids of the feature's own
+    """What a dose is measured on: `rows` (R, T) token ids of held-out text behind BOS, `targets` token ids of the features' own
     tokens, `writing` of prompts from other held-out text, `others` features of like density."""
 
     rows: Tensor
@@ -48,21 +51,35 @@ class Bench:
     seed: int = 0
 
 
-class Doses:
-    """One feature of one SAE on one bench."""
+def dosed(clamps: list[Clamp], maxima: dict[int, float]) -> list[Clamp]:
+    """The clamps at dose 1, in SAE units: of a feature alone its maximum (of `scale` the factor 1), whatever value is given; of several features the
+    values that are given. Raises UsageError for a feature that never fired, and for an ablation, which has no dose."""
+    if any(clamp.mode == "ablate" for clamp in clamps):
+        raise UsageError("An ablation has no dose.", "Leave --doses out, or clamp with --set, --max, --add or --scale.")
+    for clamp in clamps:
+        if maxima[clamp.feature] <= 0:
+            raise UsageError(f"Feature {clamp.feature} never fired, so a dose has no unit.", "Choose a feature that fires.")
+    if len(clamps) > 1:
+        return resolve(clamps, maxima)
+    [clamp] = clamps
+    return [replace(clamp, value=1.0 if clamp.mode == "scale" else maxima[clamp.feature], relative=False)]
 
-    def __init__(self, subject: Subject, site: Site, sae: SAE, clamp: Clamp, maximum: float, bench: Bench, where: Where | None = None):
+
+class Doses:
+    """Clamps of one SAE, as they are at dose 1, on one bench; `maxima` of their features."""
+
+    def __init__(self, subject: Subject, site: Site, sae: SAE, clamps: list[Clamp], maxima: dict[int, float], bench: Bench, where: Where | None = None):
         self.subject, self.site, self.sae, self.bench, self.where = subject, site, sae, bench, where
-        self.clamp, self.maximum = clamp, maximum
+        self.clamps, self.maxima = clamps, maxima
         with torch.inference_mode():
             self.clean = subject.logits(bench.rows).log_softmax(-1)
-            active = sae.encode(subject.read(site, bench.rows).float())[..., clamp.feature] > 0
-        self.silent = ~active[:, 1:-1].cpu()
+            active = sae.encode(subject.read(site, bench.rows).float())[..., [c.feature for c in clamps]] > 0
+        self.silent = ~active.any(-1)[:, 1:-1].cpu()
         self.real_loss = float(-self.clean[:, :-1].gather(-1, bench.rows[:, 1:, None].to(self.clean.device)).mean())
 
     def edits(self, dose: float, n: int) -> dict[str, Edit]:
-        """The clamp at a dose, and its two controls for n rows."""
-        own = clamp_edit(self.sae, [replace(self.clamp, value=dose * self.maximum, relative=False)])
+        """The clamps at a dose, and their two controls for n rows."""
+        own = clamp_edit(self.sae, [replace(c, value=dose * c.value) for c in self.clamps])
         others = np.random.default_rng(self.bench.seed).choice(self.bench.others, n)
         directions = torch.nn.functional.normalize(self.sae.W_dec.detach()[torch.from_numpy(others)].float(), dim=1)
         return {"": own, "random_": directed_edit(own, random_directions(n, self.sae.d_in, self.bench.seed)), "feature_": directed_edit(own, directions)}
@@ -84,7 +101,7 @@ class Doses:
     def on_writing(self, edit: Edit | None) -> Units:
         """nll, distinct and found of each continuation, in the order of `writing.every`; NaN for one without a token."""
         made = written(self.subject, self.site, self.bench.writing, Edits(edit, self.where))
-        found = read_back(self.subject, self.site, self.sae, self.clamp.feature, self.maximum, made)
+        found = read_back(self.subject, self.site, self.sae, self.maxima, made)
         new = [g.tokens[g.n_prompt :] for g in made]
         return found | {"own": np.array([np.isin(tokens, self.bench.targets).mean() if tokens else np.nan for tokens in new])}
 
@@ -111,12 +128,12 @@ class Doses:
 
 
 @torch.inference_mode()
-def read_back(subject: Subject, site: Site, sae: SAE, feature: int, maximum: float, made: list[Generation]) -> Units:
-    """What the unclamped subject makes of generated text: loss a token, distinct pairs, mean activation / maximum, of each."""
+def read_back(subject: Subject, site: Site, sae: SAE, maxima: dict[int, float], made: list[Generation]) -> Units:
+    """What the unclamped subject makes of generated text: loss a token, distinct pairs, mean activation / maximum (of the features in `maxima`), of each."""
     width = max(len(g.tokens) for g in made)
     ids = torch.tensor([g.tokens + [0] * (width - len(g.tokens)) for g in made])  # behind a row's end nothing is looked at
     losses = subject.losses(ids).cpu()
-    activations = sae.encode(subject.read(site, ids).float())[..., feature].cpu() / maximum
+    activations = (sae.encode(subject.read(site, ids).float())[..., list(maxima)].cpu() / torch.tensor(list(maxima.values()))).mean(-1)
     out: Units = {name: np.full(len(made), np.nan) for name in ("nll", "distinct", "found")}
     for i, g in enumerate(made):
         start, end = g.n_prompt, len(g.tokens)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from core.clamp import Edits, Writing, clamp_edit, paired, resolve, where_to_clamp
-from core.doses import Bench, Doses
+from core.doses import Bench, Doses, dosed
 from core.errors import NotReady, UsageError
 from core.records import Clamp, Site
 from core.run import Run
@@ -106,16 +106,12 @@ class Live:
         writing = Writing(prompts, record["tokens"], record["temperature"], seeds)
         return self.clamp([Clamp(**c) for c in record["resolved"]], {}, writing, Places(record["positions"], record["at"]), others)
 
-    def doses(self, clamp: Clamp, maximum: float, doses: list[float], bench: dict, places: Places = Places()) -> dict:  # noqa: B008 - frozen
-        """Dose and response of one clamp, see `core.doses.Doses.measure`. `bench` holds rows (R, T) of token ids of one document each, read
+    def doses(self, clamps: list[Clamp], maxima: dict[int, float], doses: list[float], bench: dict, places: Places = Places()) -> dict:  # noqa: B008 - frozen
+        """Dose and response of clamps together, see `core.doses`. `bench` holds rows (R, T) of token ids of one document each, read
         behind BOS, targets, prompts, tokens, seeds and others, features of like density."""
-        if maximum <= 0:
-            raise UsageError(f"Feature {clamp.feature} never fired, so a dose has no unit.", "Choose a feature that fires.")
         first = [] if self.subject.bos is None else [self.subject.bos]
         rows = torch.tensor([first + row for row in np.asarray(bench["rows"]).tolist()])
         writing = Writing(bench["prompts"], bench["tokens"], 0.7, tuple(range(bench["seeds"])))
         where = where_to_clamp(self.subject, places.positions, places.at)
-        measured = Doses(
-            self.subject, self.site, self.sae, clamp, maximum, Bench(rows, bench["targets"], writing, bench["others"], self.run.settings.seed), where
-        )
-        return measured.measure(doses)
+        bench = Bench(rows, bench["targets"], writing, bench["others"], self.run.settings.seed)
+        return Doses(self.subject, self.site, self.sae, dosed(clamps, maxima), maxima, bench, where).measure(doses)

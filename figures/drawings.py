@@ -18,7 +18,7 @@ from figures import clusters as group_figures
 from figures import scores as score_figures
 from figures import training as training_figures
 from figures.map import Caption, Group, cluster_map, middle
-from figures.steering import dose_curves, dose_title
+from figures.steering import dose_curves, dose_sizes
 from figures.style import save
 
 
@@ -53,9 +53,16 @@ def drawings_of(features: Features, control: Run | None, compared: list[Run], cl
     density = features.postings.n_firings / features.postings.n_tokens
     scored = "" if not score else f"n = {score.summary['n']:,} of {score.summary['live']:,} live features."
     found = [
-        Drawing("training", "Training curves", partial(training_figure, features), f"{run.manifest('train').summary.get('vectors', 0):,} vectors."),
-        Drawing("sweep", "L0 and FVU of several autoencoders", partial(sweep_drawing, run, control, compared), "FVU on the score split of each run."),
-        Drawing("density", "Density of features", partial(density_figure, features), f"n = {int((density > 0).sum()):,} live features."),
+        Drawing(
+            "training", "Training curves", partial(training_figure, features), f"n = {run.manifest('train').summary.get('vectors', 0):,} vectors in training."
+        ),
+        Drawing("sweep", "L0 and FVU of several autoencoders", partial(sweep_drawing, run, control, compared), sweep_caption(run, control, compared)),
+        Drawing(
+            "density",
+            "Density of features",
+            partial(density_figure, features),
+            f"n = {int((density > 0).sum()):,} live features over {features.postings.n_tokens:,} tokens.",
+        ),
         Drawing("scores", "Scores against null and control", partial(scores_figure, features, control), f"{scored} Bands: 95 % of a share."),
         Drawing(
             "kinds", "Scores by kind of label", partial(kinds_figure, features), f"{scored} Boxes: quartiles; kinds of fewer than 5 features are left out."
@@ -66,15 +73,9 @@ def drawings_of(features: Features, control: Run | None, compared: list[Run], cl
         found += Clusters(features).drawings()
     for i, record in enumerate(r for r in clamps if "doses" in r):
         name = f"clamp-{record['features'][0]}-{i + 1}"
-        make = lambda dark, r=record: dose_curves(r["doses"], dose_title(r), dark)
-        found.append(
-            Drawing(
-                name,
-                "Dose and response",
-                make,
-                f"{len(record['doses'])} doses; controls of equal length: a random direction, a random feature of like density.",
-            )
-        )
+        measured = " on " + sizes if (sizes := dose_sizes(record)) else ""
+        caption = f"{len(record['doses'])} doses{measured}. Bands: 95 % over rows or prompts. Controls of equal length: a random direction, a random feature of like density."
+        found.append(Drawing(name, "Dose and response", partial(dose_curves, record), caption))
     return found
 
 
@@ -100,6 +101,13 @@ def sweep_drawing(run: Run, control: Run | None, compared: list[Run], dark: bool
         summary = r.find("evaluate").summary if r.find("evaluate") else r.manifest("train").summary
         points.append((name, summary["l0"], summary.get("fvu", summary.get("calibrate_fvu"))))
     return training_figures.sweep_figure(points, dark)
+
+
+def sweep_caption(run: Run, control: Run | None, compared: list[Run]) -> str:
+    """How many runs there are, and on how many tokens each is measured."""
+    runs = [run, *compared, *([control] if control else [])]
+    tokens = [f"{found.summary['tokens']:,}" for r in runs if (found := r.find("evaluate")) and "tokens" in found.summary]
+    return f"n = {len(runs)} runs; FVU on {' / '.join(dict.fromkeys(tokens)) or 'the'} tokens of the score split" + ("." if tokens else " of each.")
 
 
 def density_figure(features: Features, dark: bool):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from core.files import replacing
-from figures.steering import dose_curves, dose_title
+from figures.steering import dose_curves, dose_sizes
 from figures.style import COLOURS, DARK, LIGHT, plain, save, themed
 from figures.terminal import visible
 
@@ -40,7 +40,7 @@ def write_gallery(records: list[dict], folder: Path, subject: str) -> Path:
     for dark, end in ((False, ""), (True, "-dark")):
         save(gallery_figure(records, dark), folder / f"gallery{end}.png")
         for record in records:
-            save(dose_curves(record["doses"], dose_title(record), dark), folder / f"dose-{record['features'][0]}{end}.png")
+            save(dose_curves(record, dark), folder / f"dose-{record['features'][0]}{end}.png")
     with replacing(folder / "gallery.html") as temporary:
         temporary.write_text(gallery_page(records, subject), encoding="utf-8", errors="replace")
     return folder
@@ -74,7 +74,8 @@ def section(record: dict) -> str:
         for prompt, (a, b) in zip(record["prompts"], map(differing, record["baseline"], record["clamped"]), strict=True)
     )
     picture = f'<picture><source media="(prefers-color-scheme: dark)" srcset="dose-{feature}-dark.png"><img alt="Dose and response" src="dose-{feature}.png"></picture>'
-    return f"<section><h2>{feature}: {escaped(label)}</h2><p>Promotes {tokens}. {share}</p>{rows}{picture}</section>"
+    sizes = f'<p class="faint">Measured on {escaped(dose_sizes(record))}. Intervals: 95 % over rows or prompts.</p>' if dose_sizes(record) else ""
+    return f"<section><h2>{feature}: {escaped(label)}</h2><p>Promotes {tokens}. {share}</p>{rows}{picture}{sizes}</section>"
 
 
 def column(title: str, marked: list[tuple[str, bool]], marks: bool, prompt: str) -> str:

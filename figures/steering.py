@@ -12,7 +12,7 @@ from figures.style import COLOURS, plain, save, themed
 from figures.terminal import visible
 
 CURVES = (  # prefix in a dose's record, colour, line, name
-    ("", COLOURS["clamped"], "-", "this feature"),
+    ("", COLOURS["clamped"], "-", "this clamp"),
     ("random_", COLOURS["control"], "--", "random direction, equal length"),
     ("feature_", COLOURS["null"], ":", "random feature of like density, equal length"),
 )
@@ -23,20 +23,22 @@ PANELS = (
 )
 
 
-def dose_curves(responses: list[dict], title: str, dark: bool = False) -> Figure:
+def dose_curves(record: dict, dark: bool = False) -> Figure:
     """How the predictions, the written text and the whole distribution move with the dose, beside controls, with 95 % intervals.
 
-    `responses` are the rows of `core.doses.Doses.measure`: dose in multiples of the feature's maximum; means, _low and _high.
+    `doses` of the record are the rows of `core.doses.Doses.measure`: doses, means, _low and _high.
     """
+    responses, several = record["doses"], len(record["features"]) > 1
+    unit_of_dose = "dose (multiples of the clamps' values)" if several else "dose (multiples of the feature's maximum)"
     with themed(dark):
         figure = Figure(figsize=(11, 3.9), layout="constrained")
         for axes, (key, unit, what) in zip(figure.subplots(1, 3), PANELS, strict=True):
             draw_panel(axes, responses, key)
-            axes.set(xlabel="dose (multiples of the feature's maximum)", ylabel=unit)
+            axes.set(xlabel=unit_of_dose, ylabel=unit)
             axes.set_title(what, fontsize=10, fontweight="normal")
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=9)
-        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12, fontweight="bold")
+        figure.suptitle(plain(dose_title(record)), x=0.01, ha="left", fontsize=12, fontweight="bold")
         return figure
 
 
@@ -54,11 +56,21 @@ def dose_title(record: dict) -> str:
     """The clamp and its label, short enough for a heading."""
     feature = record["features"][0]
     label = visible(record["labels"].get(str(feature)) or "no label")
-    return f"Clamping feature {feature}: {label if len(label) <= 70 else label[:69] + '…'}"
+    several = len(record["features"]) > 1
+    text = "Clamped together: " + ", ".join(record["clamps"]) if several else f"Clamping feature {feature}: {label}"
+    return text if len(text) <= 96 else text[:95] + "…"
+
+
+def dose_sizes(record: dict) -> str:
+    """What the doses were measured on, in words; empty for experiments that were kept before this was."""
+    n = record.get("measured_on")
+    if not n:
+        return ""
+    return f"{n['rows']} rows of {n['row_tokens']} held-out tokens; {n['prompts']} prompts, {n['seeds']} seed{'s'[: n['seeds'] > 1]}, {n['tokens']} tokens written of each"
 
 
 def save_dose_figure(experiment: Path, record: dict) -> str:
     """Draw the doses of a kept experiment beside it; returns the figure's file name."""
     path = experiment.with_suffix(".png")
-    save(dose_curves(record["doses"], dose_title(record)), path)
+    save(dose_curves(record), path)
     return path.name

@@ -46,6 +46,12 @@ class Shards:
         parts = [f"f-{i:05d}" for i in range(-(-self.n_features // SIZE))]
         return ["start", "text", "words", *parts, *(f"clamp-{record['number']:04d}" for record in experiments(self.features.run))]
 
+    def prepared(self) -> Shards:
+        """Itself, when all that shards share has been made: before processes part."""
+        self.features.prepare(SNIPPETS)
+        self._character  # noqa: B018 - made once
+        return self
+
     def script(self, name: str) -> bytes:
         """The script of one shard; raises UsageError for a name that is none."""
         data = json.dumps(self._value(name), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
@@ -162,20 +168,24 @@ class Shards:
     def packed(self, texts: list[str]) -> str | list[str]:
         """Numbers of tokens as one character each, from U+005D on and round the surrogates: a quarter less than digits after gzip. A
         snippet with a text that no token has (a character put together from several tokens) stays a list of texts."""
-        numbers = [self._number.get(text) for text in texts]
-        if None in numbers:
+        try:
+            return "".join([self._character[text] for text in texts])
+        except KeyError:
             return list(texts)
-        return "".join(chr(n + FIRST + (SURROGATES if n + FIRST >= 0xD800 else 0)) for n in numbers)
+
+    @cached_property
+    def _character(self) -> dict[str, str]:
+        return {text: chr(n + FIRST + (SURROGATES if n + FIRST >= 0xD800 else 0)) for text, n in self._number.items()}
 
 
 def short(value, digits: int = 4):
     """`value` with every number cut to so many significant digits; NaN and infinities become None."""
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {k: short(v, digits) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [short(v, digits) for v in value]
-    if isinstance(value, (float, np.floating)):
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from autointerp.features import Features
+from autointerp.workers import in_workers
 from core.errors import UsageError
 from core.progress import progress
 from figures.explorer.shards import PAGE, Shards
@@ -25,8 +26,9 @@ def export_site(features: Features, folder: Path) -> dict:
     shutil.copytree(PAGE, partial)
     (partial / "data").mkdir()
     shards = Shards(features)
-    for name in progress(shards.names(), "site", unit="shard"):
-        (partial / "data" / f"{name}.js").write_bytes(shards.script(name))
+    names = shards.prepared().names()
+    for name, script in zip(names, progress(in_workers(shards.script, names), "site", total=len(names), unit="shard"), strict=True):
+        (partial / "data" / f"{name}.js").write_bytes(script)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}

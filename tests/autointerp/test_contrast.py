@@ -71,7 +71,7 @@ def test_a_kind_that_most_members_have_leads():
 
 def test_equal_titles_are_told_apart():
     marks = [("here", '"a"'), ("here", '"b"'), ("here", '"c"'), ("here", '"d"')]
-    titles = distinct({0: marks, 1: marks, 2: marks[:1], 3: marks[:1], 4: [], 5: []}, 2)
+    titles = distinct({0: marks, 1: marks, 2: marks[:1], 3: marks[:1], 4: [], 5: []}, 2, {})
     texts = [t.text for t in titles.values()]
     assert len(set(texts)) == 6
     assert texts[:3] == ['"a", "b"', '"a", "c"', '"a"'] and texts[3:] == ['"a" (3)', "mixed (4)", "mixed (5)"]
@@ -80,7 +80,7 @@ def test_equal_titles_are_told_apart():
 def test_titles_that_are_nearly_equal_are_told_apart():
     assert alike('"a", "b" after "("', '"b", "a" after "("') and alike("Days of the Week", "days of the week") and not alike("days", "months")
     marks = [("here", f'"{c}"') for c in "abcde"]
-    titles = distinct({0: marks[:4], 1: [marks[0], marks[2], marks[1], marks[3]]}, 3)
+    titles = distinct({0: marks[:4], 1: [marks[0], marks[2], marks[1], marks[3]]}, 3, {})
     assert titles[0].text == '"a", "b", "c"' and not alike(titles[0].text, titles[1].text)
 
 
@@ -90,6 +90,14 @@ def test_a_group_is_held_against_its_siblings():
     for f in range(10):
         marks[f] = marks[f] | {("here", '"y"')}
     members, parents = {0: list(range(10)), 1: list(range(10, 20))}, {0: list(range(20)), 1: list(range(20))}
-    alone = group_titles(evidence(members, {}, marks), TitleSettings())
-    told = group_titles(evidence(members, parents, marks), TitleSettings())
-    assert '"x"' in alone[0].text and told[0].text == '"y"' and told[1].text == '"x"'  # nothing sets the second apart from the first but silence
+    alone = group_titles(evidence({0: members[0]}, {}, marks), TitleSettings())
+    assert '"x"' in alone[0].text
+    for above in (parents, {}):  # siblings inside one parent, and those of the layer where there is none
+        told = group_titles(evidence(members, above, marks), TitleSettings())
+        assert told[0].text == '"y"' and told[1].text == '"x"'  # nothing sets the second apart from the first but silence
+
+
+def test_a_group_is_not_named_as_one_inside_it():
+    marks = [("here", '"a"'), ("here", '"b"'), ("here", '"c"')]
+    assert distinct({0: marks}, 2, {})[0].text == '"a", "b"'
+    assert distinct({0: marks}, 2, {0: ['"a", "b"']})[0].text == '"a", "c"'

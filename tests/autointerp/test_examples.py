@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from autointerp.examples import NAMES, SPACING, Examples
+from autointerp.examples import NAMES, SPACING, Examples, ascending
 from autointerp.postings import Postings, lookup
 from core.corpus import Tokens
 from core.errors import UsageError
@@ -136,3 +136,9 @@ def test_snippets_show_tokens_and_activations(planted):
         assert s.split == "score" and s.tokens == tuple(f" t{i}" for i in planted.ids[start : start + len(s.tokens)])
         assert np.allclose(s.activations, planted.postings.activations_at(2, np.arange(start, start + len(s.tokens))))
         assert s.stratum == "random" or s.activations[s.peak] == 2.0
+
+
+@pytest.mark.parametrize("values", [np.zeros(0), np.zeros(7), [3, 1, 2, 1, 3], [-1.5, 2, -0.0, 0.0, -3, 2], np.random.default_rng(0).gamma(2, 2, 5000)])
+def test_the_order_of_activations_is_the_stable_one(values):
+    values = np.asarray(values, np.float32)
+    assert np.array_equal(ascending(values), np.argsort(values, kind="stable"))

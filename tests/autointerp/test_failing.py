@@ -54,7 +54,7 @@ def test_a_character_of_several_tokens_is_shown_whole(examples):
     assert len(ordinals)
     nothing = (np.zeros(0, np.int64), np.zeros(0, np.float32))
     for ordinal in ordinals[:40].tolist():
-        snippet = examples.snippet(0, nothing, ordinal, "random")
+        [snippet] = examples.cut(0, nothing, np.array([ordinal]), ["random"], [0.0])
         first, last = ordinal - snippet.peak, ordinal - snippet.peak + len(snippet.tokens) - 1
         source = tokens.text(snippet.document)
         shown = "".join(snippet.tokens)

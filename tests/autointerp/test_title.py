@@ -23,7 +23,10 @@ def tables():
     text = [SAID[g].replace("%s", f"w{f}") if g >= 0 else f'"v{f}"' for f, g in enumerate(fine)]
     labels = pd.DataFrame({"feature": range(100), "text": text, "confidence": 0.5, "kind": "token"})
     effects = pd.DataFrame({"feature": range(100), "promoted": [[f" p{f}", " "] for f in range(100)]})
-    records = [{"layer": layer, "group": g, "jaccard": 0.9, "exemplars": [10 * g]} for layer, g in ((0, 0), (1, 0), (1, 1), (1, 2))]
+    records = [
+        {"layer": layer, "group": g, "parent": 0 if layer and g < 2 else -1, "jaccard": 0.9, "exemplars": [10 * g]}
+        for layer, g in ((0, 0), (1, 0), (1, 1), (1, 2))
+    ]
     return features, labels, effects, records
 
 
@@ -45,6 +48,17 @@ def test_a_group_that_does_not_come_back_has_no_name():
     frame = named(features, labels, effects, records)
     assert frame["title"].tolist()[1:3] == ["", "in a docstring"] and frame["why"].tolist()[1:3] == ["unstable", ""]
     assert frame["tentative"][1] == '"self" after "("'
+
+
+def test_a_group_is_named_other_than_those_inside_it_unless_they_have_dissolved():
+    """The coarse group has the members of one fine one, so the same words would name both."""
+    features, labels, effects, records = tables()
+    features["layer_0"] = np.where(features["layer_1"] == 0, 0, -1)
+    frame = named(features, labels, effects, records)
+    assert frame["title"][1] == '"self" after "("' and frame["title"][0] not in ("", frame["title"][1])
+    records[1]["jaccard"] = 0.1
+    frame = named(features, labels, effects, records)
+    assert frame["title"].tolist()[:2] == ['"self" after "("', ""]
 
 
 def test_promoted_tokens_name_a_group_whose_labels_say_nothing():

@@ -69,7 +69,7 @@ def served(hostile_run):
         port = free.getsockname()[1]
     process = subprocess.Popen([sys.executable, "main.py", "explore", str(hostile_run), "--port", str(port)], cwd=ROOT)
     address = f"http://127.0.0.1:{port}"
-    for _ in range(120):
+    for _ in range(480):
         try:
             urllib.request.urlopen(address + "/", timeout=1)
             break

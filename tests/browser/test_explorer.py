@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from core.run import Run
@@ -66,6 +67,20 @@ def test_the_url_is_the_state(page, site):
     assert before[1:] == ["3", "Quantiles"]
     densities = [float(t.split()[0]) for t in page.locator("table.features td:nth-child(4)").all_inner_texts()]
     assert densities == sorted(densities, reverse=True)
+
+
+def test_partners_are_those_of_the_index(page, site, hostile_run):
+    """What stands under "Fires together with" are the stage's partners by phi, and a click on one opens it."""
+    folder = hostile_run / "cluster"
+    feature = int(np.argmax((np.load(folder / "partners.npy") >= 0).sum(1)))
+    partners, phi = (np.load(folder / f"{name}.npy")[feature].tolist() for name in ("partners", "partners_phi"))
+    known = [(str(p), f"{v:.2f}") for p, v in zip(partners, phi, strict=True) if p >= 0][:6]
+    open_site(page, site, f"f={feature}")
+    section = page.locator("#feature section", has=page.get_by_role("heading", name="Fires together with"))
+    rows = [tuple(row.locator("td").all_inner_texts()[:2]) for row in section.locator("tbody tr").all()]
+    assert rows == known and len(rows) > 1
+    section.locator(".feature-link").nth(1).click()
+    page.wait_for_function("n => document.querySelector('.number-badge')?.textContent === n", arg=known[1][0])
 
 
 def test_the_verdict_needs_no_scrolling(page, site):

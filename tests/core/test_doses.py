@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from core.clamp import Writing, clamp_edit
-from core.doses import Bench, Doses, mean_interval, summarised, useful_dose
+from core.doses import Bench, Doses, dosed, mean_interval, summarised, useful_dose
+from core.errors import UsageError
 from core.records import Clamp, Site
 from core.saes import Form
 from tests.core.tiny import WIDTH, sae_of, token_rows
@@ -26,7 +27,8 @@ def sae():
 
 
 def doses(gpt2, sae, feature, maximum=3.0, others=(7, 11), writing=WRITING):
-    return Doses(gpt2, SITE, sae, Clamp(feature, "set", 1.0, relative=True), maximum, Bench(ROWS, TARGETS, writing, list(others)))
+    clamps = dosed([Clamp(feature, "set", 1.0, relative=True)], {feature: maximum})
+    return Doses(gpt2, SITE, sae, clamps, {feature: maximum}, Bench(ROWS, TARGETS, writing, list(others)))
 
 
 def test_a_dose_that_changes_nothing_moves_nothing(gpt2, sae):
@@ -77,6 +79,31 @@ def test_controls_are_as_long_as_the_clamp(gpt2, sae):
     torch.testing.assert_close(lengths[2], lengths[0], rtol=1e-4, atol=1e-4)
     control = doses(gpt2, sae, 3, others=[7]).edits(2.0, 4)["feature_"](x, held) - x
     torch.testing.assert_close(torch.nn.functional.cosine_similarity(control, sae.W_dec[7].expand_as(control), dim=-1), torch.ones(4, 10), rtol=1e-3, atol=1e-3)
+
+
+def test_several_clamps_grow_together(gpt2, sae):
+    """At dose 2 each has twice its value; the loss is that of tokens where both are silent, and what is found is their mean share."""
+    maxima = {3: 4.0, 7: 2.0}
+    clamps = dosed([Clamp(3, "set", 2.0, relative=True), Clamp(7, "add", 1.5)], maxima)
+    assert clamps == [Clamp(3, "set", 8.0), Clamp(7, "add", 1.5)]
+    both = Doses(gpt2, SITE, sae, clamps, maxima, Bench(ROWS, TARGETS, WRITING, [11]))
+    x, held = gpt2.read(SITE, ROWS).float(), torch.ones(4, 10, dtype=torch.bool)
+    f = sae.encode(x)
+    asked = torch.stack([torch.full_like(f[..., 3], 16.0), f[..., 7] + 3.0], -1)
+    torch.testing.assert_close(both.edits(2.0, 4)[""](x, held), x + sae.edit(x, torch.tensor([3, 7]), asked), rtol=1e-4, atol=1e-4)
+    assert torch.equal(both.silent, ((f[..., 3] == 0) & (f[..., 7] == 0))[:, 1:-1])
+    found = both.on_writing(None)["found"]
+    alone = [doses(gpt2, sae, feature, maxima[feature]).on_writing(None)["found"] for feature in maxima]
+    assert found == pytest.approx(np.mean(alone, 0), rel=1e-4, abs=1e-7)
+
+
+def test_what_has_no_dose_is_told():
+    assert dosed([Clamp(3, "scale", 5.0)], {3: 4.0}) == [Clamp(3, "scale", 1.0)]
+    assert dosed([Clamp(3, "set", 5.0)], {3: 4.0}) == [Clamp(3, "set", 4.0)]
+    with pytest.raises(UsageError, match="no dose"):
+        dosed([Clamp(3, "ablate", 0.0)], {3: 4.0})
+    with pytest.raises(UsageError, match="never fired"):
+        dosed([Clamp(3, "set", 1.0), Clamp(4, "set", 1.0)], {3: 4.0, 4: 0.0})
 
 
 def test_the_same_bench_measures_the_same(gpt2, sae):

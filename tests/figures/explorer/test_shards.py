@@ -59,9 +59,18 @@ def test_columns_agree_with_the_tables(shards):
     [column] = [c for c in start["scores"] if (c["set"], c["kind"]) == ("rules", "simulation")]
     kept = np.array([np.nan if v is None else v / 1000 for v in column["value"]])
     np.testing.assert_allclose(kept, overview["score"], atol=5.1e-4)
-    assert not start["layers"] or start["layers"][-1]["group"] == overview["cluster"].tolist()
     text = unpack(shards.script("text"))
     assert text["labels"]["rules"] == overview["label"].tolist()
+
+
+def test_groups_are_those_of_the_overview(job):
+    """The small run of the tests has no groups, so some are planted."""
+    features = Features(Run.open(str(job)))
+    group = np.arange(features.postings.n_features) % 4 - 1
+    features.clusters = features.clusters.drop(columns=[c for c in features.clusters if c.startswith("layer_")])
+    features.clusters = features.clusters.assign(group=group[features.clusters.index], layer_0=group[features.clusters.index])
+    [layer] = unpack(Shards(features).script("start"))["layers"]
+    assert layer["group"] == features.overview()["cluster"].tolist() and set(layer["group"]) == {-1, 0, 1, 2}
 
 
 def test_every_layer_of_groups_and_every_kind_of_score_is_there(job):
