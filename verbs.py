@@ -297,7 +297,9 @@ def import_(run, folder, from_, name):
 @click.option("--plan", "folder", default="data/results", show_default=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="folder with plan.txt (commands) and hand.json (what was read by hand)")  # fmt: skip
 @click.option("--out", default="docs", show_default=True, type=click.Path(path_type=Path), help="folder for report.md and its images")
-@click.option("--readme", default="README.md", show_default=True, type=click.Path(path_type=Path), help="Markdown whose part between the result marks is replaced")
+@click.option(
+    "--readme", default="README.md", show_default=True, type=click.Path(path_type=Path), help="Markdown whose part between the result marks is replaced"
+)
 @click.pass_context
 def results(context, folder, out, readme):
     """Run every command of the plan that is not done, then write the report and the answers in the readme from what the runs hold."""

@@ -25,7 +25,9 @@ def agreement(run: Run, first: str, second: str) -> pd.DataFrame:
     for feature in one.index.intersection(two.index):
         a, b = (predicted(text, corpus, ordinals) for text in (one[feature], two[feature]))
         known = a.std() > 0 and b.std() > 0
-        rows.append({"feature": int(feature), "first": one[feature], "second": two[feature], "correlation": float(np.corrcoef(a, b)[0, 1]) if known else np.nan})
+        rows.append(
+            {"feature": int(feature), "first": one[feature], "second": two[feature], "correlation": float(np.corrcoef(a, b)[0, 1]) if known else np.nan}
+        )
     return pd.DataFrame(rows, columns=["feature", "first", "second", "correlation"])
 
 

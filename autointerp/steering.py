@@ -20,10 +20,10 @@ DOSES = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0]  # multiples of the maximum
 class Effort:
     """How much text a dose is measured on."""
 
-    prompts: int = 8
+    prompts: int = 16
     prompt_tokens: int = 16
     tokens: int = 30
-    seeds: int = 2
+    seeds: int = 1
 
 
 def measured_doses(features: Features, live, clamps: list[Clamp], doses: list[float], effort: Effort = Effort(), places=None) -> dict:  # noqa: B008 - frozen
@@ -104,8 +104,16 @@ def worth_clamping(features: Features, count: int) -> list[int]:
 
 
 def works(measured: dict) -> bool:
-    """Whether a clamp works: on prompts that its dose was not chosen on, the text has more of the feature's own tokens, beyond the
+    """Whether a clamp writes what its direction promotes: on prompts that its dose was not chosen on, the text has more of the feature's own tokens, beyond the
     interval, than both controls' text and unclamped text have."""
-    useful = measured["useful"]
-    known = [v for name in ("random_", "feature_", "unclamped_") if (v := useful.get(f"{name}own")) is not None]
-    return useful["dose"] is not None and useful["own_low"] is not None and useful["own_low"] > max(known, default=0.0)
+    return beyond_controls(measured["useful"], "own")
+
+
+def found_again(measured: dict) -> bool:
+    """Whether the unclamped subject finds the feature in the text that a clamp wrote, by the same test. Experiments kept before this was measured do not know."""
+    return "useful_found" in measured and beyond_controls(measured["useful_found"], "found")
+
+
+def beyond_controls(useful: dict, measure: str) -> bool:
+    known = [v for name in ("random_", "feature_", "unclamped_") if (v := useful.get(f"{name}{measure}")) is not None]
+    return useful["dose"] is not None and useful[f"{measure}_low"] is not None and useful[f"{measure}_low"] > max(known, default=0.0)

@@ -106,7 +106,8 @@ class Doses:
         return found | {"own": np.array([np.isin(tokens, self.bench.targets).mean() if tokens else np.nan for tokens in new])}
 
     def measure(self, doses: list[float]) -> dict:
-        """{doses: a table row for each dose, unclamped: the generated text's measures without a clamp, useful: see `useful_dose`}."""
+        """{doses: a table row for each dose, unclamped: the generated text's measures without a clamp, useful and useful_found: see
+        `useful_dose`, by own tokens and by what is found again}."""
         n = len(self.bench.writing.every)
         rows, raw = [], []
         plain = self.on_writing(None)
@@ -119,7 +120,9 @@ class Doses:
                 row |= summarised(self.by_prompt(units[name]), name)
             rows.append(row)
             raw.append({name: self.by_prompt(u) for name, u in units.items()})
-        return {"doses": rows, "unclamped": summarised(self.by_prompt(plain), ""), "useful": useful_dose(doses, raw, self.by_prompt(plain), self.real_loss)}
+        plain = self.by_prompt(plain)
+        useful = {f"useful{end}": useful_dose(doses, raw, plain, self.real_loss, by) for end, by in (("", "own"), ("_found", "found"))}
+        return {"doses": rows, "unclamped": summarised(plain, ""), **useful}
 
     def by_prompt(self, units: Units) -> Units:
         """Means over the seeds of each prompt."""
@@ -177,17 +180,20 @@ def summarised(units: Units, prefix: str) -> dict:
     return out
 
 
-def useful_dose(doses: list[float], raw: list[dict[str, Units]], plain: Units, real_loss: float) -> dict:
-    """The dose at which every other prompt's text has most of the feature's own tokens beyond those of a random direction's and of the
-    unclamped text, among the doses that leave it readable: no more surprising to the unclamped subject than real text is (`real_loss`,
-    nats a token), and with at least half of the unclamped text's distinct pairs. And what that dose does on the prompts between them. Own
-    tokens decide and not `found`, because most features read one thing and write another."""
+def useful_dose(doses: list[float], raw: list[dict[str, Units]], plain: Units, real_loss: float, by: str = "own") -> dict:
+    """The dose at which every other prompt's text has most of a measure beyond that of a random direction's and of the unclamped text, among the
+    doses that leave it readable: no more surprising to the unclamped subject than real text is (`real_loss`, nats a token), and with at
+    least half of the unclamped text's distinct pairs. And what that dose does on the prompts between them.
+
+    `by` own: the features' own tokens, for a feature that reads one thing and writes another. `by` found: what the unclamped subject finds of
+    them in the text, for a feature of a meaning, which no ten tokens tell.
+    """
     seek, report = slice(0, None, 2), slice(1, None, 2)
     n = len(plain["own"])
     counts = {"sought_on": len(range(n)[seek]), "reported_on": len(range(n)[report])}
     average = lambda units, name, part: float(nan_mean(units[name][part], 0))
     readable = [average(r[""], "nll", seek) <= real_loss and average(r[""], "distinct", seek) >= LEAST_DISTINCT * average(plain, "distinct", seek) for r in raw]
-    gain = [average(r[""], "own", seek) - max(average(r["random_"], "own", seek), average(plain, "own", seek)) for r in raw]
+    gain = [average(r[""], by, seek) - max(average(r["random_"], by, seek), average(plain, by, seek)) for r in raw]
     best = max((i for i, ok in enumerate(readable) if ok and gain[i] > 0), key=gain.__getitem__, default=None)
     if best is None:
         return {"dose": None, **counts}

@@ -161,13 +161,22 @@ def dose_lines(record: dict) -> list[str]:
         lines.append(
             f"   {d['dose']:4g}x" + "".join(f"{number(d[key], form) + ' (' + number(d['random_' + key], form) + ')':>24}" for key, _, form in DOSE_COLUMNS)
         )
-    useful = record["useful"]
+    lines.append("   in brackets: a random direction of equal length")
+    for entry, key, what in (("useful", "own", "of the tokens written are its own"), ("useful_found", "found", "of its maximum is found again")):
+        if entry in record:
+            lines.append("   " + useful_text(record[entry], key, what))
+    return lines
+
+
+def useful_text(useful: dict, key: str, what: str) -> str:
+    """The useful dose by one measure, and what it does on prompts that it was not sought on."""
     if useful["dose"] is None:
-        return [*lines, "   in brackets: a random direction of equal length. No dose was useful on the prompts that it was sought on."]
-    span = "" if useful["own_low"] is None else f" [{max(0.0, useful['own_low']):.0%}, {useful['own_high']:.0%}]"
-    return [*lines, "   in brackets: a random direction of equal length", (
-        f"   useful dose {useful['dose']:g}x, sought on {useful['sought_on']} prompts; on {useful['reported_on']} others {useful['own']:.0%}{span} of the tokens "
-        f"written are its own, {useful['random_own']:.0%} along a random direction, {useful['unclamped_own']:.0%} unclamped")]  # fmt: skip
+        return f"no dose was useful on {useful['sought_on']} prompts: share {what}"
+    span = "" if useful[f"{key}_low"] is None else f" [{max(0.0, useful[f'{key}_low']):.1%}, {useful[f'{key}_high']:.1%}]"
+    return (
+        f"useful dose {useful['dose']:g}x, sought on {useful['sought_on']} prompts; on {useful['reported_on']} others {useful[key]:.1%}{span} {what}, "
+        f"{useful[f'random_{key}']:.1%} along a random direction, {useful[f'unclamped_{key}']:.1%} unclamped"
+    )
 
 
 def clamp_text(record: dict) -> str:

@@ -1,6 +1,6 @@
 """Make prompts.jsonl: the heads of functions of the standard library, which the subject then continues.
 
-    python data/results/make_prompts.py
+python data/results/make_prompts.py
 """
 
 import ast

@@ -10,7 +10,7 @@ import pandas as pd
 
 from autointerp.agreement import agreement
 from autointerp.features import Features
-from autointerp.steering import works
+from autointerp.steering import found_again, works
 from core.experiments import experiments
 from core.files import read_array, read_json, read_lines
 from core.run import Run
@@ -113,8 +113,8 @@ class Numbers:
 
     @cached_property
     def clamps(self) -> list[dict]:
-        """Kept experiments with doses, each with `works`."""
-        return [r | {"works": works(r)} for r in experiments(self.main.run) if "doses" in r]
+        """Kept experiments with doses, each with `works` and `found_again`."""
+        return [r | {"works": works(r), "found_again": found_again(r)} for r in experiments(self.main.run) if "doses" in r]
 
     @property
     def by_hand(self) -> list[dict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.files import read_json
 from figures.report import against, code, named_groups
 from figures.results.numbers import Numbers
-from figures.terminal import visible
+from figures.terminal import useful_text, visible
 
 SHORT = 110  # characters of a text in a table
 SETS = {"hand": "by hand", "rules": "automatic"}
@@ -52,7 +52,17 @@ def scores(n: Numbers) -> list[list[str]]:
     for name, units in (("this subject", n.main), ("untrained subject", n.control), ("random directions", n.random)):
         s, d = (units[f"score/rules/{kind}"] for kind in ("simulation", "detection"))
         above = f"{s['share_above_null']:.0%}"
-        rows.append([name, f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}]", number(s["null_median"]), above, number(d["median"]), number(d["null_median"]), f"{s['live']:,}"])
+        rows.append(
+            [
+                name,
+                f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}]",
+                number(s["null_median"]),
+                above,
+                number(d["median"]),
+                number(d["null_median"]),
+                f"{s['live']:,}",
+            ]
+        )
     return rows
 
 
@@ -70,7 +80,7 @@ def agreement(n: Numbers) -> str:
     known = [(h["feature"], h["same"]) for h in n.hand if h["same"] is not None]
     missing = [str(h["feature"]) for h in n.hand if h["same"] is None]
     told = ", ".join(f"{value:.2f} ({feature})" for feature, value in known)
-    silent = f" For {' and '.join(missing)} there is none, since a label that says \"unclear\" predicts nothing." if missing else ""
+    silent = f' For {" and ".join(missing)} there is none, since a label that says "unclear" predicts nothing.' if missing else ""
     return f"the correlation of what they predict over all held-out tokens is {told}.{silent}"
 
 
@@ -83,32 +93,36 @@ def texts(record: dict) -> list[list[str]]:
 
 def doses(record: dict) -> list[list[str]]:
     return [
-        [f"{d['dose']:g}x", number(d["own"]), number(d["random_own"]), number(d["kl"]), number(d["random_kl"]), number(d["perplexity"], ".1f"), number(d["found"], ".3f")]
+        [f"{d['dose']:g}x", number(d["own"]), number(d["random_own"]), number(d["kl"]), number(d["random_kl"]), number(d["perplexity"], ".1f"), number(d["found"], ".3f"),
+         number(d["random_found"], ".3f")]
         for d in record["doses"]
     ]  # fmt: skip
 
 
 def useful(record: dict) -> str:
-    u = record["useful"]
-    if u["dose"] is None:
-        return f"No dose on the {u['sought_on']} prompts that it was sought on gave readable text with more of its own tokens than the controls."
-    span = "" if u["own_low"] is None else f" [{max(0.0, u['own_low']):.0%}, {u['own_high']:.0%}]"
+    """The useful dose by what is written and by what is found again, each on prompts that it was not sought on."""
     return (
-        f"Useful dose {u['dose']:g}x. On {u['reported_on']} other prompts {u['own']:.0%}{span} of the tokens written are its own, {u['random_own']:.0%} along a random direction, "
-        f"{u['feature_own']:.0%} along a random feature, {u['unclamped_own']:.0%} without a clamp."
+        sentence(useful_text(record["useful"], "own", "of the tokens written are its own"))
+        + " "
+        + sentence(useful_text(record["useful_found"], "found", "of its maximum is found again"))
     )
 
 
+def sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def verdict(record: dict) -> str:
+    """What the two tests say of a clamp."""
+    if record["works"] and record["found_again"]:
+        return "it writes its own tokens, and is found again"
+    return "it writes its own tokens" if record["works"] else "it is found again" if record["found_again"] else "the clamp fails"
+
+
 def failed(n: Numbers, names: dict[int, str]) -> str:
-    """Why the clamps that fail do."""
-    out = []
-    for r in n.by_hand:
-        if r["works"]:
-            continue
-        called, u = f"{r['features'][0]} ({names[r['features'][0]] or 'not interpretable'})", r["useful"]
-        why = "no dose leaves readable text with more of its own tokens" if u["dose"] is None else f"{u['own']:.0%} of its own tokens are not beyond what the controls write"
-        out.append(f"{called}: {why}")
-    return f"Those that fail: {'; '.join(out)}." if out else ""
+    """Which clamps fail both tests."""
+    called = [f"{r['features'][0]} ({names[r['features'][0]] or 'not interpretable'})" for r in n.by_hand if not (r["works"] or r["found_again"])]
+    return f"By both tests these fail: {', '.join(called)}." if called else "None fails both tests."
 
 
 def gallery(n: Numbers) -> list[list[str]]:

@@ -53,7 +53,9 @@ def around(readme: Path) -> tuple[str, str]:
 
 def render(name: str, shared: dict, figure: Callable[[str], str]) -> str:
     """A template beside this file, filled."""
-    source = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    source = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     source.filters |= {
         "pct": lambda v, digits=0: f"{v:.{digits}%}", "f": lambda v, digits=2: "-" if v is None else f"{v:.{digits}f}", "count": lambda v: f"{v:,}",
     }  # fmt: skip
@@ -72,7 +74,8 @@ def context(n: Numbers) -> dict:
     names = {entry["feature"]: entry["name"] for entry in n.read}
     penalties = [r["order"] for r in n.sizes if "penalty" in r["series"]]
     stopping = n.main.run.manifest("sweep/stopping").settings
-    working = [r for r in n.by_hand if r["works"]]
+    best = max(n.by_hand, key=lambda r: (r["found_again"] + r["works"], r["useful_found"].get("found", 0)))
+    written, found = ([r for r in n.by_hand if r[test]] for test in ("works", "found_again"))
     return {
         "n": n, "main": n.main, "table": table, "code": code, "marked": marked, "names": names, "c_sites": n.sites["middle"]["capture"],
         "k": n.main["train"]["form"]["k"], "penalty_factor": max(penalties) / min(penalties), "patience": stopping["patience"], "check_every": n.check_every(),
@@ -80,7 +83,8 @@ def context(n: Numbers) -> dict:
         "rows_table": tables.sites(n), "splits_table": tables.splits(n), "sizes_table": tables.sizes(n), "scores_table": tables.scores(n), "named_table": tables.named(n),
         "ami_null": tables.ami_null(n), "label_rows": tables.labels, "promoted": tables.promoted, "agreement_text": tables.agreement(n),
         "texts": tables.texts, "dose_table": tables.doses, "useful": tables.useful, "failed_text": tables.failed(n, names), "gallery_table": tables.gallery(n),
-        "hand_median": n.hand_median("hand"), "rules_median": n.hand_median("rules"), "worked": len(working), "best": (working or n.by_hand)[0],
+        "hand_median": n.hand_median("hand"), "rules_median": n.hand_median("rules"), "written": written, "found": found, "clamp_verdict": tables.verdict,
+        "best": best, "best_name": names[best["features"][0]], "best_prompt": best["prompts"][0].strip(), "best_text": tables.shortened(best["clamped"][0]),
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autointerp.features import Features
-from autointerp.steering import Effort, held_out_prompts, held_out_rows, of_like_density, works
+from autointerp.steering import Effort, found_again, held_out_prompts, held_out_rows, of_like_density, works
 from core.records import SPLITS
 from core.run import Run
 
@@ -46,3 +46,10 @@ def test_control_features_fire_about_as_often(features):
 )
 def test_a_clamp_works_when_it_beats_every_control_beyond_its_interval(useful, expected):
     assert works({"useful": useful}) is expected
+
+
+def test_found_again_is_the_same_test_on_another_measure():
+    beyond = {"dose": 2.0, "found_low": 0.3, "random_found": 0.1, "feature_found": 0.2, "unclamped_found": 0.0}
+    assert found_again({"useful": {"dose": None}, "useful_found": beyond})
+    assert not found_again({"useful": {"dose": None}, "useful_found": beyond | {"unclamped_found": 0.5}})
+    assert not found_again({"useful": {"dose": None}})  # an experiment kept before this was measured

@@ -150,3 +150,12 @@ def test_what_a_useful_dose_reports_was_not_sought_on():
     lucky["own"][::2] = 1.0
     useful = useful_dose([1], [{"": lucky, "random_": units(0.0), "feature_": units(0.0)}], units(0.0), 3.0)
     assert useful["dose"] == 1 and useful["own"] == 0.0
+
+
+def test_a_dose_can_be_useful_for_what_is_found_again():
+    """A feature of a meaning writes none of its ten tokens, and the subject finds it again in the text."""
+    meaning = units(0.0) | {"found": np.full(6, 0.4)}
+    raw = [{"": units(0.0), "random_": units(0.0), "feature_": units(0.0)}, {"": meaning, "random_": units(0.0), "feature_": units(0.0)}]
+    assert useful_dose([1, 2], raw, units(0.0), 3.0)["dose"] is None
+    useful = useful_dose([1, 2], raw, units(0.0), 3.0, "found")
+    assert useful["dose"] == 2 and useful["found"] == pytest.approx(0.4) and useful["random_found"] == 0.0

@@ -41,15 +41,17 @@ function pairNode(prompt, baseline, clamped, note) {
 
 function experimentNodes(record, most = Infinity) {
   const pairs = record.prompts.map((prompt, i) => pairNode(prompt, record.baseline[i], record.clamped[i], `seed ${record.seeds[i]}, temperature ${record.temperature}`)).slice(0, most);
-  return [record.doses ? doseCharts(record.doses, record.useful?.dose) : null, record.useful ? usefulNode(record.useful) : null, el("div.pairs", {}, pairs)];
+  return [record.doses ? doseCharts(record.doses, record.useful?.dose) : null, USEFUL.map(([entry, key, what]) => (record[entry] ? usefulNode(record[entry], key, what) : null)), el("div.pairs", {}, pairs)];
 }
 
 const span = (row, key) => (typeof row[`${key}_low`] === "number" ? ` [${percent(Math.max(0, row[`${key}_low`]))}, ${percent(row[`${key}_high`])}]` : "");
 
-function usefulNode(useful) {
-  if (useful.dose === null) return el("p.useful", {}, "No dose was useful on the prompts that it was sought on.");
+const USEFUL = [["useful", "own", "of the tokens it writes are its own"], ["useful_found", "found", "of its maximum is found again in the text"]];
+
+function usefulNode(useful, key, what) {
+  if (useful.dose === null) return el("p.useful", {}, `No dose was useful on the prompts that it was sought on: share ${what}.`);
   return el("p.useful", {}, "Useful dose ", el("strong", {}, `${short(useful.dose)}×`), ` (found on ${useful.sought_on} prompts). On the ${useful.reported_on} others, `,
-    el("strong", {}, `${percent(useful.own)} of the tokens it writes are its own`), span(useful, "own"), `; ${percent(useful.random_own)} along a random direction of equal length, ${percent(useful.unclamped_own)} unclamped.`);
+    el("strong", {}, `${percent(useful[key])} ${what}`), span(useful, key), `; ${percent(useful[`random_${key}`])} along a random direction of equal length, ${percent(useful[`unclamped_${key}`])} unclamped.`);
 }
 
 /* ---------------------------------------------------------------- the view */
