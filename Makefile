@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test test-browser clean
+.PHONY: setup demo results test test-browser clean
 
 setup: $(VENV)/.installed
 
@@ -16,6 +16,10 @@ $(VENV)/.installed: requirements.txt
 demo: setup
 	$(RUN) main.py demo
 
+# The experiments behind docs/report.md and the answers in README.md, from their own runs; what is done is not done again.
+results: setup
+	$(RUN) main.py results
+
 test: setup
 	$(RUN) -m pytest
 
@@ -26,4 +30,4 @@ test-browser: setup
 	BROWSER=1 $(RUN) -m pytest tests/browser
 
 clean:
-	rm -rf data/runs/demo data/runs/demo-control
+	rm -rf data/runs/demo data/runs/demo-control data/runs/results data/runs/results-*

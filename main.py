@@ -13,7 +13,10 @@ import os
 import sys
 from dataclasses import dataclass, fields
 
-import click
+try:
+    import click
+except ModuleNotFoundError:
+    sys.exit("error: This Python has not got the packages that the program needs.\nType: make setup && . .venv/bin/activate")
 
 import verbs
 from autointerp.settings import ClusterSettings, LabelSettings, RelateSettings, ScoreSettings, TitleSettings
@@ -456,6 +459,8 @@ def main() -> int:
     except (KeyboardInterrupt, click.Abort):
         print("\nstopped; what was committed is intact, and the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        return complain(NotReady(f"This Python has no package {error.name!r}.", "Type: make setup && . .venv/bin/activate"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

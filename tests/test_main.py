@@ -375,3 +375,9 @@ def test_the_sae_of_a_run_goes_out_in_the_layout_of_saelens_and_comes_back(job, 
     x = torch.randn(20, sae.d_in, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(back.sae.reconstruct(x), sae.reconstruct(x), rtol=1e-5, atol=1e-5)
     assert str(back.site) == "resid_post.1"
+
+
+def test_a_python_without_the_packages_says_what_to_type():
+    """-S leaves the site packages out: only the standard library is there."""
+    done = subprocess.run([sys.executable, "-S", "main.py", "list", "demo"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[0].startswith("error: ") and "make setup" in done.stderr and "Traceback" not in done.stderr

@@ -13,10 +13,12 @@ import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 SHELL = [line.split("  #")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines() if line.strip()]
 INLINE = re.findall(r"`((?:python main\.py|make|conda) [^`]+)`", TEXT)
-COMMANDS = [c for c in SHELL + INLINE if c.startswith("python main.py")]
+IN_USING = [line.split("  #")[0].strip() for block in re.findall(r"```sh\n(.*?)```", USING, re.DOTALL) for line in block.splitlines() if line.strip()]
+COMMANDS = [c for c in SHELL + INLINE + IN_USING if c.startswith("python main.py")]
 TARGETS = sorted({c.split()[1] for c in SHELL + INLINE if c.startswith("make ")})
 
 
