@@ -20,7 +20,7 @@ from figures.results import tables
 from figures.results.numbers import Numbers
 from figures.results.pictures import matches_figure, sites_figure, sizes_figure
 from figures.results.space import space_figure
-from figures.steering import dose_curves, dose_title
+from figures.steering import dose_curves, dose_sizes
 from figures.training import training_curves
 
 IMAGES = "images/results"
@@ -56,9 +56,8 @@ def render(name: str, shared: dict, figure: Callable[[str], str]) -> str:
     source = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    source.filters |= {
-        "pct": lambda v, digits=0: f"{v:.{digits}%}", "f": lambda v, digits=2: "-" if v is None else f"{v:.{digits}f}", "count": lambda v: f"{v:,}",
-    }  # fmt: skip
+    known = lambda shown: lambda v, digits=0: "-" if v is None else shown(v, digits)
+    source.filters |= {"pct": known(lambda v, d: f"{v:.{d}%}"), "f": known(lambda v, d: f"{v:.{d}f}"), "count": known(lambda v, d: f"{v:,}")}
     return source.get_template(name).render(**shared, figure=figure)
 
 
@@ -128,5 +127,4 @@ def stopping_figure(stopping: dict, column: Callable, dark: bool):
 
 
 def dose_drawing(record: dict) -> Drawing:
-    caption = f"{len(record['doses'])} doses; {record['useful']['sought_on'] + record['useful']['reported_on']} prompts of held-out text."
-    return Drawing(f"dose-{record['features'][0]}", "Dose and response", lambda dark: dose_curves(record["doses"], dose_title(record), dark), caption)
+    return Drawing(f"dose-{record['features'][0]}", "Dose and response", lambda dark: dose_curves(record, dark), f"{len(record['doses'])} doses; {dose_sizes(record)}.")

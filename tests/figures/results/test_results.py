@@ -45,7 +45,7 @@ sweep results --name sizes --architecture tied_l1,l1,topk --expansion 1,2 --k 4 
 sweep results --name penalties --architecture l1 --expansion 2 --l1 0.005,0.01 --epochs 1 --batch 256 --warmup 2 --loss-tokens 300
 sweep results --name stopping --architecture tied_l1 --expansion 2 --l1 0.01 --epochs 8 --patience 1 --batch 256 --warmup 2 --loss-tokens 300
 {sites}
-new results-prompts --subject {subject} --site resid_post.1 --corpus {folder}/prompts.jsonl --dtype float32 --device cpu
+new results-prompts --seed 2 --subject {subject} --site resid_post.1 --corpus {folder}/prompts.jsonl --dtype float32 --device cpu
 new results-plain --subject {subject} --site resid_post.1 --corpus {folder}/texts --dtype float32 --device cpu
 new results-seed --seed 1 --subject {subject} --site resid_post.1 --corpus {folder}/texts --dtype float32 --device cpu
 capture results-prompts --generate 20 --context 32
@@ -80,7 +80,7 @@ def made(tmp_path_factory, subject_folder, job, call):
     named = {"subject": subject_folder, "folder": folder}
     sites = "".join(SITE.format(run=f"results-{name}", site=site, **named) for name, site in SITES.items())
     (folder / "plan.txt").write_text(SMALL.format(sites=sites, **named), encoding="utf-8")
-    hand = [{"feature": f, "name": name, "prompt": "the cat", "reading": "Words.", "fails": "Often."} for f, name in ((0, "animals"), (1, ""))]
+    hand = [{"feature": f, "name": name, "reading": "Words.", "fails": "Often."} for f, name in ((0, "animals"), (1, ""))]
     (folder / "hand.json").write_text(json.dumps(hand), encoding="utf-8")
     (folder / "README.md").write_text(README, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
