@@ -270,7 +270,7 @@ def features_of(run: str):
 @cli.command()
 @click.argument("run")
 @click.argument("feature", type=int)
-@click.option("--stratum", type=click.Choice(["top", "quantiles", "random", "near-miss", "all"]), default="all", help="which snippets")
+@click.option("--stratum", type=click.Choice(["top", "quantiles", "random", "near-miss", "fails", "all"]), default="all", help="which snippets")
 @click.option("--split", type=click.Choice(["explain", "calibrate", "score", "all"]), default="all", help="from which documents")
 @click.option("-n", "count", default=0, help="snippets of each stratum")
 @json_flag
@@ -280,7 +280,7 @@ def show(run, feature, stratum, split, count, as_json):
 
     chosen = {
         "top": {"top": count or 20}, "quantiles": {"strata": count or 4}, "random": {"random": count or 10},
-        "near-miss": {"near_miss": count or 10}, "all": {"top": count or 5, "strata": count or 1, "near_miss": count or 2},
+        "near-miss": {"near_miss": count or 10}, "fails": {"failing": count or 5}, "all": {"top": count or 5, "strata": count or 1, "near_miss": count or 2},
     }[stratum]  # fmt: skip
     features = features_of(run)
     card = features.card(feature, chosen, split)

@@ -21,6 +21,7 @@ from autointerp import rules
 from autointerp import score_prompts as prompts
 from autointerp.asking import Asker, Form
 from autointerp.contexts import Corpus
+from autointerp.misses import of_panel
 from autointerp.panels import FIRES, HARD, LEAST, RANDOM, Panel, draw_panel
 from autointerp.probing import logprob_tokens
 from autointerp.rivals import Rivals
@@ -55,6 +56,9 @@ def score_panels(context: Context, features: list[int], kind: str) -> Scored:
         by_llm, n_failed = rate_by_llm(context.asker, context, free, marked)
         ratings |= by_llm
         told = {"prompt": prompts.DETECT_PROMPT, "windows": sum(len(p.starts) for _, p in free), "windows_failed": n_failed}
+    own = lambda panel: ratings[context.labels[panel.feature], panel.feature]
+    by_free_words = [p for p in panels if not p.failure and context.parsed[context.labels[p.feature]] is None]
+    wrong = [row for p in by_free_words for row in of_panel(p, own(p), YES, context.postings.firings(p.feature))]
     scores, extra, failures = [], {"auroc": [], "null_auroc": []}, []
     for panel in panels:
         for name, silent in ((kind, RANDOM), (f"{kind}-hard", HARD)):
@@ -64,7 +68,7 @@ def score_panels(context: Context, features: list[int], kind: str) -> Scored:
             extra["null_auroc"].append(null_area)
             if score.value is None and silent == RANDOM:
                 failures.append(Failure("score", panel.feature, score.undefined.split(":")[0], score.undefined))
-    return Scored(scores, failures, extra, told)
+    return Scored(scores, failures, extra, told, wrong)
 
 
 def hard_summary(table: pd.DataFrame, live: int, seed: int, kinds: pd.Series) -> dict:

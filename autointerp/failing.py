@@ -1,10 +1,12 @@
 """Where a label fails on documents that its labeller never saw: strong firings that it does not predict, and tokens it predicts in vain.
 
-Only a label in the language of rules predicts by itself; what an LLM would predict from other labels is known to `score` alone.
+A label in the language of rules predicts by itself. What an LLM predicted from a label in free words was looked at when it was scored, and its worst
+mistakes were kept (`misses`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -38,12 +40,14 @@ class Failing:
         """Make what all features share."""
         self.corpus, self.sample  # noqa: B018 - made once
 
-    def snippets(self, feature: int, firings: tuple[np.ndarray, np.ndarray], text: str, count: int) -> list[Snippet]:
-        """At most `count` snippets of each of the strata `missed` (strongest first) and `false_alarm`; none for a label that is no rule."""
+    def snippets(self, feature: int, firings: tuple[np.ndarray, np.ndarray], text: str, count: int, kept: Sequence[dict] = ()) -> list[Snippet]:
+        """At most `count` snippets of each of the strata `missed` (strongest first) and `false_alarm`; of a label that is no rule those of `kept`, rows
+        with ordinal and stratum, worst first."""
         rule = rules.read_rule(text)
         if rule is None:
-            return []
-        missed, alarms = self._missed(rule, firings, count), self._false_alarms(rule, feature, firings, count)
+            missed, alarms = ([row["ordinal"] for row in kept if row["stratum"] == stratum][:count] for stratum in ("missed", "false_alarm"))
+        else:
+            missed, alarms = self._missed(rule, firings, count), self._false_alarms(rule, feature, firings, count)
         strata = ["missed"] * len(missed) + ["false_alarm"] * len(alarms)
         return self.examples.cut(feature, firings, np.r_[missed, alarms].astype(np.int64), strata, [0.0] * len(strata))
 

@@ -20,13 +20,14 @@ from autointerp.rows import Rows
 from core.corpus import Tokens
 from core.errors import UsageError
 from core.files import read_array, read_json
-from core.records import SPLITS, FeatureStats
+from core.records import SPLITS, FeatureStats, Snippet
 from core.run import Run
 
 RARE_DOCUMENTS = 5  # a feature that fires in fewer score documents has no score
 DENSE = 0.1  # share of tokens
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}
 SCORE_FIELDS = ["kind", "value", "low", "high", "null", "n_documents", "undefined"]
+MISSES_OF = ("simulation", "fuzzing", "detection")  # kinds of score that keep where free words were wrong, most exact first
 Firings = tuple[np.ndarray, np.ndarray]  # (ordinals (m,) ascending, activations (m,))
 
 
@@ -204,12 +205,13 @@ class Features:
             "labels": Rows(self.labels, ["text", "set", "kind", "confidence"]),
             "scores": Rows(self.scores, ["set", *SCORE_FIELDS]),
             "failures": Rows(self.failures, ["unit", "kind", "message"]),
+            "misses": Rows(self.misses, ["set", "ordinal", "stratum"]),
             "relations": Rows(self.relations, ["kind", "feature", "other", "strength"], ("feature", "other")),
         }
 
     def card(self, feature: int, counts: dict[str, int] | None = None, split: str = "all") -> dict:
         """All that is known of a feature, as `show --json` prints it. `counts` says how many snippets of each stratum, and how many of
-        each kind of place where the first label fails (`failing`)."""
+        each kind of place where a label fails (`failing`), for the label of every set."""
         return self._card(feature, self.postings.firings(self.check(feature)), counts, split, read_notes(self.run.path))
 
     def cards(self, counts: dict[str, int], start: int = 0, end: int | None = None) -> Iterator[dict]:
@@ -231,9 +233,9 @@ class Features:
         rng = np.random.default_rng([self.run.settings.seed, feature])
         wanted = dict(SHOWN if counts is None else counts)
         failing, labels = wanted.pop("failing", 0), self._labels_of(feature)
-        snippets = self.examples.snippets(feature, split, wanted, rng, firings)
-        if failing and labels:
-            snippets += self._failing.snippets(feature, firings, labels[0]["text"], failing)
+        snippets = [(snippet, {}) for snippet in self.examples.snippets(feature, split, wanted, rng, firings)]
+        if failing:
+            snippets += self._where_labels_fail(feature, firings, labels, failing)
         group = self._groups.get(feature)
         counted, edges = histogram(firings[1])
         return {
@@ -250,10 +252,26 @@ class Features:
             "failures": self._rows["failures"].of(feature),
             "snippets": [
                 {"stratum": s.stratum, "split": s.split, "document": self.tokens.names[s.document], "start": s.start, "peak": s.peak,
-                 "tokens": list(s.tokens), "activations": list(s.activations)}
-                for s in snippets
+                 "tokens": list(s.tokens), "activations": list(s.activations)} | whose
+                for s, whose in snippets
             ],
         }  # fmt: skip
+
+    def _where_labels_fail(self, feature: int, firings: Firings, labels: list[dict], count: int) -> list[tuple[Snippet, dict]]:
+        """(snippet, {"set": whose label fails there}), set after set; a text that two sets share only once."""
+        rows, first = self._rows["misses"].of(feature), {label["text"]: label["set"] for label in reversed(labels)}
+        out = []
+        for text, name in reversed(first.items()):
+            kept = [row for row in rows if row["set"] == name]
+            out += [(snippet, {"set": name}) for snippet in self._failing.snippets(feature, firings, text, count, kept)]
+        return out
+
+    @cached_property
+    def misses(self) -> pd.DataFrame:
+        """feature, ordinal, stratum, told, set: where labels in free words were wrong when they were scored, token by token first."""
+        units = [u for kind in MISSES_OF for u in self._units("score/") if u.endswith(f"/{kind}") and (self.run.folder(u) / "misses.parquet").exists()]
+        parts = [self._table(unit, "misses.parquet").assign(set=unit.split("/")[1]) for unit in units]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({c: [] for c in ("feature", "ordinal", "stratum", "told", "set")})
 
     @cached_property
     def _failing(self) -> Failing:

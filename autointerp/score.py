@@ -28,6 +28,7 @@ from autointerp.corpus_score import score_corpus
 from autointerp.detect import CHANCE, hard_summary, score_panels
 from autointerp.effect import score_effect
 from autointerp.generation import score_generation
+from autointerp.misses import table_of
 from autointerp.postings import Postings
 from autointerp.scoring import Context, Scored, rank_correlations, summary
 from autointerp.selection import parse_features
@@ -127,11 +128,19 @@ def existing(run: Run, unit: str, redo: bool) -> pd.DataFrame:
     return pd.read_parquet(run.path / unit / "scores.parquet") if manifest else pd.DataFrame({"feature": []})
 
 
+def kept_misses(run: Run, unit: str, old: pd.DataFrame) -> pd.DataFrame:
+    """The misses of the scores that stay."""
+    path = run.path / unit / "misses.parquet"
+    return pd.read_parquet(path) if len(old) and path.exists() else table_of([])
+
+
 def commit(context: Context, kind: Kind, work: Work, old: pd.DataFrame, scored: Scored) -> Manifest:
     """Write scores and failures; the summary is over all rows that the unit then holds."""
     run, new = context.run, scored.table()
     table = (pd.concat([old, new], ignore_index=True) if len(old) else new).sort_values(["feature", "kind"], kind="stable")
     write_table(work.folder / "scores.parquet", table)
+    if len(wrong := pd.concat([kept_misses(run, work.unit, old), table_of(scored.misses)], ignore_index=True)):
+        write_table(work.folder / "misses.parquet", wrong)
     write_table(work.folder / "failures.parquet", pd.DataFrame([vars(f) for f in scored.failures], columns=list(Failure.__annotations__)))
     main = table[table["kind"] == kind.name]
     sampled = kind.name == "simulation" and len(main) < len(context.labels)

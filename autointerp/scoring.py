@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from autointerp import rules
+from autointerp import misses, rules
 from autointerp.asking import Asker
 from autointerp.contexts import Corpus
 from autointerp.examples import Examples
@@ -83,6 +83,7 @@ class Scored:
     failures: list[Failure]
     columns: dict[str, list] = field(default_factory=dict)  # beyond those of Score, in the order of `scores`
     summary: dict = field(default_factory=dict)
+    misses: list[misses.Row] = field(default_factory=list)  # where free words were wrong
 
     def table(self) -> pd.DataFrame:
         frame = pd.DataFrame([vars(s) for s in self.scores], columns=list(Score.__annotations__))

@@ -18,6 +18,7 @@ import numpy as np
 
 from autointerp import rules
 from autointerp.features import RARE_DOCUMENTS
+from autointerp.misses import of_sample
 from autointerp.postings import lookup
 from autointerp.scoring import Context, Scored
 from autointerp.simulate import simulate
@@ -52,7 +53,9 @@ def score_simulation(context: Context, features: list[int]) -> Scored:
     samples = list(draw_samples(context, features))
     predict, told = make_predictor(context, samples)
     scores, failures = score_samples(samples, context, predict)
-    return Scored(scores, failures, summary={"copied_firings_left_out": sum(s.n_copied for s in samples)} | told)
+    said = {s.feature: predict(context.labels[s.feature], s.feature) for s in samples if not s.rare and context.parsed[context.labels[s.feature]] is None}
+    wrong = [row for s in samples if isinstance(said.get(s.feature), np.ndarray) for row in of_sample(s.feature, s.ordinals, s.activations, said[s.feature])]
+    return Scored(scores, failures, summary={"copied_firings_left_out": sum(s.n_copied for s in samples)} | told, misses=wrong)
 
 
 def draw_samples(context: Context, features: list[int]) -> Iterator[Sample]:

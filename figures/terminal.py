@@ -102,9 +102,10 @@ def feature_text(card: dict, histogram) -> str:
     lines += listed("related", [f"{r['kind']}: {r['feature']} and {r['other']}, strength {r['strength']:.2f}" for r in card["related"]])
     stratum = None
     for s in card["snippets"]:
-        if s["stratum"] != stratum:
-            stratum = s["stratum"]
-            lines.append(f"  -- {stratum}")
+        whose = s.get("set", "") if len(card["labels"]) > 1 else ""
+        if (s["stratum"], whose) != stratum:
+            stratum = s["stratum"], whose
+            lines.append(f"  -- {s['stratum']}" + (f" ({visible(whose)})" if whose else ""))
         value = s["activations"][s["peak"]]
         lines.append(f"  {value:7.2f}  {highlighted(s['tokens'], s['activations'], card['max'], s['peak'], colour)}   [{s['document']}, {s['split']}]")
     return "\n".join(lines)

@@ -156,7 +156,7 @@ class Shards:
         pairs = lambda rows: [v for row in rows for v in (self._number[row["token"]], short(row["logit"]))]
         snippets = [
             {"s": s["stratum"], "v": s["split"], "d": s["document"], "o": s["start"], "k": s["peak"], "t": self.packed(s["tokens"]),
-             "a": [v for i, a in enumerate(s["activations"]) if a for v in (i, short(a, 3))]}
+             "a": [v for i, a in enumerate(s["activations"]) if a for v in (i, short(a, 3))]} | ({"l": s["set"]} if "set" in s else {})
             for s in card["snippets"]
         ]  # fmt: skip
         known = {k: short(v) for k, v in card.items() if k not in ("snippets", "promoted", "suppressed")}

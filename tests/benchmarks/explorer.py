@@ -8,6 +8,7 @@ the page in headless Chromium (needs what `make test-browser` installs) and prin
 
 import argparse
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from autointerp.features import Features
-from core.files import write_array, write_json, write_table
-from core.run import Run
-from core.settings import CaptureSettings, RunSettings
-from figures.explorer.site import export_site
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from autointerp.features import Features  # noqa: E402
+from core.files import write_array, write_json, write_table  # noqa: E402
+from core.run import Run  # noqa: E402
+from core.settings import CaptureSettings, RunSettings  # noqa: E402
+from figures.explorer.site import export_site  # noqa: E402
 
 VOCABULARY, TOKENS, ROW, PER_FEATURE = 50_257, 1_000_000, 256, 600
 LETTERS = np.array(list("etaoinshrdlucmfwypvbgkqjxz_()"))

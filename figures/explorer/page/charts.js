@@ -55,7 +55,7 @@ const MEASURES = [
   { key: "found", title: "The feature in what it writes", unit: "read unclamped, share of its maximum" },
 ];
 const CURVES = [
-  { key: "", name: "this feature", style: "own" },
+  { key: "", name: "this clamp", style: "own" },
   { key: "random_", name: "random direction of equal length", style: "direction" },
   { key: "feature_", name: "random feature of like density, equal length", style: "other" },
 ];

@@ -79,7 +79,7 @@ function scoreLine(score) {
   if (score.value === null) return el("p.score", {}, el("span", {}, visible(score.kind)), el("span.faint", {}, visible(score.undefined || "undefined")));
   const span = score.low === null || score.low === undefined ? el("span.faint", {}, "no interval") : el("span", {}, `[${fixed(score.low)}, ${fixed(score.high)}]`);
   const nothing = score.null === null || score.null === undefined ? "" : el("span.faint", {}, el("span.null-mark", { "aria-hidden": "true" }), `null ${fixed(score.null)}`);
-  return el("p.score", {}, el("span", {}, visible(score.kind)), scorePlot(score), el("strong", {}, fixed(score.value)), span, nothing, el("span.faint", {}, `${score.n_documents} documents`));
+  return el("p.score", {}, el("span", {}, visible(score.kind)), scorePlot(score), el("strong", {}, fixed(score.value)), span, nothing, score.n_documents ? el("span.faint", {}, `${score.n_documents} documents`) : "");
 }
 
 function tokensSection(card) {

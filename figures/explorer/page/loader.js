@@ -69,7 +69,8 @@ function groupsOf(feature) {
 }
 
 function groupTitle(group, title) {
-  return title && title !== `mixed (${group})` ? visible(title) : `mixed group ${group}`;
+  if (!title) return `unnamed group ${group}`;
+  return title === `mixed (${group})` ? `mixed group ${group}` : visible(title);
 }
 
 /* The column of scores that map and list use: kind and set of the choice, else the first. */

@@ -79,7 +79,7 @@ const TABS = [
     name: "Label fails",
     strata: { missed: "Fires, and the label does not say so", false_alarm: "The label says it fires, and it is silent" },
     hint: "On documents that the labeller never saw.",
-    none: "None found among its strongest firings and 5,000 tokens; a label in free words does not predict by itself.",
+    none: "None found. A rule is tried on its strongest firings and 5,000 tokens; of a label in free words, mistakes are known where an LLM scored it.",
   },
 ];
 
@@ -90,11 +90,14 @@ function stratumHead(name, title, card) {
   return el("h4.stratum", {}, title, el("span.faint", {}, share));
 }
 
+/* The strata of a tab, one below the other; where labels fail, for each label set that does. */
 function tabPanel(tab, card) {
-  const parts = Object.entries(tab.strata).flatMap(([name, title]) => {
-    const found = card.snippets.filter((s) => s.s === name);
-    return found.length ? [stratumHead(name, title, card), el("ul.snippets", {}, found.map((s) => snippetNode(s, card.max)))] : [];
-  });
+  const sets = [...new Set(card.snippets.filter((s) => s.s in tab.strata).map((s) => s.l))];
+  const parts = sets.flatMap((set) => Object.entries(tab.strata).flatMap(([name, title]) => {
+    const found = card.snippets.filter((s) => s.s === name && s.l === set);
+    const whose = set && card.labels.length > 1 ? `${visible(set)}: ` : "";
+    return found.length ? [stratumHead(name, title && whose + title, card), el("ul.snippets", {}, found.map((s) => snippetNode(s, card.max)))] : [];
+  }));
   return [el("p.hint.tab-hint", {}, tab.hint), ...(parts.length ? parts : [el("p.faint", {}, tab.none)])];
 }
 
