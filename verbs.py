@@ -168,7 +168,7 @@ def hung(features, count: int, as_json: bool) -> None:
 def find_working(features, count: int) -> list[dict]:
     """Kept experiments of the first `count` features worth clamping whose clamp works, at their useful dose, on the prompts that the
     dose was not sought on. At most 6 features are tried for each that is wanted."""
-    from autointerp.steering import DOSES, Effort, held_out_prompts, measured_doses, works, worth_clamping
+    from autointerp.steering import DOSES, Effort, found_again, held_out_prompts, measured_doses, works, worth_clamping
     from core.clamp import Writing
     from core.experiments import save_experiment
     from core.live import Live
@@ -177,12 +177,13 @@ def find_working(features, count: int) -> list[dict]:
     live, found, effort = Live(features.run), [], Effort()
     for feature in progress(worth_clamping(features, 6 * count), "gallery", unit="feat"):
         measured = measured_doses(features, live, [Clamp(feature, "set", 1.0, relative=True)], DOSES[1:], effort)
-        if not works(measured):
+        by = "useful" if works(measured) else "useful_found" if found_again(measured) else None
+        if by is None:
             continue
-        chosen = Clamp(feature, "set", measured["useful"]["dose"], relative=True)
+        chosen = Clamp(feature, "set", measured[by]["dose"], relative=True)
         writing = Writing(held_out_prompts(features, effort)[1::2], effort.tokens, 0.7, (0,))
         record = live.clamp([chosen], {feature: features.stats(feature).max}, writing) | measured
-        record["labels"] = {str(feature): features.label(feature)}
+        record |= {"labels": {str(feature): features.label(feature)}, "shown_by": by}
         record["promoted"] = features.effects.loc[feature]["promoted"][:10].tolist()
         with features.run.locked("clamp"):
             save_experiment(features.run, record)

@@ -64,10 +64,13 @@ def gallery_page(records: list[dict], subject: str) -> str:
 
 
 def section(record: dict) -> str:
-    feature, useful = record["features"][0], record["useful"]
+    feature, (useful, key, what) = record["features"][0], shown_by(record)
     label = record["labels"].get(str(feature), "")
     tokens = " ".join(f"<code>{escaped(t)}</code>" for t in record["promoted"][:6])
-    share = f"{useful['own']:.0%} of the tokens it writes are its own [{max(0.0, useful['own_low']):.0%}, {useful['own_high']:.0%}]; {useful['random_own']:.0%} along a random direction of equal length, {useful['unclamped_own']:.0%} unclamped."
+    span = f"[{max(0.0, useful[f'{key}_low']):.0%}, {useful[f'{key}_high']:.0%}]"
+    share = (
+        f"{useful[key]:.0%} {what} {span}; {useful[f'random_{key}']:.0%} along a random direction of equal length, {useful[f'unclamped_{key}']:.0%} unclamped."
+    )
     title = f"Set to {useful['dose']:g} times its maximum"
     rows = "".join(
         f'<div class="pair">{column("Unclamped", a, False, prompt)}{column(title, b, True, prompt)}</div>'
@@ -76,6 +79,13 @@ def section(record: dict) -> str:
     picture = f'<picture><source media="(prefers-color-scheme: dark)" srcset="dose-{feature}-dark.png"><img alt="Dose and response" src="dose-{feature}.png"></picture>'
     sizes = f'<p class="faint">Measured on {escaped(dose_sizes(record))}. Intervals: 95 % over rows or prompts.</p>' if dose_sizes(record) else ""
     return f"<section><h2>{feature}: {escaped(label)}</h2><p>Promotes {tokens}. {share}</p>{rows}{picture}{sizes}</section>"
+
+
+def shown_by(record: dict) -> tuple[dict, str, str]:
+    """(what its useful dose did, the measure, in words): by what is written, or by what the unclamped subject finds again."""
+    if record.get("shown_by") == "useful_found":
+        return record["useful_found"], "found", "of its maximum is found again when the unclamped subject reads the text"
+    return record["useful"], "own", "of the tokens it writes are its own"
 
 
 def column(title: str, marked: list[tuple[str, bool]], marks: bool, prompt: str) -> str:
@@ -113,7 +123,7 @@ def draw_record(axes: Axes, record: dict, top: float, theme: dict) -> None:
     axes.text(14, top - step, plain(f"{feature}  {visible(label)}"[:90]), fontsize=10.5, fontweight="bold", color=theme["ink"], va="center")
     best = telling(record)
     a, b = differing(record["baseline"][best], record["clamped"][best])
-    for x, title, marked, marks in ((14, "unclamped", a, False), (9.6 * 36 + 6, f"set to {record['useful']['dose']:g}× its maximum", b, True)):
+    for x, title, marked, marks in ((14, "unclamped", a, False), (9.6 * 36 + 6, f"set to {shown_by(record)[0]['dose']:g}× its maximum", b, True)):
         axes.text(x, top - 2.2 * step, title, fontsize=7.5, color=theme["faint"], va="center")
         draw_text(axes, [(record["prompts"][best][-24:], None), *[(t, new and marks) for t, new in marked]], (x, top - 3.3 * step), theme)
 

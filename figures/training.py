@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from figures.style import COLOURS, themed
 
@@ -21,8 +21,9 @@ def training_curves(
         top.plot(checked, checked_fvu, color=COLOURS["score"], marker="o", markersize=3.5, label="calibrate")
         top.axvline(best_step, color=COLOURS["clamped"], linestyle="--", linewidth=1.2, label=f"kept: step {best_step}")
         top.set(yscale="log", ylabel="FVU (log)", title="Reconstruction while training")
-        for axis in (top.yaxis.set_major_formatter, top.yaxis.set_minor_formatter):
-            axis(PercentFormatter(1.0, decimals=0))
+        top.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        top.yaxis.set_minor_formatter(NullFormatter())
         top.legend(loc="upper center")
         middle.plot(steps, l0, color=COLOURS["score"], linewidth=1)
         middle.set_ylabel("L0")

@@ -22,12 +22,11 @@ def sites_figure(sites: list[str], measures: list[tuple[str, list[float], float 
             for y, value in zip(place, values, strict=True):
                 axes.text(value + 0.02 * top, y, format(value, form), va="center", fontsize=9, color=theme["ink"])
             if chance is not None:
-                axes.axvline(chance, color=COLOURS["null"], linestyle="--", linewidth=1.4, label="chance")
-                axes.legend(fontsize=8, loc="lower right")
+                axes.axvline(chance, color=COLOURS["null"], linestyle="--", linewidth=1.4)
             axes.set_yticks(place, sites if i == 0 else [""] * len(sites))
             axes.tick_params(axis="y", length=0)
             axes.set(xlim=(0, 1.22 * top))
-            axes.set_title(title, fontsize=10)
+            axes.set_title(title, fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.grid(axis="y", visible=False)
         return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.files import read_json
+from figures.gallery import shown_by
 from figures.report import against, code, named_groups
 from figures.results.numbers import Numbers
 from figures.terminal import useful_text, visible
@@ -130,5 +131,5 @@ def gallery(n: Numbers) -> list[list[str]]:
     for r in n.gallery:
         feature = r["features"][0]
         label = visible(r["labels"].get(str(feature)) or "no label")
-        rows.append([feature, shortened(label), f"{r['useful']['dose']:g}x", shortened(r["baseline"][0]), shortened(r["clamped"][0])])
+        rows.append([feature, shortened(label), f"{shown_by(r)[0]['dose']:g}x", shortened(r["baseline"][0]), shortened(r["clamped"][0])])
     return rows

@@ -98,9 +98,9 @@ def drawings(numbers: Numbers) -> list[Drawing]:
     measures = [
         ("cross-entropy recovered", [r["recovered_mean"] for r in rows], None, ".2f"),
         ("simulation of labels", [r["simulation"] for r in rows], None, ".2f"),
-        ("detection", [r["detection"] for r in rows], 0.5, ".2f"),
-        ("label names the effect", [r["effect"] for r in rows], 0.5, ".2f"),
-        ("rise of promoted tokens, nats", [r["rise"] for r in rows], None, ".1f"),
+        ("detection (chance: .5)", [r["detection"] for r in rows], 0.5, ".2f"),
+        ("label names effect (.5)", [r["effect"] for r in rows], 0.5, ".2f"),
+        ("promoted tokens, nats up", [r["rise"] for r in rows], None, ".1f"),
     ]
     column = lambda part, name: [r[name] for r in stopping[part]]
     found = [
@@ -127,4 +127,6 @@ def stopping_figure(stopping: dict, column: Callable, dark: bool):
 
 
 def dose_drawing(record: dict) -> Drawing:
-    return Drawing(f"dose-{record['features'][0]}", "Dose and response", lambda dark: dose_curves(record, dark), f"{len(record['doses'])} doses; {dose_sizes(record)}.")
+    return Drawing(
+        f"dose-{record['features'][0]}", "Dose and response", lambda dark: dose_curves(record, dark), f"{len(record['doses'])} doses; {dose_sizes(record)}."
+    )

@@ -31,3 +31,9 @@ def test_page_and_figures_are_written(tmp_path):
     folder = write_gallery([RECORD], tmp_path / "gallery", "subject")
     names = {p.name: p.stat().st_size for p in folder.iterdir()}
     assert set(names) == {"gallery.html", "gallery.png", "gallery-dark.png", "dose-7.png", "dose-7-dark.png"} and all(size > 1000 for size in names.values())
+
+
+def test_a_clamp_that_is_found_again_says_so():
+    found = {f"{p}found{e}": 0.25 for p in ("", "random_", "feature_", "unclamped_") for e in ("", "_low", "_high")} | {"dose": 4.0}
+    page = gallery_page([RECORD | {"shown_by": "useful_found", "useful": {"dose": None}, "useful_found": found}], "subject")
+    assert "Set to 4 times its maximum" in page and "25% of its maximum is found again" in page
