@@ -20,6 +20,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from autointerp.features import Features
 from core.errors import UsageError
 from core.files import replacing, write_json
@@ -89,11 +91,11 @@ def export_neuronpedia(features: Features, folder: Path, model: str = "", source
     for number, start in enumerate(range(0, len(cards), UPLOAD)):
         paths.append(folder / "upload" / f"upload-{number:05d}.json")
         write_json(paths[-1], {"modelId": model, "source": source, "features": [upload_feature(features, card) for card in cards[start : start + UPLOAD]]})
-    key = {"modelId": model, "layer": source}
+    key, told = {"modelId": model, "layer": source}, imported_explanations(run)
     tables = {
         "features": lambda part: (feature_row(key, card) for card in part),
         "activations": lambda part: (row for card in part for row in activation_rows(key, card)),
-        "explanations": lambda part: (row for card in part for row in explanation_rows(features, key, card)),
+        "explanations": lambda part: (row for card in part for row in explanation_rows(features, key, card, told)),
     }
     for number, start in enumerate(range(0, len(cards), BATCH)):
         for name, rows in tables.items():
@@ -172,13 +174,28 @@ def activation_rows(key: dict, card: dict) -> Iterator[dict]:
         }  # fmt: skip
 
 
-def explanation_rows(features: Features, key: dict, card: dict) -> Iterator[dict]:
+def explanation_rows(features: Features, key: dict, card: dict, told: dict[tuple[str, int], list[tuple[str, str | None]]]) -> Iterator[dict]:
+    """Every label of a feature; of an imported set every explanation that its source had (`told`), with the model that gave it."""
+    row = key | {"index": str(card["feature"])}
     for label in card["labels"]:
-        row = key | {"index": str(card["feature"])}
-        yield row | {
-            "id": identity(row, label["set"]), "authorId": "", "description": label["text"], "typeName": label["set"],
-            "explanationModelName": llm_of(features, label["set"]) or None,
-        }  # fmt: skip
+        own = [(label["text"], llm_of(features, label["set"]) or None)]
+        for number, (text, name) in enumerate(told.get((label["set"], card["feature"]), own)):
+            yield row | {
+                "id": identity(row, label["set"] + (f"/{number}" if number else "")), "authorId": "", "description": text, "typeName": label["set"],
+                "explanationModelName": name,
+            }  # fmt: skip
+
+
+def imported_explanations(run: Run) -> dict[tuple[str, int], list[tuple[str, str | None]]]:
+    """{(set, feature): [(text, model or None)]} of imported sets, in the order of the source."""
+    out: dict[tuple[str, int], list[tuple[str, str | None]]] = {}
+    for unit in run.committed():
+        path = run.path / unit / "explanations.parquet"
+        if unit.startswith("label/") and path.exists():
+            table = pd.read_parquet(path)
+            for feature, text, name in zip(table["feature"], table["description"], table["explanationModelName"], strict=True):
+                out.setdefault((unit.split("/")[1], int(feature)), []).append((text, name if isinstance(name, str) else None))
+    return out
 
 
 def identity(row: dict, name: str) -> str:

@@ -83,7 +83,7 @@ def draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, hue: np.ndarray, group
     pad = 0.03 * np.maximum([np.ptp(x), np.ptp(y)], 1e-6)
     axes.set_xlim(x.min() - pad[0], x.max() + pad[0])
     axes.set_ylim(y.min() - pad[1], y.max() + pad[1])
-    area = float(np.clip(2.6e4 / max(len(x), 1), 1.2, 40))  # points^2
+    area = float(np.clip(2.6e4 / max(len(x), 1), 1.2, 70))  # points^2
     axes.set_rasterization_zorder(POINTS_BELOW)  # in an SVG all points are one picture; a picture for each hue was four times as large
     dot = {"linewidths": 0, "zorder": 1}
     none = (hue < 0) & ~grouped

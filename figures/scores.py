@@ -31,7 +31,7 @@ def score_curves(score: np.ndarray, null: np.ndarray, control: np.ndarray | None
             ordered, share = ordered[shown], share[shown]
             half = 1.96 * np.sqrt(share * (1 - np.minimum(share, 1)) / whole)
             axes.fill_between(ordered, share - half, share + half, step="post", color=colour, alpha=0.16, linewidth=0)
-            axes.step(ordered, share, where="post", color=colour, linestyle=line, label=f"{name} (median {middle:.2f}, n = {n:,})")
+            axes.step(ordered, share, where="post", color=colour, linestyle=line, label=f"{name} (median {round(middle, 2) + 0.0:.2f}, n = {n:,})")  # no -0.00
         axes.axvline(0, color=theme["faint"], linewidth=0.8)
         axes.set(
             xlim=(-0.25, 1),
@@ -87,7 +87,10 @@ def scores_by_density(density: np.ndarray, score: np.ndarray, dark: bool = False
             axes.legend(loc="lower right")
         ticks = np.arange(np.floor(across.min(initial=-3)), np.ceil(across.max(initial=-1)) + 1)
         axes.set_xticks(ticks, [f"{10**t:.4g}" if t >= -4 else f"1e{t:.0f}" for t in ticks])
-        axes.set(xlim=(across.min(initial=0) - 0.1, across.max(initial=-3) + 0.1) if len(across) else (-4, 0), ylim=(min(-0.1, score.min(initial=0)), 1.02))
+        ends = (across.min() - 0.1, across.max() + 0.1) if len(across) else (-4, 0)
+        if np.diff(ends) < 1.2:  # so that a tick stands on the axis, however few features there are
+            ends = (min(ends[0], ticks[0]), max(ends[1], ticks[-1]))
+        axes.set(xlim=ends, ylim=(min(-0.1, score.min(initial=0)), 1.02))
         axes.set(xlabel="share of tokens on which the feature fires (log)", ylabel="simulation score", title=f"Scores against density, {len(score):,} features")
         axes.grid(color=theme["grid"])
     return figure

@@ -183,6 +183,9 @@ def useful_text(useful: dict, key: str, what: str) -> str:
 def clamp_text(record: dict) -> str:
     """Baseline and clamped continuations, one above the other, under each prompt; then the doses."""
     lines = [f"{clamp}   {visible(record['labels'].get(str(f), ''))}" for clamp, f in zip(record["clamps"], record["features"], strict=True)]
+    lines += [
+        f"{clamp['mode']} {clamp['feature']}={clamp['value']:.4g}   in run {other['run']}" for other in record.get("also", ()) for clamp in other["clamps"]
+    ]
     for prompt, seed, baseline, clamped in zip(record["prompts"], record["seeds"], record["baseline"], record["clamped"], strict=True):
         lines += [f"-- {visible(prompt)}   (seed {seed})", f"   baseline  {visible(baseline)}", f"   clamped   {visible(clamped)}"]
     if "doses" in record:

@@ -39,7 +39,7 @@ def density_histogram(density: np.ndarray, dark: bool = False) -> Figure:
     with themed(dark) as theme:
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        sns.histplot(x=np.log10(live), bins=50, color=COLOURS["score"], edgecolor=theme["page"], linewidth=0.4, ax=axes)
+        sns.histplot(x=np.log10(live), bins=int(np.clip(len(live) // 8, 8, 50)), color=COLOURS["score"], edgecolor=theme["page"], linewidth=0.4, ax=axes)
         axes.axvline(np.log10(np.median(live)), color=COLOURS["clamped"], linestyle="--", linewidth=1.2)
         axes.set_ylim(top=axes.get_ylim()[1] * 1.1)
         axes.text(np.log10(np.median(live)), axes.get_ylim()[1], f"median {np.median(live):.2%} ", color=COLOURS["clamped"], va="top", ha="right")

@@ -115,6 +115,10 @@ def test_clamp_prints_pairs_and_keeps_the_experiment(job_copy, call):
     assert code == 0 and record["clamps"] == ["set 3=5x"] and len(record["baseline"]) == len(record["clamped"]) == 2
     assert [d["dose"] for d in record["doses"]] == [0, 1, 4] and record["doses"][2]["kl"] > record["doses"][1]["kl"] > 0
     assert (job_copy / "clamps" / "0001.json").exists() and (job_copy / "clamps" / "0001.png").exists()
+    code, out, _ = call("clamp", job_copy, "--set", "3=2x", "--set", "5=1x", "--prompt", "the cat", "--tokens", 5, "--doses", "0.5,2", "--figure", "--json")
+    both = json.loads(out)
+    assert code == 0 and both["features"] == [3, 5] and [d["dose"] for d in both["doses"]] == [0.5, 2]
+    assert both["measured_on"]["prompts"] > 1 and (job_copy / "clamps" / "0002.png").exists()
 
 
 def test_an_experiment_is_replayed_exactly(job_copy, call):

@@ -94,8 +94,8 @@ class Shards:
             return None
         table = table.reindex(range(self.n_features))
         span = max(float(np.ptp(table[axis].dropna())) for axis in "xy") or 1.0
-        column = lambda axis: [None if np.isnan(v) else round((v - table[axis].min()) / span * GRID) for v in table[axis]]
-        return {"x": column("x"), "y": column("y")}
+        low = {axis: table[axis].min() for axis in "xy"}
+        return {axis: [None if np.isnan(v) else round((v - low[axis]) / span * GRID) for v in table[axis]] for axis in "xy"}
 
     def _status(self) -> list[str]:
         """alive, dense, dead or isolated."""

@@ -179,6 +179,12 @@ def test_other_peoples_files_are_not_trusted(job_copy, tmp_path):
         "activation that cannot be read": 1,
     }
     assert manifest.summary["activations"] == 1 and manifest.summary["failures"]["none"] == manifest.summary["live"] - 2
+    export_neuronpedia(Features(run), tmp_path / "out", "Tiny")
+    rows = [r for r in read_rows(next((tmp_path / "out").glob("tiny/*/explanations/batch-0.jsonl.gz"))) if r["typeName"] == "theirs"]
+    assert [(r["index"], r["description"], r["explanationModelName"]) for r in rows] == [
+        ("3", "three\u2028lines", None), ("3", "another", None), ("7", "seven", "some-llm"),
+    ]  # fmt: skip
+    assert len({r["id"] for r in rows}) == 3
 
 
 @pytest.mark.parametrize(

@@ -76,5 +76,6 @@ async function drawClampView(panel) {
 function experimentHead(record) {
   const names = record.features.map((f, i) => [i ? ", " : "", visible(record.clamps[i]), " ", featureLink(f, visible(record.labels[f] || "no label"))]).flat();
   const where = record.positions && record.positions !== "all" ? ` at ${visible(record.positions)} positions` : "";
-  return [el("h3", {}, `Experiment ${record.number}`), el("p", {}, names, where), el("p.hint", {}, "Both texts use the same random numbers, so what differs is the clamp. Again: ", el("code", {}, `python main.py clamp ${run.start.run.name} --replay ${record.number}`))];
+  const also = (record.also || []).flatMap((other) => other.clamps.map((c) => `, ${c.mode} ${c.feature}=${short(c.value)} in run ${other.run}`)).map(visible);
+  return [el("h3", {}, `Experiment ${record.number}`), el("p", {}, names, also, where), el("p.hint", {}, "Both texts use the same random numbers, so what differs is the clamp. Again: ", el("code", {}, `python main.py clamp ${run.start.run.name} --replay ${record.number}`))];
 }
