@@ -171,7 +171,7 @@ def propose(target: Target, cover: Cover, pool: Pool, slot: str, words: WordGrou
         return _best_context(target, cover, counts, target.ground.counts(slot, firing, values))
     if slot in WINDOWS or slot == "text":
         sums = target.ground.counts(slot, firing, values)
-        return _best_set(target, cover, slot, counts, np.where(target.ground.topical, sums, 0.0) if slot == "text" else sums)
+        return _best_set(target, cover, slot, counts, sums)
     codes = target.ground.views[slot][firing]
     n_codes = target.ground.n_codes
     grouped = np.bincount(target.ground.groups[firing] * n_codes + codes, values, N_GROUPS * n_codes).reshape(N_GROUPS, n_codes)

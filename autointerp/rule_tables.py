@@ -8,7 +8,7 @@ contexts, which together make a predicate.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -50,7 +50,7 @@ class Ground:
     words: WordGroups
     shapes: WordGroups  # the shapes alone
     rows: np.ndarray  # (N,) int64 number of the token's row
-    row_table: csr_matrix  # (L, R) of ones: the rows that hold each lexeme
+    row_table: csr_matrix  # (L, R) of ones: the rows that hold each word that can be a topic
     bits: np.ndarray  # (2 ** contexts, contexts) float64, 0 or 1
     groups: np.ndarray  # (N,) int64 group of the token's document
     places: np.ndarray  # (n,) int32 index of each token of the corpus, -1 when it is not on this ground
@@ -69,20 +69,12 @@ class Ground:
         places[ordinals] = np.arange(len(ordinals))
         groups = np.random.default_rng(seed).integers(0, N_GROUPS, len(tokens.names))[tokens.document_of(ordinals)]
         _, rows = np.unique(ordinals - corpus.place[ordinals], return_inverse=True)
-        table = csr_matrix((np.ones(len(ordinals)), (corpus.codes[ordinals], rows)), shape=(len(corpus.lexemes), int(rows.max(initial=-1)) + 1))
-        table.data[:] = 1  # however often
+        table = _topics(corpus, corpus.codes[ordinals], rows)
         contexts = corpus.contexts[ordinals].astype(np.int64)
         return cls(corpus, ordinals, views, contexts, words, words.shapes_only(), rows, table, bits, groups, places, _until_same(corpus.codes))
 
     def __len__(self) -> int:
         return len(self.ordinals)
-
-    @cached_property
-    def topical(self) -> np.ndarray:
-        """bool (L + 1,): words that can say what a text is about, by their length and by how few rows hold them."""
-        seen = np.diff(self.row_table.indptr) <= TOPICAL * self.row_table.shape[1]
-        word = [len(text) > 3 and text.isalpha() and text.lower() not in STOP_WORDS for text in self.corpus.lexemes]
-        return np.r_[seen & np.array(word, bool), False]
 
     @property
     def n_codes(self) -> int:
@@ -194,6 +186,16 @@ class Ground:
         inside = np.minimum(near, len(self) - 1)
         kept = (self.ordinals[inside] - self.ordinals[begins][:, None] == distances) & (self.corpus.place[self.ordinals[inside]] >= distances)
         return distinct(near[kept])
+
+
+def _topics(corpus: Corpus, codes: np.ndarray, rows: np.ndarray) -> csr_matrix:
+    """(L, R) of ones: the rows that hold each word, for words that can say what a text is about, by their length and by how few rows hold them."""
+    n_rows = int(rows.max(initial=-1)) + 1
+    code, row = np.divmod(distinct(codes.astype(np.int64) * max(n_rows, 1) + rows), max(n_rows, 1))
+    word = np.array([len(text) > 3 and text.isalpha() and text.lower() not in STOP_WORDS for text in corpus.lexemes], bool)
+    word &= np.bincount(code, minlength=len(word)) <= TOPICAL * n_rows
+    kept = word[code]
+    return csr_matrix((np.ones(int(kept.sum())), (code[kept], row[kept])), shape=(len(word), n_rows))
 
 
 def sampled(tokens: Tokens, split: str, max_tokens: int, seed: int) -> np.ndarray:

@@ -54,9 +54,12 @@ class WordGroups:
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sums (..., G) over the members of each group of `values` (..., L + 1)."""
+        listed = (self.table @ values.T).T
+        if not len(self.spans):
+            return listed
         running = np.zeros((*values.shape[:-1], len(self.corpus.leaves) + 1))
         np.cumsum(values[..., self.corpus.leaves], axis=-1, out=running[..., 1:])
-        return np.concatenate([(self.table @ values.T).T, running[..., self.spans[:, 1]] - running[..., self.spans[:, 0]]], axis=-1)
+        return np.concatenate([listed, running[..., self.spans[:, 1]] - running[..., self.spans[:, 0]]], axis=-1)
 
     def codes(self, group: int) -> np.ndarray:
         """The members of one group."""
