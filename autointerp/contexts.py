@@ -6,14 +6,16 @@ document's characters. Relations never leave the row, because the subject did no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from autointerp.lexemes import lexeme, shape_bits
+from autointerp.lexemes import AFFIXES, SHAPE_BITS, shape_bits
 from autointerp.scanner import BRACKETS, COMMENT, DOCSTRING, STRING, line_heads, scan
+from autointerp.terms import Terms
 from core.corpus import Tokens
+from core.fields import lexeme
 
 CONTEXTS = (
     "in a string",
@@ -46,12 +48,16 @@ class Corpus:
     place: np.ndarray  # (n,) int32 index in the row
     line: np.ndarray  # (n,) int32 ordinal of the first token of the line, -1 when it is in another row
     call: np.ndarray  # (n,) int32 ordinal of the token before the innermost open bracket, -1 when there is none in the row
+    leaves: np.ndarray  # (m,) int32 codes in the order of the subject's tree over words, empty where it is not known
+    spans: np.ndarray  # (m - 1, 2) leaves from, and up to but not including, below each node
+    _members: dict = field(default_factory=dict)  # Terms -> bool (L,), as they are asked for
 
     @classmethod
     def from_tokens(cls, tokens: Tokens) -> Corpus:
         """The corpus of a whole capture: about 4 s and 26 bytes a token for 2.5 million tokens."""
         texts = ((tokens.text(d), slice(int(tokens.document_offsets[d]), int(tokens.document_offsets[d + 1]))) for d in range(len(tokens.names)))
-        return build_corpus(tokens.vocabulary, np.asarray(tokens.ids), np.asarray(tokens.starts), np.asarray(tokens.ends), tokens.row_offsets, texts)
+        ids, starts, ends = (np.asarray(getattr(tokens, name)) for name in ("ids", "starts", "ends"))
+        return build_corpus(tokens.vocabulary, ids, starts, ends, tokens.row_offsets, texts, tokens.fields)
 
     @classmethod
     def from_text(cls, token_texts: list[str]) -> Corpus:
@@ -70,6 +76,69 @@ class Corpus:
     def lexeme_codes(self) -> dict[str, int]:
         return {text: i for i, text in enumerate(self.lexemes)}
 
+    # ------------------------------------------------------------ which lexemes terms mean
+
+    def members(self, terms: Terms) -> np.ndarray:
+        """bool (L,): the lexemes that `terms` mean; all of them for anything."""
+        if terms not in self._members:
+            self._members[terms] = self._find(terms)
+        return self._members[terms]
+
+    def _find(self, terms: Terms) -> np.ndarray:
+        found = np.full(len(self.lexemes), not len(terms))
+        found[[code for text in terms.literals if (code := self.lexeme_codes.get(text)) is not None]] = True
+        if terms.shapes:
+            found |= (self._lexeme_shapes & sum(SHAPE_BITS[name] for name in terms.shapes)) > 0
+        for phrase, part in terms.affixes:
+            found |= np.fromiter((AFFIXES[phrase](text, part) for text in self.lexemes), bool, len(self.lexemes))
+        for words in terms.fields:
+            found[self.field(words)] = True
+        return found
+
+    def field(self, words: tuple[str, ...]) -> np.ndarray:
+        """Codes of the smallest node of the tree that holds all of the words that it knows; of those outside it, their own."""
+        known = np.array([code for word in words if (code := self.lexeme_codes.get(word)) is not None], np.int64)
+        places = self._leaf_places[known]
+        inside = places[places >= 0]
+        if len(set(inside.tolist())) < 2:
+            return known
+        around = np.flatnonzero((self.spans[:, 0] <= inside.min()) & (self.spans[:, 1] > inside.max()))
+        begin, end = self.spans[around[np.argmin(self.spans[around, 1] - self.spans[around, 0])]]
+        return np.r_[self.leaves[begin:end], known[places < 0]]
+
+    @cached_property
+    def _leaf_places(self) -> np.ndarray:
+        """The leaf (L,) of each lexeme, -1 outside the tree."""
+        places = np.full(len(self.lexemes), -1, np.int64)
+        places[self.leaves] = np.arange(len(self.leaves))
+        return places
+
+    @cached_property
+    def _lexeme_shapes(self) -> np.ndarray:
+        return np.array([shape_bits(text) for text in self.lexemes], np.uint32)
+
+    def are(self, terms: Terms, where: np.ndarray) -> np.ndarray:
+        """bool: the token at each ordinal of `where` is one of `terms`; entries of -1 give any answer."""
+        return self.members(terms)[self.codes[where]]
+
+    def rows_with(self, terms: Terms, ordinals: np.ndarray) -> np.ndarray:
+        """bool (len(ordinals),): the row of each token holds one of `terms`."""
+        rows, inverse = np.unique(ordinals - self.place[ordinals], return_inverse=True)
+        if not len(rows):
+            return np.zeros(0, bool)
+        ends = self._row_starts[np.searchsorted(self._row_starts, rows, side="right")]
+        sizes = ends - rows
+        firsts = np.cumsum(sizes) - sizes
+        every = np.arange(sizes.sum()) - np.repeat(firsts - rows, sizes)
+        return np.logical_or.reduceat(self.are(terms, every), firsts)[inverse]
+
+    @cached_property
+    def _row_starts(self) -> np.ndarray:
+        """The ordinal at which each row begins, and n."""
+        return np.r_[np.flatnonzero(self.place == 0), len(self)]
+
+    # ------------------------------------------------------------ where tokens stand
+
     def related(self, relation: str, ordinals: np.ndarray) -> np.ndarray:
         """Ordinals int64 of the tokens that stand in `relation` to `ordinals`; -1 where the row has none."""
         if relation == "here":
@@ -85,12 +154,14 @@ class Corpus:
         return np.where(self.place[ordinals] >= distance, ordinals - distance, -1)
 
 
-def build_corpus(vocabulary: list[str], ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, row_offsets: np.ndarray, texts) -> Corpus:
-    """The corpus of tokens `ids` (n,) with their offsets in their document; `texts` gives each document's text and its slice of the tokens."""
+def build_corpus(vocabulary: list[str], ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, row_offsets: np.ndarray, texts, fields=None) -> Corpus:
+    """The corpus of tokens `ids` (n,) with their offsets in their document; `texts` gives each document's text and its slice of the tokens, `fields` the tree
+    over words as `core.fields` keeps it."""
     stripped = [lexeme(text) for text in vocabulary]
     lexemes = sorted(set(stripped))
     number = {text: i for i, text in enumerate(lexemes)}
-    codes = np.array([number[text] for text in stripped], np.int32)[ids]
+    by_token = np.array([number[text] for text in stripped], np.int32)
+    codes = by_token[ids]
     shapes = np.array([shape_bits(text) for text in lexemes], np.uint32)[codes]
     row_offsets = np.asarray(row_offsets, np.int64)
     place = (np.arange(len(ids)) - np.repeat(row_offsets[:-1], np.diff(row_offsets))).astype(np.int32)
@@ -103,7 +174,8 @@ def build_corpus(vocabulary: list[str], ids: np.ndarray, starts: np.ndarray, end
     contexts |= np.where(place < EARLY, CONTEXT_BITS["early in the text"], np.uint16(0))
     for name, keys in (("repeated", codes.astype(np.int64)), ("in a repeated pair", _pairs(codes, place))):
         contexts |= np.where(_repeated(keys, row_start), CONTEXT_BITS[name], np.uint16(0))
-    return Corpus(lexemes, codes, shapes, contexts, place, np.where(line >= row_start, line, -1), np.where(call >= row_start, call, -1))
+    leaves, spans = (np.zeros(0, np.int32), np.zeros((0, 2), np.int32)) if fields is None else (by_token[fields[0]], fields[1])
+    return Corpus(lexemes, codes, shapes, contexts, place, np.where(line >= row_start, line, -1), np.where(call >= row_start, call, -1), leaves, spans)
 
 
 def _document(text: str, starts: np.ndarray, ends: np.ndarray, spaces: np.ndarray, base: int) -> tuple[np.ndarray, ...]:

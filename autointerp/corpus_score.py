@@ -3,7 +3,7 @@
 `simulation` looks at windows chosen so that firings of every size are well represented; here tokens stand as often as they do in text,
 and a feature is silent on most of them. The two are different measures and are never compared with each other.
 
-A rule's matches are looked up, not computed token by token: the postings of its rarest literals give the candidates.
+A rule's matches are looked up, not computed token by token: the postings of its rarest words give the candidates.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from core.records import Failure, Score
 KIND = "simulation-corpus"
 SHIFTS = {"here": 0, "after 1": 1, "after 2": 2, "after 3": 3, "before": -1}
 CHUNK = 16
+FEW = 1000  # lexemes: of more, all tokens are looked at
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class HeldOut:
 
     def matches(self, predicate: rules.Predicate) -> np.ndarray:
         """Scored ordinals, in any order, on which the predicate holds."""
-        choices = [(relation, terms) for relation, terms in rules.slots(predicate) if relation in SHIFTS and terms.literals and not terms.shapes]
-        found = [self._places(relation, terms) for relation, terms in choices]
+        choices = [(relation, codes) for relation, terms in rules.slots(predicate) if relation in SHIFTS and len(codes := self._codes(terms)) <= FEW]
+        found = [self._places(relation, codes) for relation, codes in choices]
         candidates = min(found, key=len) if found else self._in_contexts(predicate.contexts)
         candidates = candidates[self.scored[candidates]]
         return candidates[rules.matches(predicate, self.corpus, candidates)]
@@ -63,15 +64,17 @@ class HeldOut:
         return ordinals, self.corpus.contexts[ordinals]
 
     def _in_contexts(self, contexts: tuple[tuple[str, bool], ...]) -> np.ndarray:
-        """Scored ordinals with all these contexts, for a predicate that names no literal."""
+        """Scored ordinals with all these contexts, for a predicate that names no few words."""
         ordinals, bits = self._all
         asked = sum(int(CONTEXT_BITS[name]) for name, _ in contexts)
         wanted = sum(int(CONTEXT_BITS[name]) for name, holds in contexts if holds)
         return ordinals[(bits & np.uint16(asked)) == wanted]
 
-    def _places(self, relation: str, terms: rules.Terms) -> np.ndarray:
-        """Ordinals whose token in `relation` to them is one of the literals; some may lie in another row."""
-        codes = [code for text in terms.literals if (code := self.corpus.lexeme_codes.get(text)) is not None]
+    def _codes(self, terms: rules.Terms) -> np.ndarray:
+        return np.flatnonzero(self.corpus.members(terms))
+
+    def _places(self, relation: str, codes: np.ndarray) -> np.ndarray:
+        """Ordinals whose token in `relation` to them is one of the codes; some may lie in another row."""
         parts = [self.order[self.offsets[code] : self.offsets[code + 1]] for code in codes]
         places = (np.concatenate(parts) if parts else np.zeros(0, np.int64)) + SHIFTS[relation]
         return places[(places >= 0) & (places < len(self.corpus))]

@@ -2,7 +2,7 @@
 
 From the `effects` stage: by how much each token's log-probability changes, behind neutral prefixes, when the feature is clamped. The score is
 the share of all other tokens of the corpus whose change is below that of the tokens that the label names (the area under the ROC curve, .5 for a label
-that names tokens at random). What a label names: the literals of a rule, or the words of a text. Its null is another feature's label under the
+that names tokens at random). What a label names: the quoted words of a rule, those of its fields too, or the words of a text. Its null is another feature's label under the
 same clamp. A label that names no token, such as one of shapes alone, has no effect score: it is silent on outputs.
 
 What a feature fires on and what it promotes are different things; a label of the first kind may well score .5 here.
@@ -16,10 +16,11 @@ from collections import defaultdict
 import numpy as np
 
 from autointerp import rules
-from autointerp.lexemes import lexeme
 from autointerp.scoring import Context, Scored, undefined
 from autointerp.statistics import auroc
+from autointerp.terms import LITERAL, Terms
 from core.errors import NotReady
+from core.fields import lexeme
 from core.files import read_array
 from core.records import Failure, Score
 
@@ -59,12 +60,17 @@ def area(change: np.ndarray, used: np.ndarray, tokens: list[int]) -> float:
 def named(text: str, rule: rules.Rule | None, known: dict[str, list[int]]) -> list[int]:
     """Ids of the tokens that a label names, whatever it says of them."""
     if rule is not None:
-        words = [literal for predicate in rule.predicates for terms in parts(predicate) for literal in terms.literals]
+        words = [literal for predicate in rule.predicates for terms in parts(predicate) for literal in words_of(terms)]
     else:
-        quoted = [found[1:-1] for found in rules.LITERAL.findall(text)]
+        quoted = [found[1:-1] for found in LITERAL.findall(text)]
         words = quoted or [form for word in WORD.findall(text) for form in {word, word.lower(), word.capitalize()}]
     return sorted({token for word in words for token in known.get(word, ())})
 
 
-def parts(predicate: rules.Predicate) -> list[rules.Terms]:
+def parts(predicate: rules.Predicate) -> list[Terms]:
     return [terms for _, terms in rules.slots(predicate)] + ([predicate.within[1]] if predicate.within else [])
+
+
+def words_of(terms: Terms) -> list[str]:
+    """The words that terms name: quoted ones, and those that stand for a field."""
+    return [*terms.literals, *(word for field in terms.fields for word in field)]

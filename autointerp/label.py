@@ -27,7 +27,7 @@ from core.progress import progress
 from core.records import Failure, Label, Manifest
 from core.run import Run, Work
 
-VERSION = 1
+VERSION = 2
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}  # 12 snippets: about 700 tokens of prompt
 LABEL = Form("label", max_tokens=1024, usual_tokens=35, schema=prompts.LABEL_SCHEMA)
 ATTEMPTS = 2  # a reply that cannot be read is asked for once more

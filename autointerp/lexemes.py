@@ -1,4 +1,4 @@
-"""What a token is by itself: its lexeme (the text without leading spaces) and its shapes, which are functions of the lexeme."""
+"""What a token is by itself: its lexeme (the text without leading spaces, from `core.fields`) and its shapes, which are functions of the lexeme."""
 
 from __future__ import annotations
 
@@ -17,12 +17,8 @@ ENGLISH = (
 STOP_WORDS = frozenset(ENGLISH.split())
 BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_"))
 OPENING, CLOSING = "([{", ")]}"
+HEX = re.compile(r"(?=.*[0-9])(?=.*[a-fA-F])[0-9a-fA-F]{2,}")
 OPERATOR = re.compile(r"[-+*/%=<>!&|^~@:]+")
-
-
-def lexeme(text: str) -> str:
-    """`text` without leading spaces; a token of white space is its own lexeme."""
-    return text if text.isspace() else text.lstrip(" ")
 
 
 def _punctuation(x: str) -> bool:
@@ -37,6 +33,7 @@ SHAPES: dict[str, Callable[[str], bool]] = {
     "an ALL-CAPS word": lambda x: len(x) > 1 and x.isalpha() and x.isupper(),
     "a letter": lambda x: len(x) == 1 and x.isalpha(),
     "digits": str.isdigit,
+    "hex digits": lambda x: bool(HEX.fullmatch(x)),
     "a stop word": lambda x: x.lower() in STOP_WORDS,
     "a keyword": keyword.iskeyword,
     "a builtin name": BUILTINS.__contains__,
@@ -50,6 +47,12 @@ SHAPES: dict[str, Callable[[str], bool]] = {
     "a newline": lambda x: x.isspace() and "\n" in x,
     "a blank line": lambda x: x.isspace() and x.count("\n") > 1,
     "indentation": lambda x: x.isspace() and "\n" not in x,
+}
+# Phrase -> whether a lexeme begins, ends or goes on so.
+AFFIXES: dict[str, Callable[[str, str], bool]] = {
+    "words starting with": str.startswith,
+    "words ending in": str.endswith,
+    "words containing": lambda x, part: part in x,
 }
 SHAPE_BITS = {name: np.uint32(1 << i) for i, name in enumerate(SHAPES)}
 

@@ -136,4 +136,4 @@ def corpus_of(tokens: Tokens, ordinals: np.ndarray) -> Corpus:
     rows = np.unique(np.r_[row_starts[np.isin(tokens.row_offsets, ordinals)], len(ordinals)])
     texts = [(tokens.text(int(d)), slice(int(a), int(b))) for d, a, b in zip(documents, firsts[:-1], firsts[1:], strict=True)]
     part = lambda column: np.asarray(column)[ordinals]
-    return build_corpus(tokens.vocabulary, part(tokens.ids), part(tokens.starts), part(tokens.ends), rows, texts)
+    return build_corpus(tokens.vocabulary, part(tokens.ids), part(tokens.starts), part(tokens.ends), rows, texts, tokens.fields)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from autointerp.contexts import Corpus
 from autointerp.postings import Postings
+from autointerp.rule_saying import predicate, shorten
 from autointerp.rule_search import Cover, Target, grow
 from autointerp.rule_tables import Ground, Option
 from autointerp.rules import MAX_CHARACTERS, MAX_PREDICATES, UNCLEAR, WEAK, Predicate, Rule, Terms, render
+from autointerp.word_groups import WordGroups
 from autointerp.workers import in_workers
 from core.corpus import Tokens
 
@@ -34,7 +36,7 @@ class FittedRule:
     feature: int
     rule: Rule
     text: str  # what `parse` reads back as `rule`
-    kind: str  # token, shape, n-gram, next, context, unclear
+    kind: str  # token, field, shape, n-gram, next, context, unclear
     confidence: float  # correlation with the activation on the calibrate tokens, 0 where it is negative or undefined
     n_firings: int  # in explain
 
@@ -75,7 +77,8 @@ class Fitter:
 
     @classmethod
     def build(cls, postings: Postings, tokens: Tokens, corpus: Corpus, seed: int) -> Fitter:
-        explain, calibrate = (Ground.build(tokens, corpus, split, MAX_TOKENS, seed) for split in ("explain", "calibrate"))
+        words = WordGroups.build(corpus)
+        explain, calibrate = (Ground.build(tokens, corpus, split, MAX_TOKENS, seed, words) for split in ("explain", "calibrate"))
         return cls(postings, corpus, tokens.in_split("explain"), (explain, calibrate), (np.zeros(len(explain)), np.zeros(len(calibrate))))
 
     def __call__(self, features: np.ndarray) -> list[FittedRule]:
@@ -122,9 +125,9 @@ def search(target: Target) -> list[list[Option]]:
     """Up to MAX_PREDICATES conjunctions, the most useful first."""
     n, room = len(target.ground), MAX_CHARACTERS - len(f"{UNCLEAR}: ")
     cover, found, matched = Cover(0.0, 0.0, 0.0, np.zeros(n, bool), np.zeros(0, np.int64)), [], []
-    while len(found) < MAX_PREDICATES and (options := shorten(target.ground, grow(target, cover), room)):
+    while len(found) < MAX_PREDICATES and (options := shorten(target, grow(target, cover), room)):
         found.append(options)
-        room -= len(render(Rule((target.ground.predicate(options, True),)))) + len("; ")
+        room -= len(render(Rule((predicate(target, options, True),)))) + len("; ")
         matched.append(target.ground.matches(options))
         masses, counts = cells(matched, target.activation)
         y = cell_values(best_levels(target, masses, counts))
@@ -143,7 +146,7 @@ def _cut(found: list[list[Option]], explain: Target, calibrate: Target) -> tuple
         y = cell_values(levels)
         r = float(calibrate.correlation(y @ masses, y @ counts, y**2 @ counts))
         if k == 1 or r > value + GAIN:
-            best, value = Rule(tuple(explain.ground.predicate(o, v < 1) for o, v in zip(found, levels, strict=False))), r
+            best, value = Rule(tuple(predicate(explain, o, v < 1) for o, v in zip(found, levels, strict=False))), r
     return best, value
 
 
@@ -180,25 +183,17 @@ def best_levels(target: Target, masses: np.ndarray, counts: np.ndarray) -> tuple
 # ---------------------------------------------------------------- the label
 
 
-def shorten(ground: Ground, options: list[Option], room: int) -> list[Option]:
-    """The options with the last tokens of the longest sets left out until their text fits into `room` characters; none when that fails."""
-    while options and len(render(Rule((ground.predicate(options, True),)))) > room:
-        longest = max((o for o in options if o.kind == "literals"), key=lambda o: o.n_terms, default=None)
-        if longest is None or longest.n_terms == 1:
-            return []
-        options = [replace(o, values=o.values[:-1]) if o is longest else o for o in options]
-    return options
-
-
 def kind_of(rule: Rule) -> str:
     """What sort of evidence the first predicate rests on."""
     if rule.unclear:
         return "unclear"
     p = rule.predicates[0]
-    if p.contexts or p.line or p.call or p.within:
+    if p.contexts or p.line or p.call or p.within or p.text:
         return "context"
     if p.after:
         return "n-gram"
     if p.before:
         return "next"
-    return "shape" if p.here.shapes else "token"
+    if p.here.fields:
+        return "field"
+    return "shape" if p.here.shapes or p.here.affixes else "token"

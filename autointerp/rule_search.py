@@ -6,21 +6,26 @@ two sums over the tokens that a candidate matches: how many they are, and their 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autointerp.contexts import CONTEXTS, RELATIONS
 from autointerp.rule_tables import N_GROUPS, WINDOWS, Ground, Option
 from autointerp.rules import WEAK
+from autointerp.word_groups import WordGroups
 
-SLOTS = (*RELATIONS, *WINDOWS, "contexts")
-MAX_TERMS = {"here": 6, "after 1": 5, "within 8": 2}  # literals of a set, by slot
+SLOTS = (*RELATIONS, *WINDOWS, "text", "contexts")
+STARTS = [slot for slot in SLOTS if slot != "text"]
+MAX_TERMS = {"here": 6, "after 1": 5, "within 8": 2, "text": 1}  # literals of a set, by slot
 OTHER_TERMS = 4
 TERM_COST, SLOT_COST, PREDICATE_COST = 0.0025, 0.008, 0.008  # correlation that one more of them must bring
 PHANTOMS = 3.0  # tokens without activation that a predicate is charged with, so that a few tokens prove little
 DOUBT = 0.5  # share of the mass that is not believed when it comes from one group of documents
 THRESHOLDS = np.array([0.1, 0.2, 0.35, 0.6, 0.9, 1.3])  # of a token's typical mean activation: tokens above one make a set
+GROUPED = ("here", "after 1", "before")  # slots in which fields and affixes are sought; in the others only shapes are
+GROUPS_TRIED = 16  # of those that look best when all mass is believed
+SHARED = 2.5  # members that a group must have, counted as (sum of mass)^2 / (sum of mass^2)
 N_STARTS = 2
 HOPE = 0.5  # share of the best start's gain that another must have to be followed
 MAX_OPTIONS = 4  # slots of a predicate
@@ -83,13 +88,13 @@ def grow(target: Target, cover: Cover) -> list[Option]:
     everything = Pool(None, cover.without(target.firing))
     if not len(everything.firing):
         return []
-    starts = sorted((propose(target, cover, everything, slot) for slot in SLOTS), key=lambda found: -found[0])[:N_STARTS]
+    starts = sorted((propose(target, cover, everything, slot) for slot in STARTS), key=lambda found: -found[0])[:N_STARTS]
     base = float(target.correlation(cover.mass, cover.ones, cover.squares))
     best: tuple[float, list[Option]] = (base + PREDICATE_COST, [])
     for worth, option in starts:
         if option is not None and worth - base > HOPE * (starts[0][0] - base):
             best = max(best, _refine(target, cover, option), key=lambda found: found[0])
-    return best[1]
+    return _named(target, cover, *best)
 
 
 def _refine(target: Target, cover: Cover, option: Option) -> tuple[float, list[Option]]:
@@ -108,6 +113,19 @@ def _refine(target: Target, cover: Cover, option: Option) -> tuple[float, list[O
             break
         options, score, at = wider, worth, inside
     return score, options
+
+
+def _named(target: Target, cover: Cover, worth: float, options: list[Option]) -> list[Option]:
+    """The options with quoted words given up for a group, or completed by one, wherever that is worth its words."""
+    for i, option in enumerate(options):
+        if option.kind == "words" and option.slot in GROUPED:
+            others = options[:i] + options[i + 1 :]
+            pool = _pool(target, cover, others) if others else Pool(None, cover.without(target.firing))
+            _, again = propose(target, cover, pool, option.slot, target.ground.words)
+            tried = [*options[:i], again, *options[i + 1 :]]
+            if again is not None and again.groups and (better := _worth(target, cover, tried, _pool(target, cover, tried).at)) > worth:
+                options, worth = tried, better
+    return options
 
 
 def _refit(target: Target, cover: Cover, options: list[Option]) -> tuple[list[Option], Pool]:
@@ -131,34 +149,42 @@ def _pool(target: Target, cover: Cover, options: list[Option]) -> Pool:
 
 def _worth(target: Target, cover: Cover, options: list[Option], at: np.ndarray) -> float:
     grouped = np.bincount(target.ground.groups[at], target.activation[at], N_GROUPS)
-    return float(cover.score(target, _believed(grouped), len(at) + PHANTOMS)) - TERM_COST * sum(o.n_terms for o in options)
+    return float(cover.score(target, _believed(grouped), len(at) + PHANTOMS)) - sum(_cost(target, o) for o in options)
+
+
+def _cost(target: Target, option: Option) -> float:
+    quoted = len(option.values) if option.kind == "words" else 1
+    return TERM_COST * quoted + sum(target.ground.words.costs[group] for group in option.groups)
 
 
 # ---------------------------------------------------------------- one slot
 
 
-def propose(target: Target, cover: Cover, pool: Pool, slot: str) -> tuple[float, Option | None]:
-    """(correlation less costs, the option) that is best for `slot` on the pool."""
+def propose(target: Target, cover: Cover, pool: Pool, slot: str, words: WordGroups | None = None) -> tuple[float, Option | None]:
+    """(correlation less costs, the option) that is best for `slot` on the pool: quoted words or a shape, or with `words` any of these groups too, and
+    words that are worth quoting beside it."""
     limit = WINDOW_TOKENS if slot in WINDOWS else PROPOSAL_TOKENS
     counts = _counts(target, cover, pool, slot, limit)
     firing, scale = strided(pool.firing, limit)
     values = target.activation[firing] * scale
     if slot == "contexts":
         return _best_context(target, cover, counts, target.ground.counts(slot, firing, values))
-    if slot in WINDOWS:
+    if slot in WINDOWS or slot == "text":
         sums = target.ground.counts(slot, firing, values)
         return _best_set(target, cover, slot, counts, sums)
     codes = target.ground.views[slot][firing]
     n_codes = target.ground.n_codes
     grouped = np.bincount(target.ground.groups[firing] * n_codes + codes, values, N_GROUPS * n_codes).reshape(N_GROUPS, n_codes)
-    literals = _best_set(target, cover, slot, counts, _believed(grouped))
-    return max(literals, _best_shape(target, cover, slot, counts, grouped), key=lambda found: found[0])
+    believed = _believed(grouped)
+    quoted = _best_set(target, cover, slot, counts, believed)
+    named = _best_shape(target, cover, slot, counts, grouped) if words is None else _best_group(target, cover, slot, counts, grouped)
+    return max(quoted, named, key=lambda found: found[0])
 
 
 def _believed(grouped: np.ndarray) -> np.ndarray:
     """Mass (k,) from that in each group of documents (N_GROUPS, k): all of it when evenly spread, less when it comes from few groups."""
     mass = grouped.sum(0)
-    return mass - DOUBT * (np.sqrt((grouped**2).sum(0)) - mass / np.sqrt(N_GROUPS))
+    return mass - DOUBT * (np.sqrt(np.einsum("i...,i...->...", grouped, grouped)) - mass / np.sqrt(N_GROUPS))
 
 
 def _counts(target: Target, cover: Cover, pool: Pool, slot: str, limit: int) -> np.ndarray:
@@ -177,8 +203,8 @@ def strided(indices: np.ndarray, limit: int) -> tuple[np.ndarray, float]:
     return taken, len(indices) / max(len(taken), 1)
 
 
-def _best_set(target: Target, cover: Cover, slot: str, counts, believed) -> tuple[float, Option | None]:
-    """The best set of literals. Given a threshold on the mean activation, the best k literals have the k largest excesses over it."""
+def _best_set(target: Target, cover: Cover, slot: str, counts, believed, base=(0.0, 0.0)) -> tuple[float, Option | None]:
+    """The best set of words, beside others that have the mass and the count of `base`. Given a threshold on the mean activation, the best k have the k largest excesses over it."""
     codes = np.flatnonzero(believed[:-1] > 0)
     if not len(codes):
         return -1.0, None
@@ -188,17 +214,42 @@ def _best_set(target: Target, cover: Cover, slot: str, counts, believed) -> tupl
     excess = mass - (THRESHOLDS * typical)[:, None] * n
     top = np.argpartition(-excess, size - 1, axis=1)[:, :size]
     top = np.take_along_axis(top, np.argsort(-np.take_along_axis(excess, top, 1), axis=1), 1)
-    scores = cover.score(target, np.cumsum(mass[top], 1), np.cumsum(n[top], 1)) - TERM_COST * np.arange(1, size + 1)
+    scores = cover.score(target, base[0] + np.cumsum(mass[top], 1), base[1] + np.cumsum(n[top], 1)) - TERM_COST * np.arange(1, size + 1)
     row, column = np.unravel_index(int(np.argmax(scores)), scores.shape)
-    return float(scores[row, column]), Option(slot, "literals", tuple(codes[top[row, : column + 1]].tolist()))
+    return float(scores[row, column]), Option(slot, "words", tuple(codes[top[row, : column + 1]].tolist()))
 
 
 def _best_shape(target: Target, cover: Cover, slot: str, counts, grouped) -> tuple[float, Option | None]:
     shapes = target.ground.shapes
-    live = np.flatnonzero(grouped.any(0))
-    scores = cover.score(target, _believed(grouped[:, live] @ shapes[live]), counts @ shapes) - TERM_COST
+    scores = cover.score(target, _believed(shapes.sums(grouped)), shapes.sums(counts)) - shapes.costs
     best = int(np.argmax(scores))
-    return float(scores[best]), Option(slot, "shape", (best,))
+    return float(scores[best]), Option(slot, "words", groups=(best,))
+
+
+def _best_group(target: Target, cover: Cover, slot: str, counts, grouped) -> tuple[float, Option | None]:
+    """The best group of words, with the words outside it that are worth quoting beside it."""
+    words = target.ground.words
+    n = words.sums(counts)
+    hoped = cover.score(target, words.sums(grouped.sum(0)), n) - words.costs  # as if all mass were believed
+    tried = [int(g) for g in np.argpartition(-hoped, GROUPS_TRIED)[:GROUPS_TRIED] if _shared(grouped[:, words.codes(g)].sum(0))]
+    return max((_completed(target, cover, slot, counts, grouped, group) for group in tried), key=lambda found: found[0], default=(-1.0, None))
+
+
+def _completed(target: Target, cover: Cover, slot: str, counts, grouped, group: int) -> tuple[float, Option]:
+    """One group, alone or with the best words beside it."""
+    words = target.ground.words
+    members, cost = words.codes(group), words.costs[group]
+    mass, n = float(_believed(grouped[:, members].sum(1))), float(counts[members].sum())
+    alone = float(cover.score(target, mass, n) - cost), Option(slot, "words", groups=(group,))
+    outside, rest = counts.copy(), _believed(grouped)
+    outside[members], rest[members] = 0, 0
+    worth, beside = _best_set(target, cover, slot, outside, rest, (mass, n))
+    return alone if beside is None or worth - cost <= alone[0] else (worth - cost, replace(beside, groups=(group,)))
+
+
+def _shared(mass: np.ndarray) -> bool:
+    """Whether a group's activation mass (members,) lies on so many of them that the group is its name: one or two words are better quoted."""
+    return bool(mass.sum() ** 2 >= SHARED * (mass @ mass) > 0)
 
 
 def _best_context(target: Target, cover: Cover, counts, sums) -> tuple[float, Option | None]:

@@ -11,28 +11,32 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from autointerp.contexts import CONTEXTS, RELATIONS, Corpus
-from autointerp.lexemes import SHAPES
-from autointerp.rules import Predicate, Terms
+from autointerp.lexemes import STOP_WORDS
+from autointerp.word_groups import WordGroups
 from core.corpus import Tokens
 from core.records import SPLITS
 
 N_GROUPS = 8  # of documents: mass that comes from one of them alone is not trusted
 WINDOWS = {"within 8": 8}
+TOPICAL = 0.25  # of the rows: a word that more of them hold names no topic
+MANY = 200  # words of an option: of more, all tokens are looked through
 
 
 @dataclass(frozen=True)
 class Option:
-    """A condition on one slot. `values` are lexeme codes, one shape's number, or (a context's number, whether it holds)."""
+    """A condition on one slot: words and groups of words, or (a context's number, whether it holds) in `values`."""
 
-    slot: str  # a relation, a window, or a context's phrase
-    kind: str  # literals, shape, context
-    values: tuple[int, ...]
+    slot: str  # a relation, a window, "text", or a context's phrase
+    kind: str  # words, context
+    values: tuple[int, ...] = ()  # lexeme codes
+    groups: tuple[int, ...] = ()  # of WordGroups
 
     @property
     def n_terms(self) -> int:
-        return len(self.values) if self.kind == "literals" else 1
+        return len(self.values) + len(self.groups) if self.kind == "words" else 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,10 @@ class Ground:
     ordinals: np.ndarray  # (N,) int64
     views: dict[str, np.ndarray]  # relation -> (N,) int64 codes, L where the row has no such token
     contexts: np.ndarray  # (N,) int64 bits
-    shapes: np.ndarray  # (L + 1, shapes) float64, 0 or 1
+    words: WordGroups
+    shapes: WordGroups  # the shapes alone
+    rows: np.ndarray  # (N,) int64 number of the token's row
+    row_table: csr_matrix  # (L, R) of ones: the rows that hold each word that can be a topic
     bits: np.ndarray  # (2 ** contexts, contexts) float64, 0 or 1
     groups: np.ndarray  # (N,) int64 group of the token's document
     places: np.ndarray  # (n,) int32 index of each token of the corpus, -1 when it is not on this ground
@@ -51,18 +58,20 @@ class Ground:
     _cache: dict = field(default_factory=dict)  # lists and counts, made when they are first asked for
 
     @classmethod
-    def build(cls, tokens: Tokens, corpus: Corpus, split: str, max_tokens: int, seed: int) -> Ground:
+    def build(cls, tokens: Tokens, corpus: Corpus, split: str, max_tokens: int, seed: int, words: WordGroups) -> Ground:
         ordinals = sampled(tokens, split, max_tokens, seed)
         views = {}
         for relation in RELATIONS:
             where = corpus.related(relation, ordinals)
             views[relation] = np.where(where >= 0, corpus.codes[where], len(corpus.lexemes)).astype(np.int64)
-        shapes = np.array([[test(text) for test in SHAPES.values()] for text in corpus.lexemes] + [[False] * len(SHAPES)], np.float64)
         bits = ((np.arange(1 << len(CONTEXTS))[:, None] >> np.arange(len(CONTEXTS))) & 1).astype(np.float64)
         places = np.full(len(corpus), -1, np.int32)
         places[ordinals] = np.arange(len(ordinals))
         groups = np.random.default_rng(seed).integers(0, N_GROUPS, len(tokens.names))[tokens.document_of(ordinals)]
-        return cls(corpus, ordinals, views, corpus.contexts[ordinals].astype(np.int64), shapes, bits, groups, places, _until_same(corpus.codes))
+        _, rows = np.unique(ordinals - corpus.place[ordinals], return_inverse=True)
+        table = _topics(corpus, corpus.codes[ordinals], rows)
+        contexts = corpus.contexts[ordinals].astype(np.int64)
+        return cls(corpus, ordinals, views, contexts, words, words.shapes_only(), rows, table, bits, groups, places, _until_same(corpus.codes))
 
     def __len__(self) -> int:
         return len(self.ordinals)
@@ -89,6 +98,8 @@ class Ground:
         """How often (or with what weight) each code stands in `slot` to the tokens `at`: (L + 1,), for contexts (2 ** contexts,)."""
         if slot in WINDOWS:
             return self._window_counts(WINDOWS[slot], at, weights)
+        if slot == "text":
+            return np.r_[self.row_table @ np.bincount(self.rows[at], weights, self.row_table.shape[1]), 0.0]
         view, size = (self.contexts, len(self.bits)) if slot == "contexts" else (self.views[slot], self.n_codes)
         return np.bincount(view[at], weights, size)
 
@@ -121,6 +132,8 @@ class Ground:
         """bool (len(at),): the option holds on these tokens."""
         if option.kind == "context":
             return ((self.contexts[at] >> option.values[0]) & 1) == option.values[1]
+        if option.slot == "text":
+            return self._flagged(option)[self.rows[at]]
         if option.slot in WINDOWS:
             mask = np.zeros(len(self), bool)
             for indices in self._list(option):
@@ -129,21 +142,41 @@ class Ground:
         return self._among(option, self.views[option.slot][at])
 
     def _among(self, option: Option, codes: np.ndarray) -> np.ndarray:
-        if option.kind == "shape":
-            return self.shapes[codes, option.values[0]] > 0
+        if option.groups:
+            return self._members(option)[codes]
         found = codes == option.values[0]
         for code in option.values[1:]:
             found |= codes == code
         return found
 
+    def _members(self, option: Option) -> np.ndarray:
+        """bool (L + 1,): the codes that the option names."""
+        members = np.zeros(self.n_codes, bool)
+        members[list(option.values)] = True
+        for group in option.groups:
+            members[self.words.codes(group)] = True
+        return members
+
+    def _flagged(self, option: Option) -> np.ndarray:
+        """bool (R,): the rows that hold one of the option's words."""
+        flagged = np.zeros(self.row_table.shape[1], bool)
+        for code in option.values:
+            flagged[self.row_table.indices[self.row_table.indptr[code] : self.row_table.indptr[code + 1]]] = True
+        return flagged
+
     def _list(self, option: Option) -> list[np.ndarray]:
         """Arrays of indices whose union are the tokens on which the option holds; disjoint unless the slot is a window."""
-        if option.kind != "literals":
+        if option.kind == "context":
             return [self._once(option, lambda: np.flatnonzero(self.holds(option, np.arange(len(self)))))]
+        if option.slot == "text":
+            return [np.flatnonzero(self._flagged(option)[self.rows])]
         if option.slot in WINDOWS:
             return [self._once((option.slot, code), partial(self._after, code, WINDOWS[option.slot])) for code in option.values]
+        codes = np.flatnonzero(self._members(option)) if option.groups else option.values
+        if len(codes) > MANY:
+            return [np.flatnonzero(self._members(option)[self.views[option.slot]])]
         order, offsets = self._once(("order", option.slot), lambda: _by_code(self.views[option.slot], self.n_codes))
-        return [order[offsets[code] : offsets[code + 1]] for code in option.values]
+        return [order[offsets[code] : offsets[code + 1]] for code in codes] or [np.zeros(0, np.int64)]
 
     def _after(self, code: int, width: int) -> np.ndarray:
         """Indices of the tokens that have lexeme `code` among the `width` before them."""
@@ -154,20 +187,15 @@ class Ground:
         kept = (self.ordinals[inside] - self.ordinals[begins][:, None] == distances) & (self.corpus.place[self.ordinals[inside]] >= distances)
         return distinct(near[kept])
 
-    # ------------------------------------------------------------ saying
 
-    def predicate(self, options: list[Option], weak: bool) -> Predicate:
-        terms = {o.slot: self._terms(o) for o in options if o.kind != "context"}
-        deepest = max((d for d in (1, 2, 3) if f"after {d}" in terms), default=0)
-        after = tuple(terms.get(f"after {d}", Terms()) for d in range(deepest, 0, -1))
-        within = next(((WINDOWS[slot], found) for slot, found in terms.items() if slot in WINDOWS), None)
-        contexts = tuple((CONTEXTS[number], bool(holds)) for number, holds in sorted(o.values for o in options if o.kind == "context"))
-        return Predicate(terms.get("here", Terms()), after, within, terms.get("before"), terms.get("line"), terms.get("call"), contexts, weak)
-
-    def _terms(self, option: Option) -> Terms:
-        if option.kind == "shape":
-            return Terms(shapes=(list(SHAPES)[option.values[0]],))
-        return Terms(literals=tuple(self.corpus.lexemes[code] for code in option.values))
+def _topics(corpus: Corpus, codes: np.ndarray, rows: np.ndarray) -> csr_matrix:
+    """(L, R) of ones: the rows that hold each word, for words that can say what a text is about, by their length and by how few rows hold them."""
+    n_rows = int(rows.max(initial=-1)) + 1
+    code, row = np.divmod(distinct(codes.astype(np.int64) * max(n_rows, 1) + rows), max(n_rows, 1))
+    word = np.array([len(text) > 3 and text.isalpha() and text.lower() not in STOP_WORDS for text in corpus.lexemes], bool)
+    word &= np.bincount(code, minlength=len(word)) <= TOPICAL * n_rows
+    kept = word[code]
+    return csr_matrix((np.ones(int(kept.sum())), (code[kept], row[kept])), shape=(len(word), n_rows))
 
 
 def sampled(tokens: Tokens, split: str, max_tokens: int, seed: int) -> np.ndarray:

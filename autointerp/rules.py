@@ -2,15 +2,13 @@
 
     label     = "unclear" | ["unclear: "] predicate {"; " predicate}       at most 4 predicates and 200 characters
     predicate = terms {modifier} [" (weak)"]
-    terms     = "anything" | term {", " term} [" or " term]
-    term      = literal | shape
-    literal   = JSON string, in double or single quotes: a lexeme, the text of a token without leading spaces, case kept
-    shape     = "digits" | "a capitalised word" | ...                      the phrases of lexemes.SHAPES
+    terms     = alternatives for one token: quoted words, shapes, words that begin alike, words like others (see terms)
     modifier  = "after " terms {" then " terms}                            the one, two or three tokens before, in the order of the text
               | "within " N " after " terms                                one of the N tokens before
               | "before " terms                                            the next token
               | "in a line starting with " terms                           the first token of the line
               | "in brackets opened after " terms                          the token before the innermost open bracket
+              | "in a text with " terms                                      some token of the row, before or behind
               | ["not "] context                                           the phrases of contexts.CONTEXTS: "in a docstring", ...
 
 Each kind of modifier stands at most once (contexts: each of them once), all must hold. A token's prediction is the largest level of
@@ -20,7 +18,6 @@ exist for a rule.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,27 +25,13 @@ from functools import lru_cache
 import numpy as np
 
 from autointerp.contexts import CONTEXT_BITS, CONTEXTS, Corpus
-from autointerp.lexemes import SHAPE_BITS, SHAPES
+from autointerp.terms import Reader, Terms, read_terms, render_terms
 from core.errors import UsageError
 
 WEAK = 0.4
 MAX_PREDICATES, MAX_CHARACTERS, MAX_AFTER, MAX_WITHIN = 4, 200, 3, 64
 UNCLEAR = "unclear"
-LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'")
-EXAMPLE = 'Write, for example: "self" or digits after "(" in a line starting with "def"'
-SHAPE_ORDER = list(SHAPES)
-LONGEST_FIRST = sorted(SHAPES, key=len, reverse=True)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Alternatives for one token; without any, anything."""
-
-    literals: tuple[str, ...] = ()
-    shapes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.literals) + len(self.shapes)
+LEADS = {"before": "before", "in a line starting with": "line", "in brackets opened after": "call", "in a text with": "text"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +46,7 @@ class Predicate:
     call: Terms | None = None
     contexts: tuple[tuple[str, bool], ...] = ()  # (phrase, holds)
     weak: bool = False
+    text: Terms | None = None
 
 
 @dataclass(frozen=True)
@@ -85,32 +69,14 @@ def render(rule: Rule) -> str:
 
 
 def _render_predicate(p: Predicate) -> str:
-    parts = [_render_terms(p.here)]
+    parts = [render_terms(p.here)]
     if p.after:
-        parts.append("after " + " then ".join(_render_terms(t) for t in p.after))
+        parts.append("after " + " then ".join(render_terms(t) for t in p.after))
     if p.within:
-        parts.append(f"within {p.within[0]} after {_render_terms(p.within[1])}")
-    for lead, terms in (("before", p.before), ("in a line starting with", p.line), ("in brackets opened after", p.call)):
-        if terms is not None:
-            parts.append(f"{lead} {_render_terms(terms)}")
+        parts.append(f"within {p.within[0]} after {render_terms(p.within[1])}")
+    parts += [f"{lead} {render_terms(terms)}" for lead, name in LEADS.items() if (terms := getattr(p, name)) is not None]
     parts += [name if holds else f"not {name}" for name, holds in p.contexts]
     return " ".join(parts) + (" (weak)" if p.weak else "")
-
-
-def _render_terms(terms: Terms) -> str:
-    words = [_quote(text) for text in terms.literals] + list(terms.shapes)
-    if len(words) > 1:
-        return f"{', '.join(words[:-1])} or {words[-1]}"
-    return words[0] if words else "anything"
-
-
-def _quote(text: str) -> str:
-    """JSON in double quotes, or in single ones where that spares an escape; characters that do not print are escaped."""
-    printable = text.replace("\n", "").isprintable()
-    inside = json.dumps(text, ensure_ascii=not printable)[1:-1]
-    if '"' in text and "'" not in text:
-        return "'" + inside.replace('\\"', '"') + "'"
-    return f'"{inside}"'
 
 
 # ---------------------------------------------------------------- reading
@@ -118,7 +84,7 @@ def _quote(text: str) -> str:
 
 def parse(text: str) -> Rule:
     """The rule that a label says; raises UsageError when it is not in the language."""
-    reader = _Reader(text)
+    reader = Reader(text)
     unclear = reader.take(UNCLEAR)
     if unclear and reader.at_end():
         return Rule((), True)
@@ -150,43 +116,8 @@ def is_rule(text: str) -> bool:
     return read_rule(text) is not None
 
 
-class _Reader:
-    """A cursor over a label: takes phrases, which end at a word boundary, and literals."""
-
-    def __init__(self, text: str):
-        self.text, self.at = text, 0
-
-    def _skip(self) -> None:
-        while self.at < len(self.text) and self.text[self.at] == " ":
-            self.at += 1
-
-    def at_end(self) -> bool:
-        self._skip()
-        return self.at == len(self.text)
-
-    def take(self, phrase: str) -> bool:
-        self._skip()
-        end = self.at + len(phrase)
-        if not self.text.startswith(phrase, self.at) or (phrase[-1].isalnum() and self.text[end : end + 1].isalnum()):
-            return False
-        self.at = end
-        return True
-
-    def take_pattern(self, pattern: re.Pattern) -> str | None:
-        self._skip()
-        found = pattern.match(self.text, self.at)
-        if found:
-            self.at = found.end()
-        return found and found[0]
-
-    def error(self, expected: str) -> UsageError:
-        rest = self.text[self.at :].strip()
-        found = f"found {rest[:40]!r}" if rest else "it ends there"
-        return UsageError(f"The label {self.text!r} is not a rule: expected {expected} after {self.text[: self.at]!r}, {found}.", EXAMPLE)
-
-
-def _read_predicate(reader: _Reader) -> Predicate:
-    found = Predicate(_read_terms(reader))
+def _read_predicate(reader: Reader) -> Predicate:
+    found = Predicate(read_terms(reader))
     while True:
         if reader.take("("):
             if not (reader.take("weak") and reader.take(")")):
@@ -204,10 +135,10 @@ def _read_predicate(reader: _Reader) -> Predicate:
         found = replace(found, **{name: value})
 
 
-def _read_modifier(reader: _Reader) -> tuple[str | None, object]:
-    for lead, name in (("before", "before"), ("in a line starting with", "line"), ("in brackets opened after", "call")):
+def _read_modifier(reader: Reader) -> tuple[str | None, object]:
+    for lead, name in LEADS.items():
         if reader.take(lead):
-            return name, _read_terms(reader)
+            return name, read_terms(reader)
     negated = reader.take("not")
     for phrase in CONTEXTS:
         if reader.take(phrase):
@@ -215,9 +146,9 @@ def _read_modifier(reader: _Reader) -> tuple[str | None, object]:
     if negated:
         raise reader.error(f"one of: {', '.join(CONTEXTS)}")
     if reader.take("after"):
-        slots = [_read_terms(reader)]
+        slots = [read_terms(reader)]
         while reader.take("then"):
-            slots.append(_read_terms(reader))
+            slots.append(read_terms(reader))
         if len(slots) > MAX_AFTER:
             raise reader.error(f"at most {MAX_AFTER} tokens")
         return "after", tuple(slots)
@@ -225,33 +156,8 @@ def _read_modifier(reader: _Reader) -> tuple[str | None, object]:
         distance = reader.take_pattern(re.compile(r"\d{1,3}\b"))
         if not distance or not 1 <= int(distance) <= MAX_WITHIN or not reader.take("after"):
             raise reader.error(f"a number from 1 to {MAX_WITHIN} and 'after'")
-        return "within", (int(distance), _read_terms(reader))
+        return "within", (int(distance), read_terms(reader))
     return None, None
-
-
-def _read_terms(reader: _Reader) -> Terms:
-    if reader.take("anything"):
-        return Terms()
-    literals, shapes = [], []
-    while True:
-        kind, value = _read_term(reader)
-        (literals if kind == "literal" else shapes).append(value)
-        if not (reader.take(",") or reader.take("or")):
-            break
-    return Terms(tuple(dict.fromkeys(literals)), tuple(sorted(set(shapes), key=SHAPE_ORDER.index)))
-
-
-def _read_term(reader: _Reader) -> tuple[str, str]:
-    if quoted := reader.take_pattern(LITERAL):
-        inside = quoted[1:-1] if quoted[0] == '"' else re.sub(r"\\.|\"", lambda m: {"\\'": "'", '"': '\\"'}.get(m[0], m[0]), quoted[1:-1])
-        try:
-            return "literal", json.loads(f'"{inside}"')
-        except ValueError:
-            raise reader.error("a JSON string") from None
-    for phrase in LONGEST_FIRST:
-        if reader.take(phrase):
-            return "shape", phrase
-    raise reader.error('a quoted token, "anything", or one of: ' + ", ".join(SHAPES))
 
 
 # ---------------------------------------------------------------- predicting
@@ -271,7 +177,7 @@ def matches(predicate: Predicate, corpus: Corpus, ordinals: np.ndarray) -> np.nd
     alive = np.arange(len(ordinals))
     for relation, terms in slots(predicate):
         where = corpus.related(relation, ordinals[alive])
-        alive = alive[(where >= 0) & _terms_match(terms, corpus, where)]
+        alive = alive[(where >= 0) & corpus.are(terms, where)]
     for name, holds in predicate.contexts:
         alive = alive[((corpus.contexts[ordinals[alive]] & CONTEXT_BITS[name]) > 0) == holds]
     if predicate.within:
@@ -280,8 +186,10 @@ def matches(predicate: Predicate, corpus: Corpus, ordinals: np.ndarray) -> np.nd
         found = np.zeros(len(alive), bool)
         for step in range(1, distance + 1):
             where = corpus.back(near, step)
-            found |= (where >= 0) & _terms_match(terms, corpus, where)
+            found |= (where >= 0) & corpus.are(terms, where)
         alive = alive[found]
+    if predicate.text is not None:
+        alive = alive[corpus.rows_with(predicate.text, ordinals[alive])]
     out = np.zeros(len(ordinals), bool)
     out[alive] = True
     return out
@@ -292,17 +200,3 @@ def slots(predicate: Predicate) -> list[tuple[str, Terms]]:
     found = [("here", predicate.here)] if len(predicate.here) else []
     found += [(f"after {distance}", terms) for distance, terms in enumerate(reversed(predicate.after), 1)]
     return found + [(name, terms) for name in ("before", "line", "call") if (terms := getattr(predicate, name)) is not None]
-
-
-def _terms_match(terms: Terms, corpus: Corpus, where: np.ndarray) -> np.ndarray:
-    """bool: the token at each ordinal of `where` is one of `terms`; entries of -1 give any answer."""
-    if not len(terms):
-        return np.ones(len(where), bool)
-    found = np.zeros(len(where), bool)
-    codes = corpus.codes[where]
-    for text in terms.literals:
-        if (code := corpus.lexeme_codes.get(text)) is not None:
-            found |= codes == code
-    if terms.shapes:
-        found |= (corpus.shapes[where] & sum(SHAPE_BITS[name] for name in terms.shapes)) > 0
-    return found

@@ -25,6 +25,7 @@ from core.activations import Rows, read_rows, shard_name, write_shard
 from core.documents import read_corpus, text_hash
 from core.encode import Encoded, continue_prompts, encode_documents
 from core.errors import UsageError
+from core.fields import word_tree, write_fields
 from core.files import read_json, write_array, write_json
 from core.progress import progress, say
 from core.records import SPLITS, Manifest, Site
@@ -33,7 +34,7 @@ from core.settings import CaptureSettings, key_table
 from core.shards import each_shard
 from core.subject import Subject, load_subject
 
-UNIT, VERSION = "capture", 2
+UNIT, VERSION = "capture", 3
 BYTES_BESIDE = 19  # a token, on disk beside its activation: id, offsets, counted, copied, its share of the text
 
 
@@ -72,6 +73,11 @@ def _capture(works: dict[Run, Work], settings: CaptureSettings) -> None:
     tables, left_out_tokens = lay_out(encoded, context, subject.bos is not None)
     for folder in folders:
         write_tables(folder, tables, encoded, subject)
+    used, counts = np.unique(tables["ids"], return_counts=True)
+    texts = subject.token_texts()
+    fields = word_tree([texts[token] for token in used], counts, subject.embeddings(torch.from_numpy(used.astype(np.int64))).numpy())
+    for folder in folders:
+        write_fields(folder, used, fields)
     shards = shard_rows(tables["row_offsets"], settings.shard_tokens)
     if stored:
         rows = Rows(tables["ids"], tables["row_offsets"], tables["first"], subject.bos)

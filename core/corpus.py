@@ -7,11 +7,13 @@ one's 32-token shingles form a group and share a split, decided by the smallest 
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import UsageError
+from core.fields import read_fields
 from core.records import SPLITS
 
 SHARES = {"explain": 0.6, "calibrate": 0.1, "score": 0.3}
@@ -115,6 +117,11 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def fields(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(token ids (m,), spans (m - 1, 2)) of the tree over words, see `core.fields`; None in a capture without one."""
+        return read_fields(self.folder)
 
     def document_of(self, ordinals: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.document_offsets, ordinals, side="right") - 1

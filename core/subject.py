@@ -233,6 +233,10 @@ class Subject:
         """The text of every token of the vocabulary, decoded alone."""
         return self.tokenizer.batch_decode([[i] for i in range(self.n_vocabulary)], skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
+    def embeddings(self, tokens: Tensor) -> Tensor:
+        """The input embeddings of tokens, float32 (len(tokens), D) on the CPU."""
+        return self.model.get_input_embeddings().weight.detach()[tokens.to(self.device)].float().cpu()
+
     def generate(
         self,
         prompts: list[str],

@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("core", "autointerp", "figures")
-BASE = {"core.errors", "core.records", "core.settings", "core.files", "core.progress"}
+BASE = {"core.errors", "core.records", "core.settings", "core.files", "core.progress", "core.fields"}  # fields: numpy alone, read by corpus and lexemes
 FROM_CORE = BASE | {"core.run", "core.corpus", "core.experiments"}
 STAGES = {f"core.{name}" for name in ("capture", "adopt", "train", "trainer", "sweep", "evaluate", "index", "effects", "clamp", "doses", "live", "export")}
 MIDDLE = {"core.subject", "core.encode", "core.activations", "core.saes", "core.shards"}

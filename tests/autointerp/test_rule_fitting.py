@@ -7,9 +7,14 @@ from autointerp.contexts import Corpus
 from autointerp.rule_fitting import fit_rules
 from autointerp.rules import parse, predict
 from core.corpus import Tokens
+from core.fields import word_tree
 
 PROSE = "self cat dog print return value Name Other MAX x y the"
 WORDS = [*PROSE.split(), "(", ")", ",", ".", "=", "+", "7", "42", "1999", "\n", "#", '"']
+
+
+KIND = ["self", "cat", "dog", "print", "return"]  # words that the subject puts together
+LIKENESS = np.random.default_rng(9).normal(size=(len(WORDS), 40)) + 6.0 * np.array([[w in KIND] for w in WORDS])
 
 
 class Planted(Tokens):
@@ -27,6 +32,7 @@ class Planted(Tokens):
         self.row_offsets = np.arange(0, n + 1, 20)
         self.counted = np.ones(n, bool)
         self.split = np.array([0, 0, 0, 1, 2] * (n_documents // 5), np.uint8)
+        self.fields = word_tree(self.vocabulary, np.bincount(self.ids), LIKENESS)
         self.names = [str(i) for i in range(n_documents)]
 
     def text(self, document: int) -> str:
@@ -79,6 +85,8 @@ def planted(text: str, noise: float = 0.02, seed: int = 0) -> np.ndarray:
         ('"y" in a line starting with "print"', "context"),
         ('"x" within 8 after "MAX"', "context"),
         ('"cat" after "the"; "42"', "token"),
+        ('words like "cat"/"dog"/"print"/"self"/"return"', "field"),
+        ('anything after words like "cat"/"dog"/"print"/"self"/"return"', "n-gram"),
     ],
 )
 def test_a_planted_feature_is_found(text, kind):
@@ -88,8 +96,21 @@ def test_a_planted_feature_is_found(text, kind):
     assert found.kind == kind, found.text
     assert found.confidence > 0.8
     assert parse(found.text) == found.rule
-    if ";" not in text and "within" not in text:
+    if ";" not in text and "within" not in text and "like" not in text:
         assert set(found.text.split()) >= set(text.split()), found.text
+
+
+def test_a_field_is_named_by_its_words():
+    (found,) = fit(planted('words like "cat"/"dog"/"print"/"self"/"return"'))
+    (field,) = found.rule.predicates[0].here.fields
+    assert len(field) == 3 and set(field) < set(KIND) and not found.rule.predicates[0].here.literals
+    assert set(np.flatnonzero(CORPUS.members(found.rule.predicates[0].here))) == {CORPUS.lexeme_codes[w] for w in KIND}
+
+
+def test_a_topic_is_found(monkeypatch):
+    monkeypatch.setattr("autointerp.rule_tables.TOPICAL", 1.0)  # in 20 tokens of 30 words, every word is frequent
+    (found,) = fit(planted('"x" in a text with "print"'))
+    assert found.text == '"x" in a text with "print"' and found.kind == "context"
 
 
 def test_a_weak_sense_is_called_weak():

@@ -2,14 +2,16 @@
 
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from autointerp.contexts import CONTEXT_BITS, CONTEXTS, Corpus, build_corpus
-from autointerp.lexemes import SHAPES, lexeme
+from autointerp.lexemes import AFFIXES, SHAPES
 from autointerp.rules import WEAK, Predicate, Rule, Terms, is_rule, parse, predict, render
 from core.errors import UsageError
+from core.fields import lexeme
 
 HAND_WRITTEN = [
     "unclear",
@@ -26,6 +28,8 @@ HAND_WRITTEN = [
     "'\"' after '(\"'",
     '"a\\"\'b"',
     '"é", "\\u2028" or "�"',
+    '"x" or words like "int"/"float" before words ending in "s"',
+    'digits, words containing "[" or words like "cat"/"dog"/"\\n" in a text with "socket" not in a string (weak)',
 ]
 
 
@@ -37,7 +41,10 @@ def test_what_is_printed_is_what_was_read(text):
 def some_terms(rng: random.Random, least: int = 0) -> Terms:
     pieces = ["a", "self", " ", "\n  ", '"', "'", "\\", "; ", "or", "\x00", "é", "\\'", '\\"', "(weak)", "\ud800", "after"]
     literals = tuple(dict.fromkeys("".join(rng.choices(pieces, k=rng.randint(1, 2))) for _ in range(rng.randint(least, 2))))
-    return Terms(literals, tuple(sorted(rng.sample(list(SHAPES), rng.choice([0, 0, 1, 2])), key=list(SHAPES).index)))
+    shapes = tuple(sorted(rng.sample(list(SHAPES), rng.choice([0, 0, 1, 2])), key=list(SHAPES).index))
+    affixes = tuple((phrase, rng.choice(pieces)) for phrase in AFFIXES if rng.random() < 0.1)
+    fields = tuple(tuple(rng.sample(pieces, 2)) for _ in range(rng.choice([0, 0, 0, 1])))
+    return Terms(literals, shapes, affixes, fields)
 
 
 def some_predicate(rng: random.Random) -> Predicate:
@@ -51,6 +58,7 @@ def some_predicate(rng: random.Random) -> Predicate:
         call=maybe(lambda: some_terms(rng)),
         contexts=tuple((name, rng.random() < 0.5) for name in CONTEXTS if rng.random() < 0.15),
         weak=rng.random() < 0.3,
+        text=maybe(lambda: some_terms(rng)),
     )
 
 
@@ -80,6 +88,10 @@ def test_random_rules_round_trip():
         '"a" repeated not repeated',
         '"a" (weak) after "b"',
         '"a" (strong)',
+        "words like",
+        'words like "a"/',
+        "words ending in digits",
+        'words starting with ""',
         'unclear "a"',
         '"a";',
         '"\\q"',
@@ -129,7 +141,8 @@ def slow_predict(rule: Rule, corpus: Corpus, rows: list[list[str]]) -> list[floa
     """The definition, token by token, from the tokens' texts; contexts and relations to lines and brackets are taken from the corpus."""
 
     def fits(terms, text):
-        return text is not None and (not len(terms) or text in terms.literals or any(SHAPES[s](text) for s in terms.shapes))
+        named = any(SHAPES[s](text or "") for s in terms.shapes) or any(AFFIXES[phrase](text or "", part) for phrase, part in terms.affixes)
+        return text is not None and (not len(terms) or text in terms.literals or named or any(text in words for words in terms.fields))
 
     out, ordinal = [], 0
     for row in rows:
@@ -146,6 +159,7 @@ def slow_predict(rule: Rule, corpus: Corpus, rows: list[list[str]]) -> list[floa
                 ok &= p.before is None or fits(p.before, at(i + 1))
                 ok &= p.line is None or fits(p.line, told(corpus.line[ordinal]))
                 ok &= p.call is None or fits(p.call, told(corpus.call[ordinal]))
+                ok &= p.text is None or any(fits(p.text, word) for word in row)
                 ok &= all(bool(corpus.contexts[ordinal] & CONTEXT_BITS[name]) == holds for name, holds in p.contexts)
                 value = max(value, (WEAK if p.weak else 1.0) * ok)
             out.append(value)
@@ -159,11 +173,11 @@ def test_prediction_equals_a_slow_reading():
     corpus = joined(rows)
     words = corpus.lexemes
     hits = 0
-    for _ in range(300):
+    for _ in range(400):
         p = some_predicate(rng)
-        swap = lambda terms: Terms(tuple(rng.sample(words, 3)), terms.shapes) if terms is not None and len(terms) else terms
+        swap = lambda terms: replace(terms, literals=tuple(rng.sample(words, 3))) if terms is not None and len(terms) else terms
         p = Predicate(swap(p.here), tuple(map(swap, p.after[:2])), p.within and (p.within[0], swap(p.within[1])), swap(p.before), swap(p.line),
-                      swap(p.call), p.contexts[:1], p.weak)  # fmt: skip
+                      swap(p.call), p.contexts[:1], p.weak, swap(p.text))  # fmt: skip
         rule = Rule((p, some_predicate(rng)))
         fast = predict(rule, corpus, np.arange(len(corpus)))
         np.testing.assert_allclose(fast, slow_predict(rule, corpus, rows), rtol=1e-6)
