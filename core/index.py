@@ -20,15 +20,17 @@ from torch import Tensor
 from core.activations import Activations, open_activations
 from core.corpus import Tokens
 from core.files import read_json, write_array
-from core.progress import progress
+from core.progress import progress, say
 from core.records import Manifest
 from core.run import Run
 from core.saes import SAE, load_sae
+from core.saes.sieve import Sieve
 from core.settings import IndexSettings
 from core.shards import each_shard
 
 UNIT, VERSION = "index", 2
 PARTS = ("offsets", "positions", "firings")
+SAMPLE, STRETCH = 4096, 128  # tokens from which the size is foretold; tokens in a stretch of them
 
 
 def index(run: Run, settings: IndexSettings, redo: bool = False) -> Manifest:
@@ -38,9 +40,12 @@ def index(run: Run, settings: IndexSettings, redo: bool = False) -> Manifest:
     tokens, n_features = Tokens(run.folder("capture")), load_sae(run.folder("train")).n_features
     n_shards = len(read_json(run.folder("capture") / "shards.json")["bounds"]) - 1
     done = {number for number in range(n_shards) if (work.folder / f"firings-{number:05d}.npy").exists()}  # written last of the three
+    found = inputs(run.path)
+    announce(found)
     with progress(total=len(tokens), label="index", unit="tok") as bar:
         make = partial(index_shard, folder=work.folder, batch=settings.batch)
-        each_shard(sorted(set(range(n_shards)) - done), partial(inputs, run.path), make, settings.workers, bar.update)
+        opened = partial(inputs, run.path) if settings.workers > 1 else lambda: found
+        each_shard(sorted(set(range(n_shards)) - done), opened, make, settings.workers, bar.update)
     offsets, ordinals = invert_tokens(np.asarray(tokens.ids), len(tokens.vocabulary))
     write_array(work.folder / "token_offsets.npy", offsets)
     write_array(work.folder / "token_ordinals.npy", ordinals)
@@ -51,6 +56,17 @@ def inputs(path: Path) -> tuple[SAE, Activations, np.ndarray]:
     """The SAE, the activations and the counted tokens (n,) of the run at `path`."""
     run = Run.open(str(path))
     return load_sae(run.folder("train")), open_activations(run), Tokens(run.folder("capture")).counted
+
+
+def announce(found: tuple[SAE, Activations, np.ndarray]) -> None:
+    """Say how much will be written before it is, from the firings on some stretches of tokens all over the capture."""
+    sae, source, counted = found
+    starts = np.linspace(0, max(0, len(counted) - STRETCH), SAMPLE // STRETCH).astype(np.int64)
+    sample = np.unique(starts[:, None] + np.arange(min(STRETCH, len(counted))))
+    row = encode_firings(sae, source.read(sample).float())[0]
+    firings = float(np.asarray(counted)[sample][row].sum()) / len(sample) * len(counted)
+    fixed = 4 * len(counted) + 8 * (sae.n_features + 1) * source.n_shards
+    say(f"index: about {firings:,.0f} firings; {(8 * firings + fixed) / 1e6:,.0f} MB on disk")
 
 
 def index_shard(found: tuple[SAE, Activations, np.ndarray], number: int, folder: Path, batch: int) -> int:
@@ -64,8 +80,9 @@ def index_shard(found: tuple[SAE, Activations, np.ndarray], number: int, folder:
 def invert_shard(sae: SAE, activations: Tensor, batch: int, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(offsets (F + 1,), positions (m,), firings (m,)) of the activations (n, D) of one shard, on tokens that are `counted` (n,)."""
     features, positions, values = [], [], []
+    sieve = Sieve(sae) if Sieve.fits(sae) else None
     for start in range(0, len(activations), batch):
-        row, feature, value = encode_firings(sae, activations[start : start + batch].float())
+        row, feature, value = encode_firings(sae, activations[start : start + batch].float(), sieve)
         kept = counted[row + start]
         positions.append(row[kept] + start)
         features.append(feature[kept])
@@ -78,8 +95,10 @@ def invert_shard(sae: SAE, activations: Tensor, batch: int, counted: np.ndarray)
 
 
 @torch.inference_mode()
-def encode_firings(sae: SAE, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def encode_firings(sae: SAE, x: Tensor, sieve: Sieve | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(row, feature, activation) of every firing, an activation above zero, on vectors x (B, D), sorted by row."""
+    if sieve is not None and (firings := sieve.firings(x)) is not None:
+        return firings
     if sae.is_sparse:
         values, features = sae.encode_sparse(x)  # (B, k)
         fires = values > 0

@@ -25,8 +25,8 @@ from core.saes import load_sae
 from core.settings import TrainSettings
 from core.trainer import Data, Trainer
 
-UNIT, VERSION = "train", 3
-CALIBRATE_VECTORS = 16_384
+UNIT, VERSION = "train", 4
+CALIBRATE_VECTORS, START_VECTORS = 16_384, 4096
 
 
 def train(run: Run, settings: TrainSettings, redo: bool = False) -> Manifest:
@@ -79,7 +79,8 @@ def load_data(capture: Path, batch: int, seed: int) -> Data:
     scale = float((sample - mean).square().mean().sqrt())
     if scale == 0:
         raise UsageError("All activations are the same vector: there is nothing to learn.", "Capture another site or other text.")
-    return Data(store, explain, held / scale, (mean / scale).float(), scale)
+    few = sample[:: max(1, len(sample) // START_VECTORS)][:START_VECTORS]
+    return Data(store, explain, held / scale, (mean / scale).float(), scale, (few / scale).float())
 
 
 def fit(trainers: list[Trainer], data: Data, batch: int, seed: int) -> None:

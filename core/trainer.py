@@ -56,13 +56,15 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Data:
-    """Where training reads: the store, the ordinals of the explain split, vectors of the calibrate split (m, D), mean and scale."""
+    """Where training reads: the store, the ordinals of the explain split, scaled vectors of the calibrate split (m, D), mean and scale, and some scaled
+    vectors (n, D) of the explain split."""
 
     store: ActivationStore
     explain: np.ndarray
     calibrate: Tensor
     mean: Tensor
     scale: float
+    sample: Tensor
 
 
 class Trainer:
@@ -76,6 +78,7 @@ class Trainer:
         self.dtype = pick_dtype("auto", self.device)
         self.sae = make_sae(settings, data.calibrate.shape[1])
         self.sae.initialise(data.mean, torch.Generator().manual_seed(seed))
+        self.sae.start(data.sample)
         self.sae.to(self.device)
         self.optimiser = torch.optim.Adam(self.sae.parameters(), betas=(0.9, 0.999), eps=1e-8, fused=True)
         self.best_weights = {name: t.clone() for name, t in self.sae.state_dict().items()}

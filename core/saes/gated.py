@@ -23,13 +23,18 @@ class Gated(Untied):
     """`r` and `b_mag` (F,) beside the four tensors; b_enc belongs to the gate."""
 
     architecture = "gated"
-    default_rate = 1e-3
-    default_penalty = 1e-3
+    default_rate = 2e-3
+    default_penalty = 8e-3
 
     def __init__(self, d_in: int, n_features: int):
         super().__init__(d_in, n_features)
         self.r = nn.Parameter(torch.zeros(n_features))
         self.b_mag = nn.Parameter(torch.zeros(n_features))
+
+    @torch.no_grad()
+    def start(self, sample: Tensor) -> None:
+        self.b_enc.copy_(self.quiet_biases(sample))
+        self.b_mag.copy_(self.b_enc)
 
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32) -> TrainingLoss:
         product = encode(x, self.E, torch.zeros_like(self.b_enc), self.b_dec, dtype)

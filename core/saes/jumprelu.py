@@ -30,12 +30,16 @@ class JumpReLU(Untied):
     """`threshold` (F,) beside the four tensors."""
 
     architecture = "jumprelu"
-    default_rate = 1e-3
-    default_penalty = 1e-3
+    default_rate = 2e-3
+    default_penalty = 2e-3
 
     def __init__(self, d_in: int, n_features: int):
         super().__init__(d_in, n_features)
         self.threshold = nn.Parameter(torch.full((n_features,), START))
+
+    @torch.no_grad()
+    def start(self, sample: Tensor) -> None:
+        self.b_enc.copy_(self.quiet_biases(sample))
 
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32) -> TrainingLoss:
         f, l0 = _Jump.apply(self.preactivations(x, dtype), self.threshold)

@@ -5,7 +5,8 @@
 
 Decoder rows are free: their length stands in the penalty, so shrinking f while growing d gains nothing, and `finished` moves it into the
 encoder. Recipe: rows start with length 0.1, the encoder as their transpose, gradients clipped at norm 1, the penalty rises over warm-up, dead
-features are not revived. The paper has no b_dec in front of the encoder; with the mean of the data there, the start is centred.
+features are not revived. The paper has no b_dec in front of the encoder; with the mean of the data there, the start is centred, and encoder biases
+that make it sparse take the place of what the uncentred mean did.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ class L1(Untied):
     """Decoder rows have any length."""
 
     architecture = "l1"
-    default_rate = 1e-3
-    default_penalty = 5e-3
+    default_rate = 2e-3
+    default_penalty = 8e-3
 
     @torch.no_grad()
     def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
         super().initialise(mean, generator)
         self.W_dec.mul_(LENGTH)
         self.E.mul_(LENGTH)
+
+    @torch.no_grad()
+    def start(self, sample: Tensor) -> None:
+        self.b_enc.copy_(self.quiet_biases(sample))
 
     def before_step(self) -> None:
         pass

@@ -36,6 +36,9 @@ class Trainable(Protocol):
 
     def initialise(self, mean: Tensor, generator: torch.Generator) -> None: ...
 
+    def start(self, sample: Tensor) -> None:
+        """Before the first step: what depends on vectors (n, D) of the data, scaled."""
+
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype) -> TrainingLoss:
         """The loss on x (B, D) float32, with large products in `dtype`; `dead` (n,) are the features that count as dead."""
 

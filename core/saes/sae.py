@@ -93,11 +93,11 @@ class SAE(nn.Module):
         if self.is_sparse:
             values, features = self.encode_sparse(x)
             return torch.zeros(*x.shape[:-1], self.n_features, dtype=values.dtype, device=x.device).scatter_(-1, features, values)
-        return self._activate(self._read(x) @ self.W_enc, slice(None))
+        return self._activate(self.read(x) @ self.W_enc, slice(None))
 
     def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(activations (..., k), features (..., k)) where k bounds what can fire; some activations may be 0."""
-        pre = self._read(x) @ self.W_enc + self.b_enc
+        pre = self.read(x) @ self.W_enc + self.b_enc
         k = self.form.k
         if self.form.activation == "groupmax":
             values, place = pre.relu().unflatten(-1, (k, -1)).max(-1)
@@ -114,7 +114,7 @@ class SAE(nn.Module):
         if self.form.activation not in ("relu", "jumprelu"):
             return None
         floor = self.threshold.clamp(min=0) if self.form.activation == "jumprelu" else self.b_enc.new_zeros(())
-        return torch.addmm(self.b_enc, self._read(x), self.W_enc), floor
+        return torch.addmm(self.b_enc, self.read(x), self.W_enc), floor
 
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
         """Reconstructions (..., D), raw, of activations f (..., F). `x` (..., D) are the raw vectors that f came from; only an SAE that
@@ -143,10 +143,10 @@ class SAE(nn.Module):
     def _current(self, x: Tensor, features: Tensor) -> Tensor:
         """Activations (..., m) of `features` (m,) alone."""
         if not self.is_sparse:
-            return self._activate(self._read(x) @ self.W_enc[:, features], features)
+            return self._activate(self.read(x) @ self.W_enc[:, features], features)
         if self.form.activation != "topk" or len(features) > 4:
             return self.encode(x)[..., features]
-        z = self._read(x)
+        z = self.read(x)
         own = z @ self.W_enc[:, features] + self.b_enc[features]
         if x.device.type == "cpu" and not bool((own > 0).any()):
             return torch.zeros_like(own)  # as nearly always when one token is generated: no other feature need be looked at
@@ -169,8 +169,8 @@ class SAE(nn.Module):
             return mean, (x - mean).norm(dim=-1, keepdim=True) / self.d_in**0.5
         return mean, 1.0
 
-    def _read(self, x: Tensor) -> Tensor:
-        """What the encoder's matrix multiplies, (..., D)."""
+    def read(self, x: Tensor) -> Tensor:
+        """What the encoder's matrix multiplies, (..., D), of raw vectors x (..., D)."""
         z = x.to(self.W_enc.dtype)
         if self.per_token:
             mean, scale = self._statistics(z)

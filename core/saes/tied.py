@@ -38,6 +38,9 @@ class TiedL1(nn.Module):
         self.E.uniform_(-bound, bound, generator=generator)
         self.t.copy_(mean)
 
+    def start(self, sample: Tensor) -> None:
+        pass
+
     @property
     def W_dec(self) -> Tensor:
         return self.E / self.E.norm(dim=1, keepdim=True).clamp(min=1e-8)

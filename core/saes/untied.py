@@ -9,6 +9,7 @@ from core.errors import UsageError
 from core.saes.kernels import decode, encode, largest
 
 AUX_WEIGHT = 1 / 32
+START_L0 = 32  # features that fire on a vector at the first step, where `quiet_biases` sets them
 
 
 class Untied(nn.Module):
@@ -33,6 +34,18 @@ class Untied(nn.Module):
         self.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
         self.E.copy_(self.W_dec)
         self.b_dec.copy_(mean)
+
+    def start(self, sample: Tensor) -> None:
+        pass
+
+    @torch.no_grad()
+    def quiet_biases(self, sample: Tensor) -> Tensor:
+        """Encoder biases (F,) at which every feature fires on one and the same share of `sample` (n, D), and START_L0 of them on a vector (at most
+        half of all), after Anthropic 2025 ("Circuits Updates - January 2025"). With biases of 0 half of all features fire, and a penalty
+        needs hundreds of steps to silence them, which distorts what they learn (docs/experiments.md)."""
+        n, centred = len(sample), sample - self.b_dec
+        place = max(1, round(n * (1 - min(0.5, START_L0 / self.n_features))))
+        return -torch.cat([(rows @ centred.T).kthvalue(place, dim=1).values for rows in self.E.split(2048)])
 
     def preactivations(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         return encode(x, self.E, self.b_enc, self.b_dec, dtype)

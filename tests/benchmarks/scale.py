@@ -3,8 +3,8 @@
     python tests/benchmarks/scale.py --tokens 10000000 --features 24576
 
 The text is Python source of the packages installed here, four times over where there is too little of it; the SAE is a random JumpReLU whose
-thresholds let about 50 features fire on a token. Each stage is a process of its own; its anonymous memory is sampled five times a second.
-Two sizes are run, so that what grows with the tokens is seen.
+thresholds let about 50 features fire on a token. Each stage is a process of its own; its anonymous memory is sampled five times a second, and its
+processor time counted, which other work on the machine does not change. A twentieth of the tokens is run first, so that what grows with them is seen.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -64,16 +65,25 @@ def anonymous_mb(pid: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), 0.0)
 
 
-def measured(*arguments: str) -> tuple[float, float]:
-    """(seconds, peak anonymous MB) of one command of main.py."""
-    start, peak = time.perf_counter(), 0.0
-    process = subprocess.Popen([sys.executable, "main.py", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        peak = max(peak, anonymous_mb(process.pid))
-        time.sleep(0.2)
+def processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measured(*arguments: str) -> tuple[float, float, float, str]:
+    """(seconds, processor seconds, peak anonymous MB, what it said of the disk beforehand) of one command of main.py."""
+    start, before, peak = time.perf_counter(), processor_seconds(), 0.0
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen([sys.executable, "main.py", *arguments], cwd=ROOT, stderr=told, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            peak = max(peak, anonymous_mb(process.pid))
+            time.sleep(0.2)
+        told.seek(0)
+        lines = told.read().splitlines()
     if process.returncode:
-        raise SystemExit(f"main.py {' '.join(arguments)} ended with {process.returncode}")
-    return time.perf_counter() - start, peak
+        raise SystemExit(f"main.py {' '.join(arguments)} ended with {process.returncode}: {lines[-2:]}")
+    said = next((line for line in lines if "MB on disk" in line), "")
+    return time.perf_counter() - start, processor_seconds() - before, peak, said
 
 
 def main() -> None:
@@ -84,18 +94,16 @@ def main() -> None:
     place = pathlib.Path(tempfile.mkdtemp(dir=ROOT / "data" / "runs", prefix="scale-"))
     try:
         write_sae(place / "sae", asked.features)
-        for share in (4, 1):
+        for share in (20, 1):
             write_corpus(place / "corpus.jsonl", asked.tokens // share)
             run = str(place / f"run-{share}")
             measured("new", run, "--corpus", str(place / "corpus.jsonl"), "--sae", str(place / "sae"), "--site", "resid_post.3")
             for verb in ("capture", "train", "index"):
-                seconds, peak = measured(verb, run)
-                summary = json.loads((pathlib.Path(run) / verb / "manifest.json").read_text())["summary"]
-                n = summary.get("tokens", 0)
-                print(f"{verb:8} {n:12,} tokens {seconds:7.0f} s {n / seconds:10,.0f} tok/s {peak:7,.0f} MB anonymous", flush=True)
-                if verb == "index":
-                    size = sum(f.stat().st_size for f in pathlib.Path(run).rglob("*") if f.is_file())
-                    print(f"         {summary['firings_per_token']:.1f} firings a token, {size / 1e6:,.0f} MB on disk", flush=True)
+                seconds, processor, peak, said = measured(verb, run)
+                manifest = json.loads((pathlib.Path(run) / verb / "manifest.json").read_text())
+                n, size = manifest["summary"].get("tokens", 0), sum(f.stat().st_size for f in (pathlib.Path(run) / verb).iterdir())
+                print(f"{verb:8} {n:12,} tokens {seconds:7.0f} s {n / seconds:10,.0f} tok/s {n / processor:10,.0f} tok per processor s", end=" ")
+                print(f"{peak:7,.0f} MB anonymous {size / 1e6:7,.0f} MB on disk; said: {said}", flush=True)
     finally:
         shutil.rmtree(place)
 

@@ -121,7 +121,7 @@ BOUNDS = {"l1": {"dense": dense_l1}, "topk": {"dense": dense_topk, "sparse": spa
 
 def compare(architecture, d, f, rounds):
     x = made_vectors(d, f)
-    data = Data(None, np.arange(10**9), x[:64], torch.zeros(d), 1.0)
+    data = Data(None, np.arange(10**7), x[:64], torch.zeros(d), 1.0, x[:BATCH])
     settings = TrainSettings(architecture, f / d, K, l1=PENALTY, rate=RATE, warmup=1)
     trainer, other = (Trainer(settings, data, 0, pathlib.Path(tempfile.mkdtemp())) for _ in range(2))
     loops = {"ours": trainer, "bare": Bare(trainer, other)} | {name: Bound(loss, d, f, trainer.dtype) for name, loss in BOUNDS[architecture].items()}
