@@ -64,7 +64,8 @@ def score_text(score: dict) -> str:
         return f"{score['kind']} undefined: {score['undefined']}"
     span = f" [{score['low']:.2f}, {score['high']:.2f}]" if score["low"] is not None else ""
     null = f", null {score['null']:.2f}" if score["null"] is not None else ""
-    return f"{score['kind']:17} {score['value']:.2f}{span}{null}, {score['n_documents']} documents"
+    area = f", area under the curve {score['auroc']:.2f}" if score.get("auroc") is not None else ""
+    return f"{score['kind']:17} {score['value']:.2f}{span}{null}{area}, {score['n_documents']} documents"
 
 
 def listed(name: str, rows: list[str]) -> list[str]:
