@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from autointerp.lexemes import SHAPES
+from autointerp.terms import FIELD
 from autointerp.settings import TitleSettings
 
 Z = 2.5  # of some hundred marks that a group's members have, one in 160 passes by chance
@@ -30,14 +31,14 @@ MIXED = "mixed"
 # Slot -> how its terms stand in a title. In this order.
 SLOTS = {
     "kind": "{}", "here": "{}", "after": "after {}", "within": "soon after {}", "before": "before {}", "line": "in {} lines", "call": "in brackets after {}",
-    "context": "{}", "promotes": "promotes {}",
+    "text": "in texts with {}", "context": "{}", "promotes": "promotes {}",
 }  # fmt: skip
-LEADS = {"after": "after", "then": "after", "before": "before", "in a line starting with": "line", "in brackets opened after": "call"}
+LEADS = {"after": "after", "then": "after", "before": "before", "in a line starting with": "line", "in brackets opened after": "call", "in a text with": "text"}
 CONTEXT = re.compile(
     r"(not )?(in a (?:string|docstring|comment|repeated pair)|in brackets(?! opened)|at the start of a line|early in the (?:text|document)|"
     r"repeated|after a space|continuing a word)"
 )
-LEAD = re.compile(r"\b(within \d+ after|in a line starting with|in brackets opened after|after|then|before)\b")
+LEAD = re.compile(r"\b(within \d+ after|in a line starting with|in brackets opened after|in a text with|after|then|before)\b")
 LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'")
 
 ORDER = lambda m: (m[0][0] == "promotes", -m[2], m[0])  # label marks first, by z
@@ -135,8 +136,8 @@ def plural(shape: str) -> str:
 
 
 def read_terms(text: str, literals: list[str]) -> list[str]:
-    """Terms in `text`, where a literal stands as its number between NULs."""
-    words = (part.strip() for part in re.split(r",|\bor\b", text))
+    """Terms in `text`, where a literal stands as its number between NULs; of a field (`words like "items"/"keys"`) the words that name it."""
+    words = (part.strip().removeprefix(f"{FIELD} ") for part in re.split(r",|/|\bor\b", text))
     return [re.sub(r"\0(\d+)\0", lambda m: literals[int(m[1])], w) for w in words if w and w != "anything"]
 
 

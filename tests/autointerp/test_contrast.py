@@ -21,6 +21,9 @@ from autointerp.settings import TitleSettings
         ('anything within 8 after a newline before "="', {("within", "a newline"), ("before", '"="')}),
         ('anything after "a" then "b"', {("after", '"a"'), ("after", '"b"')}),
         ("the days of the week", {("here", "the days of the week")}),
+        ('"self" in a text with "FILE"', {("here", '"self"'), ("kind", "lower-case words"), ("text", '"FILE"')}),
+        ('anything after words like "keys"/"items" in a docstring', {("after", '"keys"'), ("after", '"items"'), ("context", "in a docstring")}),
+        ('words ending in "ing"', {("here", 'words ending in "ing"')}),
     ],
 )
 def test_labels_are_read_as_marks(label, marks):
