@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from autointerp.lexemes import SHAPES
-from autointerp.terms import FIELD
 from autointerp.settings import TitleSettings
+from autointerp.terms import FIELD
 
 Z = 2.5  # of some hundred marks that a group's members have, one in 160 passes by chance
 PRIOR = 10.0  # pseudo-members with the shares of all features
