@@ -19,6 +19,7 @@ CURVES = (  # prefix in a dose's record, colour, line, name
 PANELS = (
     ("target", "nats", "Log-probability of its own tokens, change"),
     ("own", "share", "Its own tokens in what it writes"),
+    ("found", "share of its maximum", "Found again in what it writes"),
     ("kl", "nats a token", "KL to the unclamped subject"),
 )
 
@@ -31,8 +32,8 @@ def dose_curves(record: dict, dark: bool = False) -> Figure:
     responses, several = record["doses"], len(record["features"]) > 1
     unit_of_dose = "dose (multiples of the clamps' values)" if several else "dose (multiples of the feature's maximum)"
     with themed(dark):
-        figure = Figure(figsize=(11, 3.9), layout="constrained")
-        for axes, (key, unit, what) in zip(figure.subplots(1, 3), PANELS, strict=True):
+        figure = Figure(figsize=(13.5, 3.9), layout="constrained")
+        for axes, (key, unit, what) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
             draw_panel(axes, responses, key)
             axes.set(xlabel=unit_of_dose, ylabel=unit)
             axes.set_title(what, fontsize=10, fontweight="normal")

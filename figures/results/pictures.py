@@ -65,5 +65,5 @@ def matches_figure(found: dict[str, np.ndarray], dark: bool = False) -> Figure:
             axes.plot(known, np.arange(len(known), 0, -1) / len(known), color=colour, linestyle=line, label=f"{name} (median {np.median(known):.2f})")
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="cosine with the best match", ylabel="share of features at or above", title="Is it found again?")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(fontsize=9, loc="lower left")
+        axes.legend(fontsize=9, loc="upper right")
         return figure

@@ -92,4 +92,5 @@ def draw_cosines(axes, directions: np.ndarray, theme: dict) -> None:
     grid = np.linspace(-0.5, 0.5, 200)
     axes.plot(grid, np.exp(-(grid**2) * width / 2) * np.sqrt(width / (2 * np.pi)), color=theme["ink"], linewidth=1.2, label="random directions")
     axes.set(title="Superposition", xlabel=f"cosine of two of the directions ({width} dimensions)", ylabel="density", xlim=(-0.5, 0.5))
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])
     axes.legend(fontsize=8, loc="upper right")

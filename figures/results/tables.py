@@ -68,7 +68,7 @@ def scores(n: Numbers) -> list[list[str]]:
 
 
 def named(n: Numbers) -> list[list[str]]:
-    return [[layer, title, size] for layer, _, title, size in named_groups(n.features)]
+    return [[layer, title, size] for layer, _, title, size in named_groups(n.features) if not title.startswith("mixed")]
 
 
 def ami_null(n: Numbers) -> str:
