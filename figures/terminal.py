@@ -173,7 +173,7 @@ def dose_lines(record: dict) -> list[str]:
 def useful_text(useful: dict, key: str, what: str) -> str:
     """The useful dose by one measure, and what it does on prompts that it was not sought on."""
     if useful["dose"] is None:
-        return f"no dose was useful on {useful['sought_on']} prompts: share {what}"
+        return f"on {useful['sought_on']} prompts no readable dose beat the controls (share {what})"
     span = "" if useful[f"{key}_low"] is None else f" [{max(0.0, useful[f'{key}_low']):.1%}, {useful[f'{key}_high']:.1%}]"
     return (
         f"useful dose {useful['dose']:g}x, sought on {useful['sought_on']} prompts; on {useful['reported_on']} others {useful[key]:.1%}{span} {what}, "

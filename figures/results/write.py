@@ -73,7 +73,8 @@ def context(n: Numbers) -> dict:
     names = {entry["feature"]: entry["name"] for entry in n.read}
     penalties = [r["order"] for r in n.sizes if "penalty" in r["series"]]
     stopping = n.main.run.manifest("sweep/stopping").settings
-    best = max(n.by_hand, key=lambda r: (r["found_again"] + r["works"], r["useful_found"].get("found", 0)))
+    margin = lambda r: r["useful_found"]["found"] - r["useful_found"]["random_found"] if r["found_again"] else 0.0
+    best = max(n.by_hand, key=lambda r: (margin(r), r["works"]))  # the one whose text shows most
     written, found = ([r for r in n.by_hand if r[test]] for test in ("works", "found_again"))
     return {
         "n": n, "main": n.main, "table": table, "code": code, "marked": marked, "names": names, "c_sites": n.sites["middle"]["capture"],
