@@ -62,7 +62,7 @@ def tree(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(leaves (m,): the rows in the order of the tree; spans (m - 1, 2): the leaves from, and up to but not including, below each node)."""
     from scipy.cluster.hierarchy import leaves_list, linkage
 
-    joined = linkage(vectors, "ward")
+    joined = linkage(distances(vectors), "ward")
     m = len(vectors)
     leaves = leaves_list(joined)
     begins, ends = np.zeros(2 * m - 1, np.int64), np.zeros(2 * m - 1, np.int64)
@@ -71,6 +71,21 @@ def tree(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for node, (a, b) in enumerate(joined[:, :2].astype(np.int64), m):
         begins[node], ends[node] = min(begins[a], begins[b]), max(ends[a], ends[b])
     return leaves, np.stack([begins[m:], ends[m:]], axis=1)
+
+
+def distances(vectors: np.ndarray) -> np.ndarray:
+    """Euclidean distances (m (m - 1) / 2,) of every two rows, in scipy's order, by one product: several times as fast as its `pdist`."""
+    from scipy.spatial.distance import squareform
+
+    x = vectors.astype(np.float64)
+    squares = np.einsum("ij,ij->i", x, x)
+    found = x @ x.T
+    found *= -2
+    found += squares
+    found += squares[:, None]
+    np.maximum(found, 0, out=found)
+    np.fill_diagonal(found, 0)
+    return squareform(np.sqrt(found, out=found), checks=False)
 
 
 def read_fields(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
