@@ -35,6 +35,7 @@ def write_results(folder: Path, out: Path, readme: Path) -> list[Path]:
     """
     numbers = Numbers(folder)
     before, after = around(readme)
+    out.mkdir(parents=True, exist_ok=True)
     made = {f["name"]: f for f in draw(drawings(numbers), out / IMAGES, ("png",))}
     shared = context(numbers)
     report = render("report.md.j2", shared, partial(linked, made, IMAGES))
