@@ -460,17 +460,16 @@ def main() -> int:
         print("\nstopped; what was committed is intact, and the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("core", "autointerp", "figures", "verbs"):  # a fault of ours, not of the installation
+            raise
         return complain(NotReady(f"This Python has no package {error.name!r}.", "Type: make setup && . .venv/bin/activate"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return complain(
-            NotReady(
-                f"The disk is full: {error.filename or error.strerror}. What was committed is intact.", "Free some space; then type the same command again."
-            )
-        )
+        full = f"The disk is full: {error.filename or error.strerror}. What was committed is intact."
+        return complain(NotReady(full, "Free some space; then type the same command again."))
     return 0
 
 

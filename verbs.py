@@ -337,5 +337,6 @@ def already(words: list[str]) -> bool:
     run, of = Run.open(name), lambda flag: [value for key, value in zip(words, words[1:], strict=False) if key == flag]
     if of("--gallery"):
         return (run.path / "gallery").exists()
-    wanted = [int(value.split("=")[0]) for value in of("--set")], sorted(of("--prompt"))
-    return any((record["features"], sorted(set(record["prompts"]))) == wanted for record in experiments(run))
+    wanted = [f"set {value}" for value in of("--set")], sorted(of("--prompt")), [parse_doses(text) for text in of("--doses")]
+    told = lambda record: (record["clamps"], sorted(set(record["prompts"])), [[row["dose"] for row in record["doses"]]] if "doses" in record else [])
+    return any(told(record) == wanted for record in experiments(run))

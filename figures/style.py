@@ -36,7 +36,7 @@ COLOURS = {  # what a colour means, in every figure and both themes
 PALETTE = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")  # Tol, muted
 DARK_PALETTE = ("#7C6FD6", "#88CCEE", "#44AA99", "#3DA35D", "#A8A83A", "#DDCC77", "#DE7C8C", "#B8487F", "#C774B8")  # its four darkest hues raised
 DOTS, MOST_BYTES = (200, 150, 110, 80), 600_000
-SEQUENTIAL, DIVERGING = "cividis", "PuOr"
+SEQUENTIAL = "cividis"
 
 LIGHT = {"page": "#FFFFFF", "ink": "#111418", "faint": "#5B6470", "grid": "#E3E6EA", "noise": "#B8BEC6", "palette": PALETTE}
 DARK = {"page": "#14171C", "ink": "#F5F7FA", "faint": "#9AA4B1", "grid": "#2A3038", "noise": "#4A525C", "palette": DARK_PALETTE}

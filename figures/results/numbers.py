@@ -17,7 +17,6 @@ from core.run import Run
 from figures.report import proof_rows
 
 SITES = {"early": "results-early", "middle": "results-middle", "late": "results-late", "MLP output": "results-mlp"}
-KINDS = ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")
 SHOWN = {"top": 4, "strata": 1}
 
 
@@ -54,7 +53,7 @@ class Numbers:
         for name, units in self.sites.items():
             kinds, labels = units["label/rules"]["kinds"], units["label/rules"]["labels"]
             rows.append(
-                {"name": name, "site": units.settings.site, **{k: units["evaluate"][k] for k in ("fvu", "recovered_mean", "recovered_zero", "ce_increase")}}
+                {"name": name, "site": units.settings.site, **{k: units["evaluate"][k] for k in ("fvu", "recovered_mean", "ce_increase")}}
                 | {kind: units[f"score/rules/{kind}"]["median"] for kind in ("simulation", "detection", "effect")}
                 | {"token": kinds.get("token", 0) / labels, "unclear": kinds.get("unclear", 0) / labels, "rise": promoted_rise(units.run)}
             )
@@ -93,9 +92,8 @@ class Numbers:
 
     @cached_property
     def hand(self) -> list[dict]:
-        """What was read by hand of each feature, beside its card, its scores by set and kind, its clamp and what the two labels have in common."""
+        """What was read by hand of each feature, beside its card, its scores by set and kind, and what the two labels have in common."""
         same = agreement(self.main.run, "hand", "rules").set_index("feature")
-        clamps = {r["features"][0]: r for r in reversed(self.clamps)}
         out = []
         for entry in self.read:
             feature = entry["feature"]
@@ -103,7 +101,7 @@ class Numbers:
             scores = {label["set"]: {s["kind"]: s["value"] for s in label["scores"]} for label in card["labels"]}
             texts = {label["set"]: label["text"] for label in card["labels"]}
             agreed = same["correlation"].get(feature, np.nan)
-            out.append(entry | {"card": card, "scores": scores, "texts": texts, "same": None if np.isnan(agreed) else float(agreed), "clamp": clamps[feature]})
+            out.append(entry | {"card": card, "scores": scores, "texts": texts, "same": None if np.isnan(agreed) else float(agreed)})
         return out
 
     def hand_median(self, name: str) -> float:
