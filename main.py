@@ -115,8 +115,8 @@ def run_stage(run, name: str, settings, redo: bool = False):
     from core.progress import say
 
     stage, extra = (STAGES | OPTIONAL)[name], {}
-    if name == "score" and "generation" in settings.kind:  # the only stage of autointerp that needs the live subject
-        extra = {"read": importlib.import_module("core.live").Live(run).maxima}
+    if name == "score" and {"generation", "effect-choice"} & {*map(str.strip, settings.kind.split(","))}:  # no other stage of autointerp needs the live subject
+        extra = {"live": importlib.import_module("core.live").Live(run)}
     with run.locked(name):
         before = {unit: run.find(unit) for unit in run.committed()}
         manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo, **extra)

@@ -40,6 +40,7 @@ class Form:
     usual_tokens: int  # of an answer, for estimates
     schema: dict = field(default_factory=dict)  # JSON schema, for endpoints that honour one
     logprobs: bool = False  # wanted where they are told
+    prompt_logprobs: int = 0  # alternatives wanted at each token of the question, whose last turn is the answer; nothing is generated then
 
 
 @contextlib.contextmanager
@@ -74,13 +75,16 @@ class Asker:
             if silent:
                 self._abilities = stored_abilities(self.endpoint, self.model, self.store)
             else:
-                self._abilities = abilities(self.endpoint, self.model, self.store, self.settings.probe)
+                self._abilities = abilities(self.endpoint, self.model, self.store, self.settings.probe, budget=self.budget)
                 say(f"llm: {self.model}: {self._abilities.line()}")
         return self._abilities
 
     def request(self, messages: list[dict], repetition: int, form: Form) -> Request:
         """The request for a conversation, in the form of answer that the model honours."""
         can = self.abilities
+        if form.prompt_logprobs:
+            told = {"prompt_logprobs": form.prompt_logprobs, "add_generation_prompt": False}
+            return self.endpoint.request(self.model, messages, repetition, temperature=0.0, max_tokens=1, **told)
         parameters: dict = {"temperature": 0.0, "max_tokens": form.max_tokens + (THINKING_TOKENS if can.thinks else 0)}
         if form.schema and can.json == "schema":
             parameters["response_format"] = {"type": "json_schema", "json_schema": {"name": form.name, "strict": True, "schema": form.schema}}

@@ -38,11 +38,11 @@ WRITE = Form(
 
 
 def score_generation(context: Context, features: list[int]) -> Scored:
-    if context.asker is None or context.read is None:
+    if context.asker is None or context.live is None:
         raise UsageError("Texts can only be written by an LLM.", "Name one: --kind generation --llm-url URL")
     written, failed = write_texts(context, features)
     every = [text for texts in written.values() for text in texts]
-    maxima = context.read(every) if every else np.zeros((0, context.postings.n_features))
+    maxima = context.live.maxima(every) if every else np.zeros((0, context.postings.n_features))
     owner = np.repeat(np.array(list(written), np.int64), [len(t) for t in written.values()])
     by_text = {context.labels[f]: f for f in written}  # a null was written from, when its own feature was asked about
     scores, success = [], []

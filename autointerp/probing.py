@@ -17,7 +17,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 from autointerp.llm import Endpoint, answer
-from autointerp.replies import Reply, ReplyStore
+from autointerp.replies import Reply, ReplyStore, prompt_logprobs
+from autointerp.spending import Budget
 from core.errors import ProviderError
 
 VERSION = 1
@@ -53,17 +54,17 @@ class Abilities:
         return ", ".join([f"JSON: {self.json}", logprobs, *extras])
 
 
-def abilities(endpoint: Endpoint, model: str, store: ReplyStore, anew: bool = False, timeout: float = 120.0) -> Abilities:
+def abilities(endpoint: Endpoint, model: str, store: ReplyStore, anew: bool = False, timeout: float = 120.0, budget: Budget | None = None) -> Abilities:
     """The stored verdict, or a new one when there is none or `anew` asks for it; the endpoint learns what its model refuses.
 
-    Raises ProviderError when the model does not answer the plain question.
+    What is asked is counted by `budget`. Raises ProviderError when the model does not answer the plain question, or the budget does not reach.
     """
     known = store.probe(endpoint.url, model)
     if known and known["version"] == VERSION and not anew:
         found = Abilities(**known | {"refuses": tuple(known["refuses"])})
     else:
         asked = known["asked"] + 1 if known else 0
-        found = replace(_probe(endpoint, model, store, asked, timeout), asked=asked)
+        found = replace(_probe(endpoint, model, store, asked, timeout, budget), asked=asked)
         store.keep_probe(endpoint.url, model, asdict(found))
     endpoint.refused[model] = set(found.refuses)
     return found
@@ -75,10 +76,13 @@ def stored_abilities(endpoint: Endpoint, model: str, store: ReplyStore) -> Abili
     return abilities(endpoint, model, store) if known and known["version"] == VERSION else Abilities()
 
 
-def _probe(endpoint: Endpoint, model: str, store: ReplyStore, repetition: int, timeout: float) -> Abilities:
+def _probe(endpoint: Endpoint, model: str, store: ReplyStore, repetition: int, timeout: float, budget: Budget | None) -> Abilities:
     def ask(text: str, **parameters) -> Reply:
         request = endpoint.request(model, [{"role": "user", "content": text}], repetition, temperature=0.0, **parameters)
-        return answer([request], store, endpoint, timeout=timeout, retries=2, max_failures=10)[request.key]
+        reply = answer([request], store, endpoint, timeout=timeout, retries=2, max_failures=10, budget=budget)[request.key]
+        if reply.error == "budget":
+            raise ProviderError("The budget does not reach for the questions of the probe.", "Raise --budget; what was answered until here is kept.")
+        return reply
 
     refused = endpoint.refused.setdefault(model, set())
     refused.clear()
@@ -96,7 +100,7 @@ def _probe(endpoint: Endpoint, model: str, store: ReplyStore, repetition: int, t
     refused.discard("response_format")
     told = ask("Name a digit.", max_tokens=size, logprobs=True, top_logprobs=TOP_LOGPROBS)
     prompted = ask("Name another digit.", max_tokens=size, prompt_logprobs=1)
-    return replace(found, top_logprobs=alternatives(told), prompt_logprobs=has_prompt_logprobs(prompted), refuses=tuple(sorted(refused)))
+    return replace(found, top_logprobs=alternatives(told), prompt_logprobs=bool(told_of_prompt(prompted)), refuses=tuple(sorted(refused)))
 
 
 # ---------------------------------------------------------------- reading the answers
@@ -142,9 +146,6 @@ def logprob_tokens(reply: Reply) -> list[dict]:
     return told if isinstance(told, list) else []
 
 
-def has_prompt_logprobs(reply: Reply) -> bool:
-    if not reply.raw:
-        return False
-    table = json.loads(reply.raw)
-    told = table.get("prompt_logprobs") or table["choices"][0].get("prompt_logprobs")
-    return isinstance(told, list) and any(isinstance(entry, dict) and entry for entry in told)
+def told_of_prompt(reply: Reply) -> list:
+    """The tokens of the question as the endpoint tells them, empty when it does not."""
+    return prompt_logprobs(json.loads(reply.raw)) if reply.raw else []

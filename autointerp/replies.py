@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from core.errors import UsageError
 from core.files import canonical_hash
+
+LONG = 32_768  # characters of a reply above which it is kept compressed: log-probabilities of a question are megabytes of digits
 
 
 def public_url(url: str) -> str:
@@ -62,7 +65,9 @@ def read_reply(key: str, raw: str) -> Reply:
     if isinstance(text, list):  # a few endpoints answer in parts
         text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
     error = message = ""
-    if not (text or "").strip():
+    if prompt_logprobs(table):  # what was asked about is the question; of its answer nothing is read
+        text = text or ""
+    elif not (text or "").strip():
         text, kind_of = None, {"length": "truncated", "content_filter": "refused"}
         error = "refused" if said.get("refusal") else kind_of.get(finish, "provider")
         message = one_line(said.get("refusal") or f"The reply holds no text (finish_reason {finish or 'not given'}).")
@@ -77,6 +82,12 @@ def is_completion(raw: str) -> bool:
         return False
     choices = table.get("choices") if isinstance(table, dict) else None
     return isinstance(choices, list) and bool(choices) and isinstance(choices[0], dict)
+
+
+def prompt_logprobs(table: dict) -> list:
+    """The tokens of the question with what could stand there, as vLLM tells them in a completion; empty elsewhere."""
+    told = table.get("prompt_logprobs") or table["choices"][0].get("prompt_logprobs")
+    return told if isinstance(told, list) and any(isinstance(entry, dict) and entry for entry in told) else []
 
 
 def one_line(text, length: int = 300) -> str:
@@ -104,11 +115,13 @@ class ReplyStore:
     def get(self, key: str) -> str | None:
         """The raw reply, or None."""
         found = self._database.execute("SELECT raw FROM replies WHERE key = ?", (key,)).fetchone()
-        return found[0] if found else None
+        raw = found[0] if found else None
+        return zlib.decompress(raw).decode() if isinstance(raw, bytes) else raw
 
     def put(self, request: Request, raw: str) -> None:
         question = json.dumps(asdict(request), ensure_ascii=False)
-        self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", (request.key, question, raw))
+        kept = zlib.compress(raw.encode()) if len(raw) > LONG else raw
+        self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", (request.key, question, kept))
 
     def probe(self, endpoint: str, model: str) -> dict | None:
         """What was found out about a model of an endpoint, or None."""

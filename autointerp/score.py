@@ -5,10 +5,11 @@ Each kind of score is a unit of its own, `score/<set>/<kind>`, made by its own m
     simulation, simulation-corpus   predict activations token by token           simulation, corpus_score
     detection, fuzzing              tell windows and tokens apart                detect
     effect                          name what the feature promotes               effect
+    effect-choice                   tell the texts of its clamp from others'      choice
     generation                      write texts that make it fire                generation
 
 Without --kind: what suits the labels. Labels that predict by themselves (rules) get every kind that is free; labels in free words get fuzzing and
-detection for all, and simulation, which costs several times as much, for a sample drawn evenly over densities. Scoring more features adds rows; only --redo replaces any.
+detection for all, and simulation and effect-choice, which cost several times as much, for a sample drawn evenly over densities. Scoring more features adds rows; only --redo replaces any.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from autointerp import rules
+from autointerp import choice, rules
 from autointerp.asking import Ahead, asking
+from autointerp.choice import score_choice
 from autointerp.corpus_score import score_corpus
 from autointerp.detect import CHANCE, hard_summary, score_panels
 from autointerp.effect import score_effect
 from autointerp.generation import score_generation
 from autointerp.misses import table_of
 from autointerp.postings import Postings
-from autointerp.scoring import Context, Scored, rank_correlations, summary
+from autointerp.scoring import Context, LiveSubject, Scored, rank_correlations, summary
 from autointerp.selection import parse_features
 from autointerp.settings import ScoreSettings
 from autointerp.simulation import score_simulation
@@ -52,32 +54,35 @@ class Kind:
     inputs: tuple[str, ...] = ("index",)
     chance: float = 0.0  # what a label that says nothing reaches
     asks: bool = True  # an LLM, for labels that do not predict by themselves
+    live: bool = False  # asks an LLM whatever the label, and the live subject
+    sampled: bool = False  # costs several times as much as others where an LLM is asked
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("simulation", 2, score_simulation, ("top", "strata", "random")),
+        Kind("simulation", 3, score_simulation, ("top", "strata", "random", "simulate_by"), sampled=True),
         Kind("simulation-corpus", 1, score_corpus, asks=False),
-        Kind("detection", 1, partial(score_panels, kind="detection"), ("windows",), ("index", "train"), CHANCE),
-        Kind("fuzzing", 1, partial(score_panels, kind="fuzzing"), ("windows",), ("index", "train"), CHANCE),
+        Kind("detection", 2, partial(score_panels, kind="detection"), ("windows",), ("index", "train"), CHANCE),
+        Kind("fuzzing", 2, partial(score_panels, kind="fuzzing"), ("windows",), ("index", "train"), CHANCE),
         Kind("effect", 1, score_effect, (), ("index", "effects"), CHANCE, asks=False),
-        Kind("generation", 1, score_generation, (), ("index", "train"), CHANCE),
+        Kind("effect-choice", 1, score_choice, (), ("index", "train", "effects"), choice.CHANCE, live=True, sampled=True),
+        Kind("generation", 1, score_generation, (), ("index", "train"), CHANCE, live=True),
     )
 }
 FREE = ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")
 ASKED = ("fuzzing", "detection", "simulation", "effect")
 
 
-def score(run: Run, settings: ScoreSettings, redo: bool = False, read: Callable | None = None) -> Manifest:
+def score(run: Run, settings: ScoreSettings, redo: bool = False, live: LiveSubject | None = None) -> Manifest:
     """Make the units that the settings ask for; returns the manifest of the first kind."""
     table = pd.read_parquet(run.folder(f"label/{settings.set}") / "labels.parquet").set_index("feature").sort_index()
     labels = table["text"]
     kinds = chosen_kinds(settings, labels, run.find("effects") is not None and (run.path / "effects" / "clamped.npy").exists())
-    asks = "generation" in kinds or any(KINDS[k].asks for k in kinds) and not labels.map(rules.is_rule).all()
+    asks = any(KINDS[k].live for k in kinds) or any(KINDS[k].asks for k in kinds) and not labels.map(rules.is_rule).all()
     with asking(run, settings) if asks else contextlib.nullcontext() as asker:
         tokens, postings = Tokens(run.folder("capture")), Postings(run.folder("index"), run.folder("capture"))
-        context = Context(run, settings, labels, table["kind"], postings, tokens, asker, read)
+        context = Context(run, settings, labels, table["kind"], postings, tokens, asker, live)
         made = [score_kind(context, KINDS[name], redo) for name in kinds]
     return next(m for m in made if m)
 
@@ -110,10 +115,10 @@ def score_kind(context: Context, kind: Kind, redo: bool) -> Manifest | None:
 
 
 def wanted(context: Context, kind: Kind) -> list[int]:
-    """The features to score: those asked for, else all, else (labels in free words, simulation) a sample drawn evenly over densities."""
+    """The features to score: those asked for, else all, else (kinds that cost much, where an LLM is asked) a sample drawn evenly over densities."""
     settings = context.settings
     features = parse_features(settings.features, context.labels.index)
-    costly = kind.name == "simulation" and any(context.parsed[context.labels[f]] is None for f in features)
+    costly = kind.sampled and (kind.live or any(context.parsed[context.labels[f]] is None for f in features))
     if settings.features or not costly or not 0 < settings.simulate < len(features):
         return features
     by_density = np.array(features)[np.argsort(context.postings.n_firings[features], kind="stable")]
@@ -143,7 +148,7 @@ def commit(context: Context, kind: Kind, work: Work, old: pd.DataFrame, scored: 
         write_table(work.folder / "misses.parquet", wrong)
     write_table(work.folder / "failures.parquet", pd.DataFrame([vars(f) for f in scored.failures], columns=list(Failure.__annotations__)))
     main = table[table["kind"] == kind.name]
-    sampled = kind.name == "simulation" and len(main) < len(context.labels)
+    sampled = kind.sampled and len(main) < len(context.labels)
     asked_for = len(main) if sampled else len(context.labels) + len(pd.read_parquet(run.folder(f"label/{context.set}") / "failures.parquet"))
     figures = summary(main, scored.failures, asked_for, context.seed, kind.chance, context.kinds)
     if (table["kind"] != kind.name).any():

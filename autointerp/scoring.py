@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,16 @@ from core.records import Failure, Score
 from core.run import Run
 
 
+class LiveSubject(Protocol):
+    """What scores ask of the subject itself (`core.live`)."""
+
+    def maxima(self, texts: list[str]) -> np.ndarray:
+        """The largest activation (texts, F) of every feature in each text."""
+
+    def clamped_texts(self, features: list[int], times: float) -> dict[int, list[str]]:
+        """For each feature, continuations of neutral prefixes while it is held at `times` its maximum."""
+
+
 @dataclass(frozen=True)
 class Context:
     """The labels of one set, the null of each, and the run they are about."""
@@ -34,7 +44,7 @@ class Context:
     postings: Postings
     tokens: Tokens
     asker: Asker | None = None  # for labels that do not predict by themselves
-    read: Callable | None = None  # (texts) -> the largest activation (texts, F) of every feature in each, by the live subject
+    live: LiveSubject | None = None  # for kinds that need more than what is stored
     panels: dict[int, Panel] = field(default_factory=dict)  # drawn so far, for the kinds that share them
 
     @property

@@ -77,10 +77,18 @@ class ScoreSettings(LLMSettings):
 
     set: str = setting("rules", "the label set: rules, hand, llm-<model>", in_key=False)
     kind: str = setting(
-        "", "kinds, with commas: simulation, simulation-corpus, detection, fuzzing, effect, generation; nothing takes those that suit the labels", in_key=False
+        "",
+        "kinds, with commas: simulation, simulation-corpus, detection, fuzzing, effect, effect-choice, generation; nothing takes those that suit the labels",
+        in_key=False,
     )
     features: str = setting("", "which features: 1,2,5-9 or @file; nothing takes every labelled one", in_key=False)
     simulate: int = setting(200, "llm: without --features, simulate this many, evenly over densities; 0 takes all", in_key=False)
+    simulate_by: str = setting(
+        "auto",
+        "llm: simulation asks for digits (read with their log-probabilities), for a list of tokens that fire, or reads the log-probabilities of the prompt; "
+        "auto takes what the endpoint can do",
+        choices=("auto", "digits", "prompt", "list"),
+    )
     top: int = setting(10, "simulation: windows around the largest activations")
     strata: int = setting(6, "simulation: windows from each of the five quantile strata of the non-zero activations")
     random: int = setting(30, "simulation: windows anywhere")

@@ -1,7 +1,8 @@
 """Labels in free words, simulated by an LLM: it sees the label and the tokens of each window, and says where it would fire.
 
-Two ways of answering, and the endpoint's probe decides. Where it tells log-probabilities: a digit for each token, read as the mean of
-the digits that could have stood there, so that predictions are continuous. Elsewhere: a list of the tokens that fire, by index.
+Three ways of asking, and the endpoint's probe decides, or the settings do. Where it tells log-probabilities: a digit for each token, read as the mean
+of the digits that could have stood there, so that predictions are continuous. Where it tells those of questions only: the same, without a written answer
+(`slots`). Elsewhere: a list of the tokens that fire, by index.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import numpy as np
 
 from autointerp import score_prompts as prompts
 from autointerp.asking import Asker, Form
-from autointerp.probing import logprob_tokens
+from autointerp.probing import Abilities, logprob_tokens, told_of_prompt
 from autointerp.replies import Reply
+from autointerp.slots import ALTERNATIVES, SLOTS_PROMPT, read_slots, slots_messages
 from core.corpus import Tokens
+from core.errors import UsageError
 
 WINDOWS = 8  # in one request
 LENGTH = 32  # tokens of a window, at most
@@ -30,9 +33,10 @@ class Mode:
     messages: Callable[[str, list[tuple[str, ...]]], list[dict]]
     read: Callable[[Reply, list[int]], list[np.ndarray | None]]
     form: Form
+    able: Callable[[Abilities], bool] = lambda _: True
 
 
-SPARSE = Mode(
+LIST = Mode(
     prompts.SIMULATE_PROMPT,
     prompts.simulate_messages,
     lambda reply, lengths: prompts.parse_simulation(reply.text, lengths),
@@ -43,7 +47,27 @@ DIGITS = Mode(
     prompts.digits_messages,
     lambda reply, lengths: prompts.parse_digits(reply.text, lengths, logprob_tokens(reply)),
     Form("simulate", max_tokens=2048, usual_tokens=600, logprobs=True),
+    lambda can: can.top_logprobs > 0,
 )
+
+
+SLOTS = Mode(
+    SLOTS_PROMPT,
+    slots_messages,
+    lambda reply, lengths: read_slots(told_of_prompt(reply), lengths),
+    Form("simulate", max_tokens=1, usual_tokens=1, prompt_logprobs=ALTERNATIVES),
+    lambda can: can.prompt_logprobs,
+)
+MODES = {"digits": DIGITS, "prompt": SLOTS, "list": LIST}  # the first that the endpoint is able to, unless one is asked for
+
+
+def mode_for(can: Abilities, wanted: str) -> Mode:
+    """The way of asking that is wanted, or with `auto` the first that the endpoint is able to; raises UsageError where it is not."""
+    if wanted == "auto":
+        return next(mode for mode in MODES.values() if mode.able(can))
+    if not MODES[wanted].able(can):
+        raise UsageError(f"The endpoint cannot do --simulate-by {wanted}: {can.line()}.", "Leave --simulate-by out, or give --probe to look again.")
+    return MODES[wanted]
 
 
 def simulate(asker: Asker, tokens: Tokens, wanted: list) -> tuple[dict[tuple[str, int], np.ndarray | str], dict]:
@@ -52,7 +76,7 @@ def simulate(asker: Asker, tokens: Tokens, wanted: list) -> tuple[dict[tuple[str
     `wanted` is a list of (label text, sample). A window whose answer cannot be read is asked for once more and is NaN after that;
     when no window could be read the whole simulation is a failure.
     """
-    mode = DIGITS if asker.abilities.top_logprobs else SPARSE
+    mode = mode_for(asker.abilities, asker.settings.simulate_by)
     samples = {(text, sample.feature): np.asarray(sample.ordinals) for text, sample in wanted}  # a null may say what the label says
     jobs = [(key, part) for key, ordinals in samples.items() for part in batches(ordinals)]
     values: list[list[np.ndarray | None]] = [[None] * len(part) for _, part in jobs]
@@ -63,7 +87,7 @@ def simulate(asker: Asker, tokens: Tokens, wanted: list) -> tuple[dict[tuple[str
         again = []
         for i, (_, reply) in zip(left, asker.ask(questions, attempt, mode.form) if left else (), strict=True):
             key, part = jobs[i]
-            read = [None] * len(part) if reply.error else mode.read(reply, [len(w) for w in part])
+            read = mode.read(reply, [len(w) for w in part]) if reply.text is not None else [None] * len(part)
             errors[key] = reply.error or "unparsable"
             values[i] = [old if new is None else new for old, new in zip(values[i], read, strict=True)]
             if reply.raw and any(v is None for v in values[i]):

@@ -21,11 +21,12 @@ from core.records import Manifest, Site
 from core.run import Run
 from core.saes import SAE, load_sae
 from core.settings import EffectsSettings
-from core.subject import Subject, load_subject
+from core.subject import Edit, Subject, load_subject
 
 UNIT, VERSION = "effects", 2
 PREFIXES = ("The", "I think", "We", "x = ", "for the")
 ROWS = 128  # features clamped in one pass
+WRITING_ROWS, TEMPERATURE = 16, 0.7  # features that write at once, each behind every prefix
 
 
 def effects(run: Run, settings: EffectsSettings, redo: bool = False) -> Manifest:
@@ -93,17 +94,37 @@ def prefix_rows(subject: Subject, text: str, count: int) -> Tensor:
     return torch.tensor([subject.prompt_tokens(text)]).expand(count, -1)
 
 
-@torch.inference_mode()
-def changes(subject: Subject, site: Site, sae: SAE, features: Tensor, values: Tensor, clean: list[Tensor]) -> Tensor:
-    """(m, V) float32 on the CPU: the mean change of log-probabilities behind the prefixes with features[i] set to values[i] in row i."""
-    own = torch.eye(len(features), dtype=torch.bool, device=subject.device)[:, None]  # (m, 1, m)
-    values = values.to(subject.device)
+def each_row(sae: SAE, own: Tensor, features: Tensor, values: Tensor) -> Edit:
+    """An edit that sets features[i] (m,) to values[i] in the rows r where own[r, i] (R, m), and leaves the other features as they are."""
 
     def edit(hidden: Tensor, editable: Tensor) -> Tensor:
         x = hidden.float()
-        wanted = torch.where(own, values, sae.encode(x)[..., features])  # the other features keep what they have
+        wanted = torch.where(own[:, None], values, sae.encode(x)[..., features])
         return torch.where(editable[..., None], x + sae.edit(x, features, wanted), x)
 
+    return edit
+
+
+def clamped_texts(subject: Subject, site: Site, sae: SAE, values: dict[int, float], n_new: int) -> dict[int, list[str]]:
+    """For each feature with its value, the PREFIXES continued by `n_new` tokens while it is set to that; the same luck for every feature."""
+    out = {}
+    numbers = list(values)
+    for start in progress(range(0, len(numbers), WRITING_ROWS), "write", unit="block"):
+        block = numbers[start : start + WRITING_ROWS]
+        own = torch.eye(len(block), dtype=torch.bool, device=subject.device).repeat_interleave(len(PREFIXES), 0)
+        edit = each_row(sae, own, torch.tensor(block), torch.tensor([values[f] for f in block], device=subject.device))
+        seeds = list(range(len(PREFIXES))) * len(block)
+        made = subject.generate([*PREFIXES] * len(block), n_new, site, temperature=TEMPERATURE, seeds=seeds, edit=edit)
+        whole = [prefix + generation.text for prefix, generation in zip([*PREFIXES] * len(block), made, strict=True)]
+        out |= {f: whole[i * len(PREFIXES) : (i + 1) * len(PREFIXES)] for i, f in enumerate(block)}
+    return out
+
+
+@torch.inference_mode()
+def changes(subject: Subject, site: Site, sae: SAE, features: Tensor, values: Tensor, clean: list[Tensor]) -> Tensor:
+    """(m, V) float32 on the CPU: the mean change of log-probabilities behind the prefixes with features[i] set to values[i] in row i."""
+    values = values.to(subject.device)
+    edit = each_row(sae, torch.eye(len(features), dtype=torch.bool, device=subject.device), features, values)
     found = torch.zeros(len(features), len(clean[0]), device=subject.device)
     for text, base in zip(PREFIXES, clean, strict=True):
         found += subject.logits(prefix_rows(subject, text, len(features)), site, edit)[:, -1].log_softmax(-1) - base

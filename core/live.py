@@ -10,6 +10,7 @@ import torch
 
 from core.clamp import Edits, Writing, clamp_edit, paired, resolve, where_to_clamp
 from core.doses import Bench, Doses, dosed
+from core.effects import clamped_texts, maxima
 from core.errors import NotReady, UsageError
 from core.records import Clamp, Site
 from core.run import Run
@@ -64,6 +65,11 @@ class Live:
             if len(ids) > 1:
                 out[row] = self.sae.encode(self.subject.read(self.site, torch.tensor([ids]))[0, 1:].float()).amax(0).cpu().numpy()
         return out
+
+    def clamped_texts(self, features: list[int], times: float) -> dict[int, list[str]]:
+        """For each feature, neutral prefixes continued by 24 tokens while it is held at `times` its maximum."""
+        largest = maxima(self.run, self.sae.n_features)
+        return clamped_texts(self.subject, self.site, self.sae, {f: float(times * largest[f]) for f in features}, 24)
 
     # ------------------------------------------------------------ clamps
 

@@ -67,13 +67,14 @@ def test_llm_labels_are_made_kept_and_scored(job_copy, call, llm, monkeypatch):
         assert not path.is_file() or b"very-secret" not in path.read_bytes(), path
 
 
-@pytest.mark.parametrize("logprobs", [False, True])
-def test_the_oracles_simulation_equals_a_rule_that_says_the_same(job_copy, call, llm, logprobs):
+@pytest.mark.parametrize("tells", [{}, {"logprobs": True}, {"prompt": True}, {"logprobs": True, "prompt": True}])
+def test_the_oracles_simulation_equals_a_rule_that_says_the_same(job_copy, call, llm, tells):
     """The same label as a rule, typed as a note, gets the same scores on the same tokens and windows, however the LLM was asked."""
-    with FakeLLM(judge=(oracle := Oracle(label=one_label, logprobs=logprobs)), models=("tiny",)) as server:
+    with FakeLLM(judge=(oracle := Oracle(label=one_label, **tells)), models=("tiny",)) as server:
         llm(server, "label", "--set", "llm", "--features", "0-19")
         llm(server, "score", "--set", "llm-tiny")
-        assert ("exactly one digit" in oracle.asked) == logprobs and ('{"sequences"' in oracle.asked) != logprobs
+        used = "exactly one digit" if "logprobs" in tells else "slots" if tells else '{"sequences"'
+        assert set(oracle.asked) & {"exactly one digit", "slots", '{"sequences"'} == {used}
     by_llm = {kind: scores_of(job_copy, "llm-tiny", kind).set_index(["feature", "kind"])["value"].dropna() for kind in SCORED}
     for feature in sorted(set(by_llm["simulation"].index.get_level_values(0))):
         assert call("note", job_copy, feature, '"cat"')[0] == 0
@@ -134,6 +135,15 @@ def test_a_budget_stops_in_time_and_loses_nothing(job_copy, call, llm):
     assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) == 40
 
 
+def test_the_probe_is_held_by_the_budget_and_no_verdict_is_made_of_what_was_not_asked(job_copy, call, llm):
+    with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
+        code, _, err = call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", "0", *PRICES, "--budget", 0.26)
+        assert code == 4 and "questions of the probe" in two_lines(err)[0]
+        assert len(server.seen) == 2, "256 tokens are reserved for each question, and 3 are paid"
+        llm(server, "label", "--set", "llm", "--features", "0", *PRICES, "--budget", 1.2)
+        assert summary_of(job_copy, "label", "llm-tiny")["llm"]["paid_now"] == pytest.approx(4 * 0.003, abs=5e-4), "three more of the probe, a label"
+
+
 def test_a_budget_without_prices_is_refused(job_copy, call):
     with FakeLLM(models=("tiny",)) as server:
         code, _, err = call("label", job_copy, "--set", "llm", "--llm-url", server.url, "--budget", 1)
@@ -192,3 +202,45 @@ def test_texts_written_from_labels_are_read_by_the_subject(job_copy, llm):
 def test_generation_needs_an_llm(job_copy, call):
     code, _, err = call("score", job_copy, "--kind", "generation", "--llm-url", "http://127.0.0.1:9/v1", "--llm-model", "m")
     assert code == 4 and "Nothing answers" in two_lines(err)[0]
+
+
+# ---------------------------------------------------------------- texts of clamps
+
+
+def test_the_texts_of_a_clamp_are_chosen_among_three(job_copy, llm):
+    """The script picks the set with most of the label's word; the score is recomputed from texts that the clamp of one feature alone writes."""
+    with FakeLLM(judge=(oracle := Oracle()), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0-15")
+        llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice")
+    assert oracle.asked["was turned up"] > 0
+    from autointerp.choice import draw_trials
+    from core.clamp import Writing
+    from core.effects import PREFIXES, TEMPERATURE, maxima
+    from core.live import Live
+    from core.records import Clamp
+    from core.run import Run
+
+    run = Run.open(str(job_copy))
+    live, largest = Live(run), maxima(run, 256)
+    labels = pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet").set_index("feature")["text"]
+    table = scores_of(job_copy, "llm-tiny", "effect-choice").set_index("feature")
+    texts = table["texts"].map(list)
+    for feature in labels.index[:3]:
+        clamp = [Clamp(int(feature), "set", 2.0 * float(largest[feature]))]
+        alone = [live.clamp(clamp, {}, Writing([p], 24, TEMPERATURE, (seed,)))["clamped"][0] for seed, p in enumerate(PREFIXES)]
+        assert texts[feature] == [p + text for p, text in zip(PREFIXES, alone, strict=True)]
+    features, right = sorted(labels.index), 0
+    for feature in features:
+        word = json.loads(labels[feature].removeprefix("tokens that read "))
+        trials = draw_trials(feature, features, run.settings.seed)
+        picks = [max(range(3), key=lambda i: sum(t.split().count(word) for t in texts[trial.shown[i]])) + 1 for trial in trials]  # noqa: B023
+        assert table.loc[feature, "value"] == pytest.approx(sum(p == t.right for p, t in zip(picks, trials, strict=True)) / 3)
+        right += sum(p == t.right for p, t in zip(picks, trials, strict=True))
+    assert right > 0 and table["null"].notna().any()
+
+
+def test_choosing_needs_an_llm_and_three_features(job_copy, call, llm):
+    with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0-15")
+        code, _, err = call("score", job_copy, "--set", "llm-tiny", "--kind", "effect-choice", "--features", "1,2", "--llm-url", server.url)
+    assert code == 2 and "told from two others" in two_lines(err)[0]
