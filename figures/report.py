@@ -1,12 +1,11 @@
 """Stage `report`: everything that is committed -> report.md and its figures, light and dark.
 
-Every number is read from a manifest or a table of the run, none is typed. What has not been made is said to be missing.
+Every number is read from a manifest or a table of the run, none is typed. What has not been made is said to be missing. Asked for again with the same
+flags it is made anew where anything that it shows has changed.
 """
 
 from __future__ import annotations
 
-import html
-import re
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +18,28 @@ from core.files import read_json, replacing
 from core.progress import say
 from core.records import Manifest
 from core.run import Run
+from core.settings import key_table
 from figures.drawings import Drawing, draw, drawings_of
+from figures.markdown import code, marked, picture, table
+from figures.report_scores import kinds_of_score_section, label_sets_section, label_units, main_set, scores_section, untrained_subject
 from figures.settings import ReportSettings
 from figures.terminal import visible
 
-UNIT, VERSION = "report", 2
+UNIT, VERSION = "report", 3
 NEEDED = ["capture", "train", "index"]
-SCORES = [f"score/rules/{kind}" for kind in ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")]
-OPTIONAL = ["evaluate", "effects", "cluster", "label/rules", *SCORES, "title", "relate"]
+OPTIONAL = ["evaluate", "effects", "cluster", "title", "relate"]
 SHOWN = {"top": 4, "strata": 1}
 
 
 def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
-    inputs = NEEDED + [unit for unit in OPTIONAL if run.find(unit)]
+    inputs = NEEDED + [unit for unit in OPTIONAL if run.find(unit)] + label_units(run)
     grouped = run.find("cluster")
     if grouped and "layers" not in grouped.summary:
         raise NotReady("cluster was made by an older version of this program, without layers and proof.", f"Make it anew: {run.command('cluster')} --redo")
     clamps = experiments(run)
-    redo = redo or run.find(UNIT) is not None and run.find(UNIT).summary.get("clamps") != len(clamps)
+    found = run.find(UNIT)
+    if found and found.settings == key_table(settings):  # with other flags it is refused, as everywhere
+        redo = redo or (found.version, [*found.inputs], found.summary["clamps"], run.state(UNIT)) != (VERSION, inputs, len(clamps), "done")
     work = run.begin(UNIT, VERSION, settings, inputs, redo)
     manifest = run.manifest(UNIT) if work is None else None
     if manifest and not settings.readme:
@@ -84,6 +87,7 @@ def sections(features: Features, controls: list[Run], clamps: list[dict], settin
         picture("density", figures),
         "## What the labels predict\n\n" + scores_section(run, controls),
         kinds_of_score_section(run, controls),
+        label_sets_section(run),
         picture("scores", figures),
         picture("kinds", figures),
         picture("score-density", figures),
@@ -96,29 +100,21 @@ def sections(features: Features, controls: list[Run], clamps: list[dict], settin
     ]
 
 
-def picture(name: str, figures: dict[str, dict]) -> str:
-    """A figure for both themes and its caption; nothing where it was not drawn."""
-    if name not in figures:
-        return ""
-    alt, caption = html.escape(figures[name]["alt"]), figures[name]["caption"].strip()
-    shown = f'<picture><source media="(prefers-color-scheme: dark)" srcset="{name}-dark.png"><img alt="{alt}" src="{name}.png"></picture>'
-    return f"{shown}\n\n*{figures[name]['alt']}.* {caption}" if caption else shown
-
-
 def verdict(run: Run, control: Run | None) -> str:
     """The first paragraph: what was looked at, and how far the labels can be trusted."""
     capture, train = run.manifest("capture").summary, run.manifest("train").summary
     lines = [
         f"Site `{run.settings.site}`, {capture['tokens']:,} tokens of `{run.settings.corpus}`, a {train['architecture']} autoencoder of {train['features']:,} features."
     ]
-    score = run.find("score/rules/simulation")
+    unit = f"score/{main_set(run)}/simulation"
+    score = run.find(unit)
     if score and score.summary["n"]:
         s = score.summary
         lines.append(
             f"A label predicts its feature's activations on unseen documents with a median correlation of **{s['median']:.2f}** [{s['low']:.2f}, {s['high']:.2f}] "
             f"({s['n']:,} of {s['live']:,} live features have a score); another feature's label reaches {s['null_median']:.2f} on the same tokens."
         )
-        other = control.find("score/rules/simulation") if control else None
+        other = control.find(unit) if control else None
         if other and other.summary["n"]:
             o = other.summary
             lines.append(
@@ -126,19 +122,6 @@ def verdict(run: Run, control: Run | None) -> str:
                 f"{o['median']:.2f} over {o['n']:,} features. What the labels gain over that is what training put there; the rest says that tokens are predictable."
             )
     return " ".join(lines)
-
-
-def table(header: list[str], rows: list[list]) -> str:
-    cell = lambda v: str(v).replace("|", "\\|")
-    return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(map(cell, r)) + " |" for r in rows)])
-
-
-def code(text: str) -> str:
-    """Text from a corpus as inline code that can neither end its own quotes nor become markup; a space at either end is kept."""
-    shown = visible(text)
-    ticks = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
-    space = " " if not shown or shown[0] in "` " or shown[-1] in "` " else ""
-    return f"{ticks}{space}{shown}{space}{ticks}"
 
 
 def data_section(run: Run) -> str:
@@ -174,90 +157,6 @@ def origin(train: dict) -> str:
         return f"loaded from a published one ({train['source']})"
     ended = f"stopped early at step {train['steps']}" if train["stopped_early"] else f"{train['steps']} steps"
     return f"{train['vectors']:,} vectors in {ended} ({train['arithmetic']}); the weights of step {train['best_step']} were kept"
-
-
-def scores_section(run: Run, controls: list[Run]) -> str:
-    found = run.find("score/rules/simulation")
-    if not found:
-        return f"Not scored yet: `python main.py score {run.name}`."
-    rows = [row for name, r in compared(run, controls) if (row := score_row(name, r, "simulation"))]
-    head = ["", "median score", "null", "live features above their null", "scored", "failures"]
-    return (
-        "A score is the correlation between what the printed label predicts and what the feature does, over windows of documents that the labeller never saw: "
-        "top activations, all strata of the non-zero activations, and random text. The null is the label of another feature of like density on the same tokens.\n\n"
-        + table(head, rows)
-    )
-
-
-def untrained_subject(controls: list[Run]) -> Run | None:
-    """The control whose subject has random weights, which the verdict and the figure speak of."""
-    return next((c for c in controls if c.settings.weights == "random"), None)
-
-
-def compared(run: Run, controls: list[Run]) -> list[tuple[str, Run]]:
-    """The run and its controls with the names that the tables give them."""
-    named = lambda r: (
-        "untrained subject" if r.settings.weights == "random" else f"{untrained} directions" if (untrained := of_train(r, "untrained")) else r.name
-    )
-    return [("this subject", run), *((named(r), r) for r in controls)]
-
-
-def of_train(run: Run, entry: str):
-    found = run.find("train")
-    return found.summary.get(entry) if found else None
-
-
-def score_row(name: str, run: Run, kind: str) -> list[str] | None:
-    found = run.find(f"score/rules/{kind}")
-    if not found or not found.summary["n"]:
-        return None
-    s = found.summary
-    failures = ", ".join(f"{n} {k}" for k, n in s["failures"].items()) or "none"
-    median = f"{s['median']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"
-    null = "-" if s["null_median"] is None else f"{s['null_median']:.2f}"
-    return [name, median, null, f"{s['share_above_null']:.0%}", f"{s['n']:,} of {s['live']:,}", failures]
-
-
-WHAT = {
-    "simulation-corpus": "the same correlation over every held-out token",
-    "detection": "in which windows it fires (balanced accuracy, .5 is chance)",
-    "fuzzing": "whether the marked tokens are those it fires on (the same)",
-    "effect": "whether the label names what a clamp promotes (area under the ROC curve, .5 is chance)",
-}
-
-
-def kinds_of_score_section(run: Run, controls: list[Run]) -> str:
-    """The other kinds of score, with hard negatives, controls and how far the kinds agree in rank."""
-    rows = []
-    for kind, what in WHAT.items():
-        for name, r in compared(run, controls):
-            row = score_row(name, r, kind)
-            if row is None:
-                continue
-            hard = r.find(f"score/rules/{kind}").summary.get("hard")
-            rows.append([f"{kind}: {what}" if r is run else "", *row[:4], f"{hard['median']:.2f}" if hard and hard["median"] is not None else "-", *row[4:]])
-    if not rows:
-        return ""
-    head = ["kind", "", "median", "null", "above null", "against rivals", "scored", "failures"]
-    agreement = rank_table(run)
-    return (
-        "### Other kinds of score\n\nAgainst rivals: the silent windows are those where the nearest directions and the features that fire together with it do fire.\n\n"
-        + table(head, rows)
-        + (f"\n\nHow far the kinds put features in the same order (Spearman):\n\n{agreement}" if agreement else "")
-    )
-
-
-def rank_table(run: Run) -> str:
-    """Spearman's correlation of every pair of kinds, as the units tell it."""
-    kinds = [k for k in ("simulation", *WHAT) if run.find(f"score/rules/{k}")]
-    told: dict[frozenset, float] = {}
-    for kind in kinds:
-        for other, found in run.find(f"score/rules/{kind}").summary.get("rank_correlation", {}).items():
-            told[frozenset((kind, other))] = found["rho"]
-    if not told:
-        return ""
-    value = lambda a, b: f"{told[frozenset((a, b))]:.2f}" if frozenset((a, b)) in told else ""
-    return table(["", *kinds], [[a, *("" if a == b else value(a, b) for b in kinds)] for a in kinds])
 
 
 def groups_section(features: Features) -> str:
@@ -365,12 +264,6 @@ def features_section(features: Features, settings: ReportSettings) -> str:
         lines.append("\n".join(f"- {s['stratum']}: {marked(s)}" for s in card["snippets"]))
         parts.append("\n\n".join(lines))
     return "\n\n".join(parts)
-
-
-def marked(snippet: dict) -> str:
-    """A snippet as code, its peak between double brackets."""
-    peak, tokens = snippet["peak"], snippet["tokens"]
-    return code("".join(tokens[:peak]) + "⟦" + tokens[peak] + "⟧" + "".join(tokens[peak + 1 :]))
 
 
 def clamps_section(clamps: list[dict], figures: dict[str, dict]) -> str:

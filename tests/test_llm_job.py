@@ -244,3 +244,26 @@ def test_choosing_needs_an_llm_and_three_features(job_copy, call, llm):
         llm(server, "label", "--set", "llm", "--features", "0-15")
         code, _, err = call("score", job_copy, "--set", "llm-tiny", "--kind", "effect-choice", "--features", "1,2", "--llm-url", server.url)
     assert code == 2 and "told from two others" in two_lines(err)[0]
+
+
+# ---------------------------------------------------------------- beside the rules
+
+
+def test_the_report_holds_another_set_against_the_rules_and_follows_what_is_scored(job_copy, call, llm):
+    report = job_copy / "report" / "report.md"
+    with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0-31")
+        llm(server, "score", "--set", "llm-tiny", "--kind", "detection")
+        assert call("report", job_copy)[0] == 0
+        rows = [line.split(" | ") for line in report.read_text().splitlines() if line.startswith("| llm-tiny")]
+        assert call("report", job_copy)[2].count("already done") == 1
+        llm(server, "score", "--set", "llm-tiny", "--kind", "fuzzing")
+        assert call("report", job_copy)[0] == 0 and report.read_text().count("| llm-tiny") == 2
+    (row,) = rows
+    both = [scores_of(job_copy, name, "detection").query("kind == 'detection'").set_index("feature")["value"].dropna() for name in ("llm-tiny", "rules")]
+    common = sorted(set(both[0].index) & set(both[1].index))
+    ours, theirs = (values[common].tolist() for values in both)
+    wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(ours, theirs, strict=True)) / len(common)
+    assert row[2] == str(len(both[0])) and float(row[3]) == pytest.approx(both[0].median(), abs=0.006)
+    assert float(row[5]) == pytest.approx(sorted(theirs)[len(common) // 2], abs=0.05) and row[6] == f"{wins:.0%} of {len(common)}"
+    assert re.search(r"[\d,]+ replies, [\d,]+ tokens", row[7])

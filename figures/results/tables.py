@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from core.files import read_json
 from figures.gallery import shown_by
-from figures.report import against, code, named_groups
+from figures.markdown import code
+from figures.report import against, named_groups
 from figures.results.numbers import Numbers
 from figures.terminal import useful_text, visible
 

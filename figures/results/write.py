@@ -15,7 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from core.errors import UsageError
 from core.experiments import experiments
 from figures.drawings import Drawing, draw, drawings_of
-from figures.report import code, marked, picture, table, write_text
+from figures.markdown import code, marked, picture, table
+from figures.report import write_text
 from figures.results import tables
 from figures.results.numbers import Numbers
 from figures.results.pictures import matches_figure, sites_figure, sizes_figure

@@ -2,7 +2,7 @@
 
 import re
 
-from figures.report import code, table
+from figures.markdown import code, table
 from figures.terminal import highlighted, sparkline, table_text, visible
 
 
