@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from autointerp.spending import Budget, Meter, Pace, Prices, estimate
 from core.errors import ProviderError, Told, UsageError
 from core.progress import progress, say
 from core.run import Run
+
+ATTEMPTS = 2  # an answer that cannot be read is asked for once more
+Ask = Callable[[list[list[dict]], int], list[tuple[str, Reply]]]  # (conversations, repetition) -> (key, reply) of each
 
 
 class Ahead(Exception):
@@ -161,6 +164,24 @@ class Asker:
                 f"The budget of {self.budget.limit:g} is spent ({self.meter.cost:.4f}); what was not asked is counted as failed, what was received is kept.",
                 "Raise --budget and type the same command again: it asks only for what is missing.",
             )
+
+
+def asked_twice(questions: dict, read: Callable, ask: Ask) -> tuple[dict, dict[object, tuple[str, str]]]:
+    """({key: what was read}, {key: (kind of failure, reply key)}) of questions {key: messages}; an answer that `read` makes nothing of is asked for
+    once more, one that never came is not, because `answer` has tried."""
+    answers, failures = {}, {}
+    left = [*questions]
+    for attempt in range(ATTEMPTS):
+        replies = dict(zip(left, ask([questions[key] for key in left], attempt) if left else (), strict=True))
+        for key, (reply_key, reply) in replies.items():
+            value = None if reply.error else read(reply.text)
+            if value is None:
+                failures[key] = (reply.error or "unparsable", reply_key)
+            else:
+                answers[key] = value
+                failures.pop(key, None)
+        left = [key for key, (_, reply) in replies.items() if key in failures and reply.raw]
+    return answers, failures
 
 
 def slug(model: str) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from autointerp.asking import Form
+from autointerp.asking import Form, asked_twice
 from autointerp.prompts import final_part, json_at, number, quoted
 from autointerp.scoring import Context, Scored, undefined
 from core.errors import NotReady, UsageError
@@ -23,7 +24,6 @@ KIND = "effect-choice"
 SETS = 3
 CHANCE = 1 / SETS
 TRIALS = 3
-ATTEMPTS = 2
 CHOICE_PROMPT = "choice-1"
 CHOICE_SYSTEM = (
     "A feature of a language model was turned up while the model wrote; the label says when the feature is active. Of three sets of texts one was written so, "
@@ -61,7 +61,9 @@ def score_choice(context: Context, features: list[int]) -> Scored:
     texts = context.live.clamped_texts(features, times)
     trials = [trial for f in features for trial in draw_trials(f, features, context.seed)]
     questions = {(label, trial) for trial in trials for label in context.texts(trial.feature)}
-    picked, failed = ask(context, sorted(questions, key=lambda q: (q[1].feature, q[1].shown, q[0])), texts)
+    ordered = sorted(questions, key=lambda q: (q[1].feature, q[1].shown, q[0]))
+    conversations = {(label, trial): choice_messages(label, [texts[f] for f in trial.shown]) for label, trial in ordered}
+    picked, failed = asked_twice(conversations, parse_choice, partial(context.asker.ask, form=CHOOSE))
     scores = [score_one(context, f, [t for t in trials if t.feature == f], picked, failed) for f in features]
     failures = [Failure("score", s.feature, s.undefined.split(":")[0], s.undefined) for s in scores if s.value is None]
     return Scored(scores, failures, {"texts": [texts[f] for f in features]}, {"prompt": CHOICE_PROMPT, "clamp": times, "trials": TRIALS})
@@ -74,26 +76,6 @@ def draw_trials(feature: int, features: list[int], seed: int) -> list[Trial]:
     return [Trial(feature, tuple(rng.permutation([feature, *rng.choice(others, SETS - 1, replace=False)]).tolist())) for _ in range(TRIALS)]
 
 
-def ask(context: Context, questions: list[tuple[str, Trial]], texts: dict[int, list[str]]) -> tuple[dict, dict]:
-    """({(label, trial): the set that was picked}, {(label, trial): why there is none}); what cannot be read is asked for once more."""
-    picked: dict = {}
-    failed: dict = {}
-    left = questions
-    for attempt in range(ATTEMPTS):
-        conversations = [choice_messages(label, [texts[f] for f in trial.shown]) for label, trial in left]
-        again = []
-        for question, (_, reply) in zip(left, context.asker.ask(conversations, attempt, CHOOSE) if left else (), strict=True):
-            chosen = parse_choice(reply.text)
-            if chosen:
-                picked[question] = chosen
-                failed.pop(question, None)
-            else:
-                failed[question] = reply.error or "unparsable"
-                again += [question] if reply.raw else []
-        left = again
-    return picked, failed
-
-
 def choice_messages(label: str, sets: list[list[str]]) -> list[dict]:
     parts = [f"Label: {quoted(label)}"]
     for place, texts in enumerate(sets, 1):
@@ -101,15 +83,15 @@ def choice_messages(label: str, sets: list[list[str]]) -> list[dict]:
     return [{"role": "system", "content": CHOICE_SYSTEM}, {"role": "user", "content": "\n".join(parts)}]
 
 
-def parse_choice(text: str | None) -> int:
-    """The set that an answer names, 1 to 3; 0 when it names none."""
+def parse_choice(text: str | None) -> int | None:
+    """The set that an answer names, 1 to 3; None when it names none."""
     part = final_part(text or "") or ""
     for found in re.finditer(r"\{", part):
         value = json_at(part, found.start())
         chosen = number(value.get("set")) if isinstance(value, dict) else None
         if chosen in range(1, SETS + 1):
             return int(chosen)
-    return 0
+    return None
 
 
 def score_one(context: Context, feature: int, trials: list[Trial], picked: dict, failed: dict) -> Score:
@@ -117,7 +99,7 @@ def score_one(context: Context, feature: int, trials: list[Trial], picked: dict,
     label, other = context.labels[feature], context.others[feature]
     value, null = (share_right(text, trials, picked) for text in (label, other))
     if np.isnan(value):
-        return undefined(context, KIND, feature, f"{failed[label, trials[0]]}: no choice could be read")
+        return undefined(context, KIND, feature, f"{failed[label, trials[0]][0]}: no choice could be read")
     return Score(feature, context.set, KIND, value, "", None, None, None if np.isnan(null) else null, sum((label, t) in picked for t in trials), 0)
 
 

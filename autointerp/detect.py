@@ -19,7 +19,7 @@ import pandas as pd
 
 from autointerp import rules
 from autointerp import score_prompts as prompts
-from autointerp.asking import Asker, Form
+from autointerp.asking import ATTEMPTS, Asker, Form
 from autointerp.contexts import Corpus
 from autointerp.misses import of_panel
 from autointerp.panels import FIRES, HARD, LEAST, RANDOM, Panel, draw_panel
@@ -36,7 +36,6 @@ KINDS = ("detection", "fuzzing")
 CHANCE = 0.5
 YES = 0.5  # ratings of at least this mean that it fires
 PER_REQUEST = 15  # windows
-ATTEMPTS = 2
 CHUNK = 16
 RATE = Form("rate", max_tokens=512, usual_tokens=90, logprobs=True)
 

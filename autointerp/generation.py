@@ -9,10 +9,11 @@ texts of another feature's label. At least two labels must have been written fro
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import numpy as np
 
-from autointerp.asking import Form
+from autointerp.asking import Form, asked_twice
 from autointerp.prompts import final_part, json_at
 from autointerp.score_prompts import GENERATE_PROMPT, generate_messages
 from autointerp.scoring import Context, Scored, undefined
@@ -23,7 +24,6 @@ from core.records import Failure, Score
 KIND = "generation"
 CHANCE = 0.5
 TEXTS = 5
-ATTEMPTS = 2
 WRITE = Form(
     "write",
     max_tokens=1024,
@@ -40,7 +40,9 @@ WRITE = Form(
 def score_generation(context: Context, features: list[int]) -> Scored:
     if context.asker is None or context.live is None:
         raise UsageError("Texts can only be written by an LLM.", "Name one: --kind generation --llm-url URL")
-    written, failed = write_texts(context, features)
+    questions = {f: generate_messages(context.labels[f], TEXTS) for f in features}
+    written, failed = asked_twice(questions, parse_texts, partial(context.asker.ask, form=WRITE))
+    written = dict(sorted(written.items()))
     every = [text for texts in written.values() for text in texts]
     maxima = context.live.maxima(every) if every else np.zeros((0, context.postings.n_features))
     owner = np.repeat(np.array(list(written), np.int64), [len(t) for t in written.values()])
@@ -55,40 +57,22 @@ def score_generation(context: Context, features: list[int]) -> Scored:
     return Scored(scores, failures, {"success": success}, told)
 
 
-def write_texts(context: Context, features: list[int]) -> tuple[dict[int, list[str]], dict[int, str]]:
-    """({feature: texts}, {feature: why there are none})."""
-    written: dict[int, list[str]] = {}
-    failed: dict[int, str] = {}
-    left = features
-    for attempt in range(ATTEMPTS):
-        replies = context.asker.ask([generate_messages(context.labels[f], TEXTS) for f in left], attempt, WRITE) if left else []
-        again = []
-        for feature, (_, reply) in zip(left, replies, strict=True):
-            texts = parse_texts(reply.text)
-            if texts:
-                written[feature] = texts
-                failed.pop(feature, None)
-            else:
-                failed[feature] = reply.error or "unparsable"
-                again += [feature] if reply.raw else []
-        left = again
-    return {f: written[f] for f in sorted(written)}, failed
-
-
-def parse_texts(text: str | None) -> list[str]:
-    """The texts of an answer, at most TEXTS; empty when it holds none."""
+def parse_texts(text: str | None) -> list[str] | None:
+    """The texts of an answer, at most TEXTS; None when it holds none."""
     part = final_part(text or "") or ""
     for found in re.finditer(r"\{", part):
         value = json_at(part, found.start())
         if isinstance(value, dict) and isinstance(value.get("texts"), list):
-            return [t for t in value["texts"] if isinstance(t, str) and t.strip()][:TEXTS]
-    return []
+            return [t for t in value["texts"] if isinstance(t, str) and t.strip()][:TEXTS] or None
+    return None
 
 
-def score_one(context: Context, feature: int, maxima: np.ndarray, owner: np.ndarray, by_text: dict[str, int], failed: dict[int, str]) -> tuple[Score, float]:
+def score_one(
+    context: Context, feature: int, maxima: np.ndarray, owner: np.ndarray, by_text: dict[str, int], failed: dict[int, tuple[str, str]]
+) -> tuple[Score, float]:
     """(score, whether the own texts' mean is larger) from the feature's maximal activation (texts,) in every text."""
     if feature in failed:
-        return undefined(context, KIND, feature, f"{failed[feature]}: no texts could be read"), float("nan")
+        return undefined(context, KIND, feature, f"{failed[feature][0]}: no texts could be read"), float("nan")
     own, others = maxima[owner == feature], maxima[owner != feature]
     if not len(others):
         return undefined(context, KIND, feature, "no_neutral: no other label was written from"), float("nan")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from autointerp import prompts, rules
-from autointerp.asking import Ahead, Asker, Form, asking, slug
+from autointerp.asking import ATTEMPTS, Ahead, Asker, Form, asking, slug
 from autointerp.contexts import Corpus
 from autointerp.features import Features, read_notes
 from autointerp.llm import Endpoint
@@ -30,7 +30,6 @@ from core.run import Run, Work
 VERSION = 2
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}  # 12 snippets: about 700 tokens of prompt
 LABEL = Form("label", max_tokens=1024, usual_tokens=35, schema=prompts.LABEL_SCHEMA)
-ATTEMPTS = 2  # a reply that cannot be read is asked for once more
 
 
 def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:

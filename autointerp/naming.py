@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from autointerp.asking import Ask, asked_twice
 from autointerp.contrast import MIXED, alike
 from autointerp.prompts import quoted
-from autointerp.replies import Reply
 from core.records import Failure
 
 TITLE_PROMPT = "title-1"
 SHOWN, OTHERS = 16, 12  # labels of the group, and of its siblings, in a question
-ATTEMPTS = 2
 LONGEST = 60  # characters
-Ask = Callable[[list[list[dict]], int], list[tuple[str, Reply]]]
 
 TITLE_SYSTEM = (
     "You name groups of features of a language model. You get the labels of some members of a group, and labels from neighbouring groups that the name "
@@ -98,21 +95,6 @@ def read_outsider(text: str | None) -> int | None:
     value = (read_object(text, "outsider") or {}).get("outsider")
     value = int(value) if isinstance(value, str) and value.strip().isdigit() else value
     return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5 else None
-
-
-def asked_twice(questions: dict, read: Callable, ask: Ask) -> tuple[dict, dict[object, tuple[str, str]]]:
-    """({key: what was read}, {key: (kind of failure, reply key)}) of questions {key: messages}; what cannot be read is asked for once more."""
-    answers, failures = {}, {}
-    for attempt in range(ATTEMPTS):
-        left = [key for key in questions if key not in answers]
-        for key, (reply_key, reply) in zip(left, ask([questions[key] for key in left], attempt) if left else (), strict=True):
-            value = None if reply.error else read(reply.text)
-            if value is None:
-                failures[key] = (reply.error or "unparsable", reply_key)
-            else:
-                answers[key] = value
-                failures.pop(key, None)
-    return answers, failures
 
 
 def name_groups(cases: list[Case], ask: Ask) -> tuple[dict[tuple[int, int], str], list[Failure]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autointerp import score_prompts as prompts
-from autointerp.asking import Asker, Form
+from autointerp.asking import ATTEMPTS, Asker, Form
 from autointerp.probing import Abilities, logprob_tokens, told_of_prompt
 from autointerp.replies import Reply
 from autointerp.slots import ALTERNATIVES, SLOTS_PROMPT, read_slots, slots_messages
@@ -22,7 +22,6 @@ from core.errors import UsageError
 
 WINDOWS = 8  # in one request
 LENGTH = 32  # tokens of a window, at most
-ATTEMPTS = 2
 
 
 @dataclass(frozen=True)

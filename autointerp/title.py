@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from autointerp import contrast, naming
-from autointerp.asking import Ahead, Form, asking
+from autointerp.asking import Ahead, Ask, Form, asked_twice, asking
 from autointerp.likeness import likeness
 from autointerp.postings import Postings
 from autointerp.proof import DISSOLVED
@@ -142,7 +142,7 @@ def dissolved(record: dict) -> bool:
     return record.get("jaccard") is not None and record["jaccard"] < DISSOLVED
 
 
-def titles_by_llm(frame: pd.DataFrame, live: pd.DataFrame, records: list[dict], labels: pd.DataFrame, ask: naming.Ask) -> tuple[pd.DataFrame, list[Failure]]:
+def titles_by_llm(frame: pd.DataFrame, live: pd.DataFrame, records: list[dict], labels: pd.DataFrame, ask: Ask) -> tuple[pd.DataFrame, list[Failure]]:
     """The table with names by an LLM for every group that is not unstable; one that got none keeps an empty title and is a Failure."""
     text = dict(zip(labels["feature"], labels["text"], strict=True))
     central = {(r["layer"], r["group"]): r["exemplars"] for r in records}
@@ -224,7 +224,7 @@ def intruders_by_marks(live: pd.DataFrame, records: list[dict], marks: dict, set
     return result(hits, len(asked))
 
 
-def intruders_by_llm(frame: pd.DataFrame, live: pd.DataFrame, labels: pd.DataFrame, ask: naming.Ask, seed: int) -> dict:
+def intruders_by_llm(frame: pd.DataFrame, live: pd.DataFrame, labels: pd.DataFrame, ask: Ask, seed: int) -> dict:
     """How often the LLM finds the outsider from the title and five labels; an answer that cannot be read counts as wrong."""
     text = dict(zip(labels["feature"], labels["text"], strict=True))
     name = {(row.layer, row.group): row.title for row in frame.itertuples() if row.title and not row.why}
@@ -232,5 +232,5 @@ def intruders_by_llm(frame: pd.DataFrame, live: pd.DataFrame, labels: pd.DataFra
     pools = {key: [f for f in part if f in text] for key, part in halved(known, seed).items() if key in name}
     asked = {key: (shown, place) for key, shown, place in trials(known, pools, seed)}
     questions = {key: naming.intruder_messages(name[key], [text[f] for f in shown]) for key, (shown, _) in asked.items()}
-    answers, _ = naming.asked_twice(questions, naming.read_outsider, ask)
+    answers, _ = asked_twice(questions, naming.read_outsider, ask)
     return result(sum(answers.get(key) == place + 1 for key, (_, place) in asked.items()), len(asked))

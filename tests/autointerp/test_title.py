@@ -138,7 +138,8 @@ def script(answers):
 
     def ask(conversations, repetition):
         seen.extend((m[0]["content"], m[1]["content"], repetition) for m in conversations)
-        return [("key", Reply("key", answers(m[0]["content"], m[1]["content"], repetition))) for m in conversations]
+        said = [answers(m[0]["content"], m[1]["content"], repetition) for m in conversations]
+        return [("key", Reply("key", text, raw=text)) for text in said]
 
     return ask, seen
 
