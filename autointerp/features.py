@@ -58,14 +58,15 @@ class Features:
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """feature, set, text, confidence, kind of all label sets, rules last, so that a better labeller's text comes first."""
+        """feature, set, text, confidence, kind, evidence of all label sets, rules last, so that a better labeller's text comes first."""
         parts = [self._table(unit, "labels.parquet").assign(set=unit.split("/")[1]) for unit in self._units("label/")]
-        columns = ["feature", "set", "text", "confidence", "kind"]
+        columns = ["feature", "set", "text", "confidence", "kind", "evidence"]
         if not parts:
             return pd.DataFrame({c: [] for c in columns})
         rank = {"hand": 0, "rules": 2}
-        table = pd.concat(parts, ignore_index=True)
-        return table.sort_values("set", key=lambda s: s.map(lambda name: rank.get(name, 1)), kind="stable")[columns]
+        table = pd.concat(parts, ignore_index=True).reindex(columns=columns)  # a set that older code made has no count of its evidence
+        table["evidence"] = table["evidence"].fillna(0).astype(int)
+        return table.sort_values("set", key=lambda s: s.map(lambda name: rank.get(name, 1)), kind="stable")
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -202,7 +203,7 @@ class Features:
     def _rows(self) -> dict[str, Rows]:
         """The rows of the tables by feature."""
         return {
-            "labels": Rows(self.labels, ["text", "set", "kind", "confidence"]),
+            "labels": Rows(self.labels, ["text", "set", "kind", "confidence", "evidence"]),
             "scores": Rows(self.scores, ["set", *SCORE_FIELDS]),
             "failures": Rows(self.failures, ["unit", "kind", "message"]),
             "misses": Rows(self.misses, ["set", "ordinal", "stratum"]),

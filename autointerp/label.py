@@ -27,7 +27,7 @@ from core.progress import progress
 from core.records import Failure, Label, Manifest
 from core.run import Run, Work
 
-VERSION = 2
+VERSION = 3
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}  # 12 snippets: about 700 tokens of prompt
 LABEL = Form("label", max_tokens=1024, usual_tokens=35, schema=prompts.LABEL_SCHEMA)
 
@@ -109,7 +109,7 @@ def by_rules(features: Features, wanted: list[int], name: str, seed: int) -> tup
     labels = []
     with progress(total=len(wanted), label="label", unit="feat") as bar:
         fitted = fit_rules(features.postings, features.tokens, corpus, wanted, progress=lambda done: bar.update(done - bar.n), seed=seed, workers=0)
-        labels = [Label(f.feature, name, f.text, f.confidence, f.kind) for f in fitted]
+        labels = [Label(f.feature, name, f.text, f.confidence, f.kind, evidence=f.n_firings) for f in fitted]
     found = {label.feature for label in labels}
     return labels, [Failure("label", f, "too_rare", "it never fires in the explain split") for f in wanted if f not in found]
 
@@ -132,7 +132,8 @@ def by_llm(features: Features, wanted: list[int], name: str, asker: Asker, evide
     labels: dict[int, Label] = {}
     failures: dict[int, Failure] = {}
     patterns = rule_labels(features) if evidence else {}
-    questions = {f: messages_for(features, f, patterns.get(f, "")) for f in progress(wanted, "prompts", unit="feat")}
+    asked = {f: messages_for(features, f, patterns.get(f, "")) for f in progress(wanted, "prompts", unit="feat")}
+    questions, seen = ({f: pair[i] for f, pair in asked.items()} for i in (0, 1))
     left = wanted
     for attempt in range(ATTEMPTS):
         replies = asker.ask([questions[f] for f in left], attempt, LABEL)
@@ -142,7 +143,7 @@ def by_llm(features: Features, wanted: list[int], name: str, asker: Asker, evide
                 failures[feature] = Failure("label", feature, found, reply.message or f"reply of {len(reply.text or '')} characters", key)
             else:
                 failures.pop(feature, None)
-                labels[feature] = Label(feature, name, found[0], found[1], "free", key)
+                labels[feature] = Label(feature, name, found[0], found[1], "free", key, seen[feature])
         left = [f for f, (_, reply) in zip(left, replies, strict=True) if f in failures and reply.raw]  # where nothing came, `answer` has tried
         if not left:
             break
@@ -155,12 +156,14 @@ def rule_labels(features: Features) -> dict[int, str]:
     return {f: t for f, t in zip(table["feature"], table["text"], strict=True) if not t.startswith(rules.UNCLEAR)}
 
 
-def messages_for(features: Features, feature: int, pattern: str = "") -> list[dict]:
-    """The question about one feature: snippets of the explain split, output tokens, density, and a rule as evidence where one is given."""
-    stats = features.stats(feature)
-    snippets = features.examples.snippets(feature, "explain", SHOWN, np.random.default_rng([features.run.settings.seed, feature]))
+def messages_for(features: Features, feature: int, pattern: str = "") -> tuple[list[dict], int]:
+    """The question about one feature, and how many firings of the explain split its snippets were drawn from. It holds snippets, output tokens,
+    density, and a rule as evidence where one is given."""
+    firings = features.postings.firings(feature)
+    stats, drawn_from = features.stats(feature, firings), len(features.examples.firings_in(firings, "explain")[0])
+    snippets = features.examples.snippets(feature, "explain", SHOWN, np.random.default_rng([features.run.settings.seed, feature]), firings)
     promoted, suppressed = [], []
     if features.effects is not None:
         row = features.effects.loc[feature]
         promoted, suppressed = list(row["promoted"][:10]), list(row["suppressed"][:5])
-    return prompts.label_messages(snippets, promoted, suppressed, stats.density, stats.max, pattern)
+    return prompts.label_messages(snippets, promoted, suppressed, stats.density, stats.max, pattern), drawn_from

@@ -86,6 +86,7 @@ class Label:
     confidence: float  # 0..1, the labeller's own
     kind: str = ""  # for rules: token, n-gram, context, ...
     reply_key: str = ""  # of the reply it was read from, when an LLM gave it
+    evidence: int = 0  # firings in the explain split that its labeller could draw on; 0 where that is not known
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,10 @@ def group_lines(card: dict) -> list[str]:
     return listed("group", [" > ".join(path) or "none (noise)"])
 
 
+def evidence_text(label: dict) -> str:
+    return f", from {label['evidence']:,} firing{'s' * (label['evidence'] > 1)}" if label["evidence"] else ""
+
+
 def feature_text(card: dict, histogram) -> str:
     """A feature's card as `show` prints it."""
     colour = coloured()
@@ -90,7 +94,7 @@ def feature_text(card: dict, histogram) -> str:
     ]
     for label in card["labels"]:
         scores = [score_text(s) for s in label["scores"]] or ["not scored"]
-        confidence = "" if label["confidence"] is None else f"   (confidence {label['confidence']:.2f})"
+        confidence = "" if label["confidence"] is None else f"   (confidence {label['confidence']:.2f}{evidence_text(label)})"
         lines += [f"  {label['set']:10} {visible(label['text'])}{confidence}", *(f"  {'':10} {score}" for score in scores)]
     lines += [f"  note       {visible(n['text'])}  ({n['time'][:10]})" for n in card["notes"]]
     lines += group_lines(card)

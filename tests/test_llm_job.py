@@ -47,6 +47,8 @@ def test_llm_labels_are_made_kept_and_scored(job_copy, call, llm, monkeypatch):
         labels = pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")
         failures = pd.read_parquet(job_copy / "label" / "llm-tiny" / "failures.parquet")
         assert sorted([*labels["feature"], *failures["feature"]]) == list(range(20)) and set(failures["kind"]) <= {"refused"}
+        by_rules = pd.read_parquet(job_copy / "label" / "rules" / "labels.parquet").set_index("feature")["evidence"]
+        assert (labels["evidence"] == by_rules[labels["feature"]].to_numpy()).all() and (labels["evidence"] > 0).all()
         asked = len(server.seen)
         llm(server, "label", "--set", "llm", "--features", ",".join(map(str, labels["feature"])))
         assert len(server.seen) == asked, "a label that is there is not asked for again"

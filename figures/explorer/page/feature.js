@@ -71,7 +71,7 @@ function verdict(card) {
 function labelScores(label, several) {
   const kind = label.kind ? `${label.set}, ${label.kind}` : label.set;
   const scores = label.scores.length ? label.scores.map(scoreLine) : [el("p.score.faint", {}, "not scored")];
-  const confidence = label.confidence === null ? "" : `confidence ${fixed(label.confidence)}`;
+  const confidence = label.confidence === null ? "" : `confidence ${fixed(label.confidence)}${label.evidence ? `, from ${thousands(label.evidence)} ${label.evidence > 1 ? "firings" : "firing"}` : ""}`;
   return el("div.label-set", {}, el("p", {}, el("span.set-name", {}, visible(kind)), several ? el("span", {}, visible(label.text), " ") : "", el("span.faint", {}, confidence)), scores);
 }
 
