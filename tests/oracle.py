@@ -85,6 +85,8 @@ class Oracle:
         return with_prompt(completion(None, "length"), told)
 
     def _choice(self, user, luck, _) -> Answer:
+        if luck.random() < self.noise:
+            return completion(json.dumps({"set": luck.randint(1, 3)}))
         label = quoted_word(user)
         sets = [part.split("\n")[1:] for part in user.split("\nSet ")[1:]]
         counts = [sum(json.loads(text).split().count(label) for text in texts) for texts in sets]

@@ -69,7 +69,7 @@ def planted_run(folder: Path, seed: int = 0) -> Run:
     write_array(work.folder / "directions.npy", rng.normal(size=(len(TRUTH), 8)).astype(np.float32))
     work.commit({})
     _index(run, tokens, [_activations(text, corpus, rng) for text in TRUTH.values()])
-    work = run.begin("effects", 1, {}, ["train"])
+    work = run.begin("effects", 1, {"clamp": 2.0}, ["train"])
     work.commit({})
     return run
 

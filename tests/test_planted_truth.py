@@ -21,7 +21,8 @@ from tests.oracle import Oracle
 from tests.planted import NOTHING, TRUTH, planted_run
 
 KINDS = ("simulation", "simulation-corpus", "detection", "fuzzing")
-CHANCE = {"simulation": 0.0, "simulation-corpus": 0.0, "detection": 0.5, "fuzzing": 0.5}
+CHANCE = {"simulation": 0.0, "simulation-corpus": 0.0, "detection": 0.5, "fuzzing": 0.5, "effect-choice": 1 / 3}
+ASKED = ("simulation", "detection", "fuzzing", "effect-choice")
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +112,17 @@ def test_shuffled_labels_are_at_their_null(copy):
         assert abs(np.mean(values) - CHANCE[kind]) < 0.04, (kind, np.mean(values))
 
 
+class Writer:
+    """A subject whose clamps write the words of the planted truth."""
+
+    def clamped_texts(self, features, times):
+        assert times == 2.0
+        return {f: [" ".join([f"{i}", *(TRUTH[f].strip('"').split('"')), "and so on"]) for i in range(3)] for f in features}
+
+
 @pytest.fixture(scope="module")
 def by_noise(labelled, tmp_path_factory):
-    """Median scores of the single-token features by an LLM whose answers are noise in this share, for each kind; and the medians of the nulls."""
+    """Mean scores of the single-token features by an LLM whose answers are noise in this share, for each kind; and the means of the nulls."""
     single = [f for f, text in TRUTH.items() if text.count('"') == 2 and rules.parse(text).predicates[0] == rules.Predicate(rules.Terms((text.strip('"'),)))]
     found = {}
     for noise in (0.0, 0.5, 1.0):
@@ -123,20 +132,21 @@ def by_noise(labelled, tmp_path_factory):
         with FakeLLM(judge=Oracle(noise), models=("m",)) as server:
             chosen = ",".join(map(str, single))
             label(run, LabelSettings(set="llm", llm_url=server.url, features=chosen))
-            score(run, ScoreSettings(set="llm-m", llm_url=server.url, features=chosen, kind="simulation,detection,fuzzing"))
-        tables = {kind: scores_of(run, "llm-m", kind) for kind in ("simulation", "detection", "fuzzing")}
-        found[noise] = {kind: (table["value"].median(), table["null"].median(), len(table)) for kind, table in tables.items()}
+            score(run, ScoreSettings(set="llm-m", llm_url=server.url, features=chosen, kind=",".join(ASKED)), live=Writer())
+        tables = {kind: scores_of(run, "llm-m", kind) for kind in ASKED}
+        found[noise] = {kind: (table["value"].mean(), table["null"].mean(), len(table)) for kind, table in tables.items()}
         assert set(labels_of(run, "llm-m")["text"]) == {f"tokens that read {TRUTH[f]}" for f in single}
     return found
 
 
-@pytest.mark.parametrize("kind", ["simulation", "detection", "fuzzing"])
+@pytest.mark.parametrize("kind", ASKED)
 def test_scores_by_an_llm_fall_with_its_noise_to_the_null(by_noise, kind):
     values = [by_noise[noise][kind][0] for noise in sorted(by_noise)]
     assert by_noise[0.0][kind][2] > 10
     assert all(a > b for a, b in zip(values[:-1], values[1:], strict=True)), values
-    assert values[0] > CHANCE[kind] + 0.4 and abs(values[-1] - CHANCE[kind]) < 0.06
-    assert abs(by_noise[1.0][kind][1] - CHANCE[kind]) < 0.06
+    near = 0.2 if kind == "effect-choice" else 0.06  # three picks a feature: a standard error of .07
+    assert values[0] > CHANCE[kind] + 0.4 and abs(values[-1] - CHANCE[kind]) < near
+    assert abs(by_noise[1.0][kind][1] - CHANCE[kind]) < near
 
 
 def test_an_llm_that_labels_in_the_language_of_rules_needs_no_llm_to_be_scored(copy):
