@@ -17,14 +17,14 @@ from autointerp.postings import Postings
 from autointerp.rule_saying import predicate, shorten
 from autointerp.rule_search import Cover, Target, grow
 from autointerp.rule_tables import Ground, Option
-from autointerp.rules import MAX_CHARACTERS, MAX_PREDICATES, UNCLEAR, WEAK, Predicate, Rule, Terms, render
+from autointerp.rules import MAX_CHARACTERS, MAX_PREDICATES, UNCLEAR, WEAK, Rule, render
 from autointerp.word_groups import WordGroups
 from autointerp.workers import in_workers
 from core.corpus import Tokens
 
 MAX_TOKENS = 600_000  # of each split
 CLEAR = 0.15  # correlation on calibrate below which a label says `unclear`
-GAIN = 0.004  # of correlation on calibrate that one more predicate must bring
+GAIN = 0.004  # of correlation on calibrate that one more predicate, or one more condition of it, must bring
 GUESSED = 3  # tokens of a guess
 CHUNK = 16  # features that are read, and handed to a worker, at a time
 
@@ -97,20 +97,42 @@ class Fitter:
         if not inside.any():
             return None
         explain, calibrate = (_target(ground, dense, ordinals, activations) for ground, dense in zip(self.grounds, self.scratch, strict=True))
-        rule, confidence = _cut(search(explain), explain, calibrate)
+        found = [pruned(options, calibrate) for options in search(explain)]
+        rule, confidence = _cut(found, explain, calibrate)
+        guessed = guess(self.corpus, ordinals[inside], activations[inside])
+        by_guess = alone(calibrate, guessed)
+        if by_guess > confidence + GAIN or confidence < CLEAR and by_guess >= confidence:  # a clear rule also says why those tokens
+            rule, confidence = Rule((predicate(explain, guessed, False),)), by_guess
         for target in (explain, calibrate):
             target.activation[target.firing] = 0
-        predicates = rule.predicates or (guess(self.corpus, ordinals[inside], activations[inside]),)
-        rule = Rule(predicates, confidence < CLEAR)
+        rule = Rule(rule.predicates, confidence < CLEAR)
         return FittedRule(feature, rule, render(rule), kind_of(rule), max(confidence, 0.0), int(inside.sum()))
 
 
-def guess(corpus: Corpus, ordinals: np.ndarray, activations: np.ndarray) -> Predicate:
+def guess(corpus: Corpus, ordinals: np.ndarray, activations: np.ndarray) -> list[Option]:
     """The tokens on which most of the activation lies: what to say of a feature that no rule is worth its words for."""
     mass = np.bincount(corpus.codes[ordinals], activations)
-    codes = [code for code in np.argsort(-mass, kind="stable")[:GUESSED] if mass[code] > 0]
-    found = [text for text in (corpus.lexemes[code] for code in codes) if len(text) < 20]
-    return Predicate(Terms(tuple(found)))
+    codes = [int(code) for code in np.argsort(-mass, kind="stable")[:GUESSED] if mass[code] > 0]
+    return [Option("here", "words", tuple(code for code in codes if len(corpus.lexemes[code]) < 20) or (codes[0],))]
+
+
+def alone(target: Target, options: list[Option]) -> float:
+    """The correlation of one predicate by itself."""
+    at = target.ground.matches(options)
+    return float(target.correlation(target.activation[at].sum(), len(at), len(at)))
+
+
+def pruned(options: list[Option], calibrate: Target) -> list[Option]:
+    """The options without those that do not help on tokens that they were not found on: a feature that fires seldom is easily described too well."""
+    value = alone(calibrate, options)
+    while len(options) > 1:
+        fewer = [options[:i] + options[i + 1 :] for i in range(len(options))]
+        values = [alone(calibrate, o) if any(x.kind == "words" for x in o) else -1.0 for o in fewer]
+        best = int(np.argmax(values))
+        if values[best] < value - GAIN:
+            break
+        options, value = fewer[best], values[best]
+    return options
 
 
 def _target(ground: Ground, dense: np.ndarray, ordinals: np.ndarray, activations: np.ndarray) -> Target:

@@ -132,6 +132,23 @@ def test_a_feature_of_one_document_is_not_trusted():
     assert found.kind == "unclear" and found.confidence < 0.15
 
 
+def test_a_condition_that_calibrate_does_not_confirm_is_left_out():
+    """In explain the feature happens to fire only behind "the"; elsewhere on every cat."""
+    dense = planted('"cat"', noise=0.0) * (~TOKENS.in_split("explain") | (planted('"cat" after "the"', noise=0.0) > 0))
+    (found,) = fit(dense)
+    assert found.text == '"cat"' and found.confidence > 0.9
+
+
+def test_a_rare_feature_without_a_pattern_is_guessed_by_its_tokens():
+    """Whatever may be found around its thirty firings, what holds on other documents is which tokens it fires on."""
+    rng = np.random.default_rng(8)
+    cats = np.flatnonzero(CORPUS.codes == CORPUS.lexemes.index("cat"))
+    dense = np.zeros(len(CORPUS))
+    dense[rng.choice(cats, 30, replace=False)] = 1.0
+    (found,) = fit(dense)
+    assert found.text.removeprefix("unclear: ") == '"cat"'
+
+
 def test_rare_features_have_labels_and_dead_ones_none():
     n = len(CORPUS)
     once, dead, only_score = np.zeros(n), np.zeros(n), np.zeros(n)
