@@ -1,6 +1,6 @@
 """Stage `label`: snippets of the explain split -> a label for each feature, as the set `rules`, `llm-<model>` or `hand`.
 
-Sets live side by side. Labelling more features of a set adds rows to it; only --redo replaces any. Every live feature gets a label or
+Sets live side by side. Labelling more features of a set adds rows to it; only --redo replaces any, with --features those alone. Every live feature gets a label or
 a Failure. What an LLM answers is in the reply store before it is read, so nothing is asked, or paid for, twice.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from autointerp.contexts import Corpus
 from autointerp.features import Features, read_notes
 from autointerp.llm import Endpoint
 from autointerp.rule_fitting import fit_rules
-from autointerp.selection import parse_features
+from autointerp.selection import parse_features, staying
 from autointerp.settings import LabelSettings
 from core.errors import NotReady
 from core.files import canonical_hash, write_table
@@ -30,6 +30,14 @@ from core.run import Run, Work
 VERSION = 3
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}  # 12 snippets: about 700 tokens of prompt
 LABEL = Form("label", max_tokens=1024, usual_tokens=35, schema=prompts.LABEL_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the set holds already and keeps: labels, and failures of features that are not asked about now."""
+
+    labels: pd.DataFrame
+    failures: pd.DataFrame
 
 
 def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
@@ -43,8 +51,11 @@ def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
     if settings.set == "hand":
         decides, redo = {"notes": canonical_hash(latest_notes(run))}, True
     unit = f"label/{name}"
-    old = pd.DataFrame() if redo or run.find(unit) is None else pd.read_parquet(run.path / unit / "labels.parquet")
-    missing = sorted(set(chosen(settings, live, run.settings.seed)) - set(old.get("feature", [])))
+    wanted = chosen(settings, live, run.settings.seed)
+    current = settings.set != "hand" and run.is_current(unit, VERSION, decides, inputs)  # notes are all read every time
+    old, failed = (staying(run.path / unit / f"{table}.parquet", current, wanted if redo else ()) for table in ("labels", "failures"))
+    missing = sorted(set(wanted) - set(old["feature"]))
+    old = Earlier(old, failed[~failed["feature"].isin(missing)])
     asked_for_more = bool(settings.features or settings.sample) or settings.set == "llm"  # rules failed for good on what is missing
     work = run.begin(unit, VERSION, decides, inputs, redo, extend=bool(missing) and asked_for_more)
     if work is None:
@@ -58,7 +69,7 @@ def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
     return commit(work, old, labels, failures, len(live), {})
 
 
-def label_with_llm(features: Features, settings: LabelSettings, work: Work, old: pd.DataFrame, missing: list[int], live: int) -> Manifest:
+def label_with_llm(features: Features, settings: LabelSettings, work: Work, old: Earlier, missing: list[int], live: int) -> Manifest:
     """Ask, and commit what came; an estimate or a batch file leaves no partial unit behind."""
     with asking(features.run, settings) as asker:
         try:
@@ -70,11 +81,15 @@ def label_with_llm(features: Features, settings: LabelSettings, work: Work, old:
     return manifest
 
 
-def commit(work: Work, old: pd.DataFrame, labels: list[Label], failures: list[Failure], live: int, by_llm: dict) -> Manifest:
-    table = pd.concat([old, table_of(labels, Label)], ignore_index=True).sort_values("feature")
+def commit(work: Work, old: Earlier, labels: list[Label], failures: list[Failure], live: int, by_llm: dict) -> Manifest:
+    table, failed = (joined(*pair) for pair in ((old.labels, table_of(labels, Label)), (old.failures, table_of(failures, Failure))))
     write_table(work.folder / "labels.parquet", table)
-    write_table(work.folder / "failures.parquet", table_of(failures, Failure))
-    return work.commit(summary(table, failures, live) | by_llm)
+    write_table(work.folder / "failures.parquet", failed)
+    return work.commit(summary(table, failed, live) | by_llm)
+
+
+def joined(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([old, new], ignore_index=True).sort_values("feature", kind="stable") if len(old) else new
 
 
 def chosen(settings: LabelSettings, live: np.ndarray, seed: int) -> list[int]:
@@ -89,14 +104,14 @@ def table_of(records: list, kind) -> pd.DataFrame:
     return pd.DataFrame([asdict(r) for r in records], columns=list(kind.__annotations__))
 
 
-def summary(table: pd.DataFrame, failures: list[Failure], live: int) -> dict:
+def summary(table: pd.DataFrame, failures: pd.DataFrame, live: int) -> dict:
     return {
         "labels": len(table), "live": live, "unclear": int(table["text"].str.startswith(rules.UNCLEAR).sum()),
         "kinds": {k: int(v) for k, v in table["kind"].value_counts().items()},
         "median_confidence": round(float(table["confidence"].median()), 4) if len(table) else None,
         "median_words": float(table["text"].str.split().str.len().median()) if len(table) else None,
         "median_characters": float(table["text"].str.len().median()) if len(table) else None,
-        "failures": dict(Counter(f.kind for f in failures)),
+        "failures": dict(Counter(failures["kind"])),
     }  # fmt: skip
 
 

@@ -9,7 +9,8 @@ Each kind of score is a unit of its own, `score/<set>/<kind>`, made by its own m
     generation                      write texts that make it fire                generation
 
 Without --kind: what suits the labels. Labels that predict by themselves (rules) get every kind that is free; labels in free words get fuzzing and
-detection for all, and simulation and effect-choice, which cost several times as much, for a sample drawn evenly over densities. Scoring more features adds rows; only --redo replaces any.
+detection for all, and simulation, which costs several times as much, for a sample drawn evenly over densities, as effect-choice when it is asked for. Scoring
+more features adds rows; only --redo replaces any, with --features those alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -33,7 +34,7 @@ from autointerp.generation import score_generation
 from autointerp.misses import table_of
 from autointerp.postings import Postings
 from autointerp.scoring import Context, LiveSubject, Scored, rank_correlations, summary
-from autointerp.selection import parse_features
+from autointerp.selection import parse_features, staying
 from autointerp.settings import ScoreSettings
 from autointerp.simulation import score_simulation
 from core.corpus import Tokens
@@ -100,10 +101,12 @@ def score_kind(context: Context, kind: Kind, redo: bool) -> Manifest | None:
     """The committed unit of one kind; None where nothing was sent (an estimate, a batch file)."""
     run, name = context.run, context.set
     unit, labels_unit = f"score/{name}/{kind.name}", f"label/{name}"
-    old = existing(run, unit, redo)
-    missing = sorted(set(wanted(context, kind)) - set(old["feature"]))
-    decides = {s: getattr(context.settings, s) for s in kind.decides}
-    work = run.begin(unit, kind.version, decides, [*kind.inputs, labels_unit], redo, extend=bool(missing) and len(old) > 0)
+    decides, inputs = {s: getattr(context.settings, s) for s in kind.decides}, [*kind.inputs, labels_unit]
+    asked_for = wanted(context, kind)
+    old = staying(run.path / unit / "scores.parquet", run.is_current(unit, kind.version, decides, inputs), asked_for if redo else ())
+    missing = sorted(set(asked_for) - set(old["feature"]))
+    failed = staying(run.path / unit / "failures.parquet", len(old) > 0, missing)
+    work = run.begin(unit, kind.version, decides, inputs, redo, extend=bool(missing) and len(old) > 0)
     if work is None:
         return run.manifest(unit)
     try:
@@ -111,7 +114,7 @@ def score_kind(context: Context, kind: Kind, redo: bool) -> Manifest | None:
     except Ahead:
         shutil.rmtree(work.folder)
         return None
-    return commit(context, kind, work, old, scored)
+    return commit(context, kind, work, old, replace(scored, failures=[Failure(**f) for f in failed.to_dict("records")] + scored.failures))
 
 
 def wanted(context: Context, kind: Kind) -> list[int]:
@@ -127,16 +130,13 @@ def wanted(context: Context, kind: Kind) -> list[int]:
     return sorted(int(rng.choice(stratum)) for stratum in strata)
 
 
-def existing(run: Run, unit: str, redo: bool) -> pd.DataFrame:
-    """The committed scores that stay, empty when there are none or they are all to be made anew."""
-    manifest = None if redo else run.find(unit)
-    return pd.read_parquet(run.path / unit / "scores.parquet") if manifest else pd.DataFrame({"feature": []})
-
-
 def kept_misses(run: Run, unit: str, old: pd.DataFrame) -> pd.DataFrame:
     """The misses of the scores that stay."""
     path = run.path / unit / "misses.parquet"
-    return pd.read_parquet(path) if len(old) and path.exists() else table_of([])
+    if not (len(old) and path.exists()):
+        return table_of([])
+    found = pd.read_parquet(path)
+    return found[found["feature"].isin(old["feature"])]
 
 
 def commit(context: Context, kind: Kind, work: Work, old: pd.DataFrame, scored: Scored) -> Manifest:

@@ -1,10 +1,12 @@
-"""Which features a command is about: `1,2,5-9`, `@file` with such text, or nothing for all."""
+"""Which features a command is about: `1,2,5-9`, `@file` with such text, or nothing for all; and what it leaves of a table that is there."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+import pandas as pd
 
 from core.errors import UsageError
 
@@ -28,3 +30,12 @@ def parse_features(text: str, known: Iterable[int]) -> list[int]:
     if unknown := sorted(chosen - every):
         raise UsageError(f"Feature {unknown[0]} does not exist here, or never fires, or has no label.", "List those that do: python main.py list RUN")
     return sorted(chosen)
+
+
+def staying(path: Path, current: bool, redone: Iterable[int]) -> pd.DataFrame:
+    """The rows of a committed table that a command leaves alone: those of features that are not `redone`, and none where the unit is not `current`,
+    since rows that were made in two ways do not belong together. Empty where there is no table."""
+    if not (current and path.exists()):
+        return pd.DataFrame({"feature": []})
+    table = pd.read_parquet(path)
+    return table[~table["feature"].isin(list(redone))]

@@ -134,18 +134,27 @@ class Run:
         plan = self._partial(unit) / "plan.json"
         return read_json(plan)["settings"] if plan.exists() else None
 
+    def _key(self, unit: str, version: int, settings, inputs: list[str]) -> tuple[str, dict, dict]:
+        """(key of the unit, its settings, the keys of its inputs)."""
+        keys = {name: self.manifest(name).key for name in inputs}
+        table = settings if isinstance(settings, dict) else key_table(settings)
+        subject = {} if inputs else key_table(self.settings)
+        return canonical_hash({"unit": unit, "version": version, "settings": table, "run": subject, "inputs": keys}), table, keys
+
+    def is_current(self, unit: str, version: int, settings, inputs: list[str]) -> bool:
+        """Whether `unit` is committed as `begin` with the same arguments would make it."""
+        found = self.find(unit)
+        return found is not None and found.key == self._key(unit, version, settings, inputs)[0]
+
     def begin(self, unit: str, version: int, settings, inputs: list[str], redo: bool = False, extend: bool = False) -> Work | None:
         """A place to work on `unit`, or None when it is committed with the same key and not to be extended. `settings` is a settings
         dataclass, or a table of what decides what the unit holds.
 
         Raises NotReady when an input is missing or stale, or when the unit is committed with another key and `redo` is not set.
         """
-        keys = {name: self.manifest(name).key for name in inputs}
         if stale := [name for name in inputs if self.state(name) == "stale"]:
             raise NotReady(f"{stale[0]} is stale: something it was made from has changed.", f"Run: {self.command(stale[0])} --redo")
-        table = settings if isinstance(settings, dict) else key_table(settings)
-        subject = {} if inputs else key_table(self.settings)
-        key = canonical_hash({"unit": unit, "version": version, "settings": table, "run": subject, "inputs": keys})
+        key, table, keys = self._key(unit, version, settings, inputs)
         found = self.find(unit)
         if found and found.key == key and not (redo or extend):
             return None

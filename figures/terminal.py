@@ -65,7 +65,7 @@ def score_text(score: dict) -> str:
     span = f" [{score['low']:.2f}, {score['high']:.2f}]" if score["low"] is not None else ""
     null = f", null {score['null']:.2f}" if score["null"] is not None else ""
     area = f", area under the curve {score['auroc']:.2f}" if score.get("auroc") is not None else ""
-    return f"{score['kind']:17} {score['value']:.2f}{span}{null}{area}, {score['n_documents']} documents"
+    return f"{score['kind']:17} {score['value']:.2f}{span}{null}{area}" + (f", {score['n_documents']} documents" if score["n_documents"] else "")
 
 
 def listed(name: str, rows: list[str]) -> list[str]:

@@ -109,6 +109,25 @@ def test_a_wrong_key_is_exit_4(job_copy, call):
     assert code == 4 and "OPENAI_API_KEY" in two_lines(err)[1]
 
 
+def test_redo_of_some_features_leaves_the_others_alone(job_copy, call, llm):
+    read = lambda *unit: pd.read_parquet(job_copy.joinpath(*unit))
+    before = {name: read("label", "rules", name) for name in ("labels.parquet", "failures.parquet")}
+    scored = read("score", "rules", "detection", "scores.parquet")
+    chosen = ",".join(map(str, before["labels.parquet"]["feature"][:2]))
+    assert call("label", job_copy, "--features", chosen, "--redo")[0] == 0
+    assert call("score", job_copy, "--kind", "detection", "--features", chosen, "--redo")[0] == 0
+    for name, table in before.items():
+        pd.testing.assert_frame_equal(read("label", "rules", name), table)
+    pd.testing.assert_frame_equal(read("score", "rules", "detection", "scores.parquet"), scored)
+    with FakeLLM(judge=Oracle(label=one_label), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "0-19")
+        failed = read("label", "llm-tiny", "failures.parquet")
+        llm(server, "label", "--set", "llm", "--features", "20-24")
+    kept = read("label", "llm-tiny", "failures.parquet")
+    assert len(failed) and set(failed["feature"]) <= set(kept["feature"]), "what failed earlier is still known"
+    assert sum(summary_of(job_copy, "label", "llm-tiny")["failures"].values()) == len(kept)
+
+
 # ---------------------------------------------------------------- the price
 
 
