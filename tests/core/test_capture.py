@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import core.capture
-from core.activations import ActivationStore, from_numpy, open_activations, to_numpy, write_shard
+from core.activations import ActivationStore, Passes, from_numpy, open_activations, to_numpy, write_shard
 from core.capture import capture, capture_together, shard_rows
 from core.corpus import Tokens
 from core.documents import text_hash
@@ -136,14 +136,14 @@ def test_several_runs_are_captured_in_one_pass_as_each_would_be_alone(tmp_path, 
     alone = [new_run(tmp_path / "alone" / site, subject_folder, documents_folder, site=site) for site in sites]
     for run in alone:
         capture(run, SMALL_CAPTURE)
-    calls = kill_at(monkeypatch, Subject, "read_sites", 0)
+    calls = kill_at(monkeypatch, Passes, "start", 0)
     together = [new_run(tmp_path / "together" / site, subject_folder, documents_folder, site=site) for site in sites]
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, core.capture, "write_shard", 5)
         capture_together(together, SMALL_CAPTURE)
     calls.clear()
     manifests = capture_together(together, SMALL_CAPTURE)
-    assert {len(c[1]) for c in calls} == {3, 1}, "three sites at once, and the one that the kill kept from its second shard"
+    assert {len(c[2]) for c in calls} == {3, 1}, "three sites at once, and the one that the kill kept from its second shard"
     for run, manifest in zip(alone, manifests, strict=True):
         assert manifest.key == run.manifest("capture").key and manifest.summary == run.manifest("capture").summary
         assert manifest.files.keys() == run.manifest("capture").files.keys()
@@ -182,9 +182,10 @@ def test_a_measured_size_of_a_pass_is_kept_for_the_resumed_capture(tmp_path, sub
         capture(run, measuring)
     chosen = json.loads((run.path / "capture.partial" / ".batch.json").read_text())["batch_tokens"]
     assert chosen in (1024, 2048, 4096, 8192)
-    calls = kill_at(monkeypatch, core.capture, "read_rows", 0)
+    measured = kill_at(monkeypatch, core.capture, "read_rows", 0)
+    calls = kill_at(monkeypatch, core.capture, "Passes", 0)
     capture(run, measuring)
-    assert {c[4] for c in calls} == {chosen}, "no other size is tried again"
+    assert not measured and {c[3] for c in calls} == {chosen}, "no other size is tried again"
     assert run.state("capture") == "done" and ".batch.json" not in run.manifest("capture").files
 
 
