@@ -151,11 +151,7 @@ def beside(work: Callable[[], None]):
 def describe(folders: list[Path], tables: dict[str, np.ndarray], encoded: list[Encoded], subject: Subject) -> dict:
     """Write splits, copies, texts and the tree of words; the summary of all."""
     texts, parts = subject.token_texts(), [d.text.encode("utf-8", errors="surrogatepass") for d in encoded]
-    group = corpus.near_duplicate_groups([d.ids for d in encoded])
-    split = corpus.assign_splits([text_hash(d.text) for d in encoded], group)
-    kept = np.split(tables["ids"], tables["document_offsets"][1:-1])
-    copied = corpus.copied_tokens(kept, split) | ~tables["counted"]  # scores leave both out
-    more = {"group": group, "split": split, "copied": copied, "text_offsets": np.r_[0, np.cumsum([len(p) for p in parts])].astype(np.int64)}
+    more = split_up(tables, encoded) | {"text_offsets": np.r_[0, np.cumsum([len(p) for p in parts])].astype(np.int64)}
     used, counts = np.unique(tables["ids"], return_counts=True)
     fields = word_tree([texts[token] for token in used], counts, subject.embeddings(torch.from_numpy(used.astype(np.int64))).numpy())
     for folder in folders:
@@ -166,6 +162,14 @@ def describe(folders: list[Path], tables: dict[str, np.ndarray], encoded: list[E
             handle.writelines(parts)
         write_fields(folder, used, fields)
     return statistics(tables | more, texts, encoded)
+
+
+def split_up(tables: dict[str, np.ndarray], encoded: list[Encoded]) -> dict[str, np.ndarray]:
+    """Near-duplicate group and split of each document; whether each token is left out of scores, being copied or not counted."""
+    group = corpus.near_duplicate_groups([d.ids for d in encoded])
+    split = corpus.assign_splits([text_hash(d.text) for d in encoded], group)
+    copied = corpus.copied_tokens(np.split(tables["ids"], tables["document_offsets"][1:-1]), split)
+    return {"group": group, "split": split, "copied": copied | ~tables["counted"]}
 
 
 # ---------------------------------------------------------------- tokens -> activations

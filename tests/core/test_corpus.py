@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from core.capture import lay_out, write_tables
+from core.capture import describe, lay_out, split_up, write_tables
 from core.corpus import SHINGLE, Tokens, assign_splits, copied_tokens, near_duplicate_groups, shingle_hashes
 from core.documents import Document, read_corpus, text_hash
 from core.encode import encode_documents
@@ -211,7 +211,7 @@ def test_near_copies_of_a_captured_corpus_share_a_split():
         words = [str(w) for w in rng.integers(0, 10**6, 40)]
         documents += [Document(f"{i}a", " ".join(words)), Document(f"{i}b", " ".join(words[:-1] + ["other"]))]
     encoded, _ = encode_documents(subject, documents, CaptureSettings())
-    tables, _ = lay_out(encoded, 32, True)
+    tables = split_up(lay_out(encoded, 32, True)[0], encoded)
     assert np.array_equal(tables["split"][::2], tables["split"][1::2])
     alone = assign_splits([text_hash(d.text) for d in documents], np.arange(60))
     assert not np.array_equal(alone[::2], alone[1::2]), "without groups they would not"
@@ -261,7 +261,8 @@ def tokens(request, tmp_path):
     encoded, _ = encode_documents(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)], CaptureSettings())
     tables, left_out = lay_out(encoded, 16, True)
     assert left_out == {}
-    write_tables(tmp_path, tables, encoded, subject)
+    write_tables(tmp_path, tables)
+    describe([tmp_path], tables, encoded, subject)
     return Tokens(tmp_path)
 
 
