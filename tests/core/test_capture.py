@@ -1,6 +1,8 @@
 """The store against whole forward passes of each document by hand; interruptions; what is left out; what is counted."""
 
+import itertools
 import json
+import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 import core.capture
-from core.activations import ActivationStore, Passes, from_numpy, open_activations, to_numpy, write_shard
+from core.activations import ActivationStore, Passes, Rows, from_numpy, open_activations, to_numpy, write_shard
 from core.capture import capture, capture_together, shard_rows
 from core.corpus import Tokens
 from core.documents import text_hash
@@ -79,6 +81,35 @@ def test_the_size_of_a_pass_changes_nothing_but_speed(tiny_run, tmp_path, subjec
     (tokens, store), (same_tokens, same) = captured(tiny_run), captured(run)
     assert np.array_equal(tokens.ids, same_tokens.ids)
     torch.testing.assert_close(store.read(np.arange(len(store))), same.read(np.arange(len(store))), rtol=1e-4, atol=1e-4)
+
+
+def test_passes_at_once_give_the_same_bytes_and_the_cores_back(tiny_run, tmp_path, subject_folder, documents_folder, monkeypatch):
+    shares, cores, original = set(), torch.get_num_threads(), Rows.tokens
+    calls, both = itertools.count(), threading.Barrier(2, timeout=60)
+
+    def tokens(rows, chosen):
+        if next(calls) < 2:
+            both.wait()  # the first pass waits until a second one has begun
+        shares.add(torch.get_num_threads())
+        return original(rows, chosen)
+
+    monkeypatch.setattr(Rows, "tokens", tokens)
+    torch.set_num_threads(2)
+    try:
+        run = new_run(tmp_path / "run", subject_folder, documents_folder)
+        assert capture(run, SMALL_CAPTURE).files == tiny_run.manifest("capture").files
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(cores)
+    assert shares == {1}
+
+
+def test_what_is_done_beside_the_passes_raises(tmp_path, subject_folder, documents_folder, monkeypatch):
+    run = new_run(tmp_path / "run", subject_folder, documents_folder)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, core.capture, "word_tree", 1)
+        capture(run, SMALL_CAPTURE)
+    assert run.find("capture") is None and run.state("capture") == "partial"
 
 
 def test_shards_are_cut_between_rows_and_hold_every_row():

@@ -3,13 +3,14 @@
 import hashlib
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from core.capture import describe, lay_out, split_up, write_tables
-from core.corpus import SHINGLE, Tokens, assign_splits, copied_tokens, near_duplicate_groups, shingle_hashes
+from core.corpus import SHINGLE, Tokens, assign_splits, copied_tokens, is_among, near_duplicate_groups, repeated, shingle_hashes
 from core.documents import Document, read_corpus, text_hash
 from core.encode import encode_documents
 from core.errors import NotReady, UsageError
@@ -178,6 +179,16 @@ def test_shingle_hashes_tell_runs_apart_and_equal_runs_together():
     assert np.array_equal(hashes[:69], hashes[160:229])
     assert len(shingle_hashes(tokens[: SHINGLE - 1])) == 0
     assert shingle_hashes(tokens[:SHINGLE])[0] != shingle_hashes(tokens[:SHINGLE][::-1])[0], "order counts"
+
+
+def test_what_stands_more_than_once_is_found():
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 40, n).astype(np.uint64) for n in (9, 0, 25)]
+    times = Counter(np.concatenate(parts).tolist())
+    found = repeated(parts)
+    assert found.tolist() == sorted(v for v, n in times.items() if n > 1) and len(found) < len(times)
+    assert is_among(parts[2], found).tolist() == [times[v] > 1 for v in parts[2].tolist()]
+    assert not is_among(parts[2], found[:0]).any() and len(repeated([])) == len(repeated([parts[1]])) == 0
 
 
 def test_documents_that_share_over_half_are_one_group_and_those_under_are_not():
