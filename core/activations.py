@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +22,7 @@ from core.errors import NotReady, UsageError
 from core.files import read_array, read_json, write_array
 from core.records import Site
 from core.run import Run
+from core.shards import own_cores
 from core.subject import Subject, load_subject
 
 AT_ONCE = 2  # passes through the subject on a CPU; each holds the hidden states of its rows
@@ -140,21 +140,15 @@ class Rows:
 
 
 class Passes:
-    """Threads that read rows of text at `sites`, each with its share of the cores: a pass of its own a thread needs no meeting at the end of
-    every product, which costs a tenth on two free cores and most of the time on busy ones. A context manager; `start` returns at once."""
+    """Reads rows of text at `sites`, on a CPU in several passes at once. A context manager; `start` returns at once."""
 
     def __init__(self, subject: Subject, sites: list[Site], rows: Rows, batch_tokens: int):
         self.subject, self.sites, self.rows, self.batch_tokens = subject, sites, rows, batch_tokens
-        self.cores = torch.get_num_threads()
-        self.at_once = min(AT_ONCE, self.cores) if subject.device.type == "cpu" else 1
 
     def __enter__(self) -> Passes:
         self._stack = contextlib.ExitStack()
-        self._stack.callback(torch.set_num_threads, self.cores)  # a thread that sets its own share sets it for those to come
         self._read = self._stack.enter_context(self.subject.reading(self.sites))
-        share = max(1, self.cores // self.at_once)
-        self._pool = self._stack.enter_context(ThreadPoolExecutor(self.at_once, initializer=torch.set_num_threads, initargs=(share,)))
-        self._stack.callback(self._pool.shutdown, cancel_futures=True)
+        self._pool = self._stack.enter_context(own_cores(AT_ONCE if self.subject.device.type == "cpu" else 1))
         return self
 
     def __exit__(self, *raised) -> None:
