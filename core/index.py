@@ -85,12 +85,12 @@ def invert_shard(sae: SAE, activations: Tensor, batch: int, counted: np.ndarray)
     at_once = AT_ONCE if sieve else 1  # a dense product uses every core, and much memory
     starts = range(0, len(activations), max(1, batch // at_once))
     with own_cores(at_once) as pool:
-        found = list(pool.map(lambda start: encode_firings(sae, activations[start : start + starts.step].float(), sieve), starts))
-    for start, (row, feature, value) in zip(starts, found, strict=True):
-        kept = counted[row + start]
-        positions.append(row[kept] + start)
-        features.append(feature[kept])
-        values.append(value[kept])
+        found = pool.map(lambda start: encode_firings(sae, activations[start : start + starts.step].float(), sieve), starts)
+        for start, (row, feature, value) in zip(starts, found, strict=True):
+            kept = counted[row + start]
+            positions.append(row[kept] + start)
+            features.append(feature[kept])
+            values.append(value[kept])
     feature = np.concatenate(features)
     keys = feature.astype(np.uint16) if sae.n_features <= 2**16 else feature  # numpy sorts 16-bit keys by radix: 7 times faster
     order = np.argsort(keys, kind="stable")  # stable: positions stay in order within a feature
