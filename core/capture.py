@@ -11,9 +11,10 @@ loads a published SAE stores no activations unless it is told to.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from core import corpus
-from core.activations import Rows, read_rows, shard_name, write_shard
+from core.activations import Passes, Rows, read_rows, shard_name, write_shard
 from core.documents import read_corpus, text_hash
 from core.encode import Encoded, continue_prompts, encode_documents
 from core.errors import UsageError
@@ -72,26 +73,21 @@ def _capture(works: dict[Run, Work], settings: CaptureSettings) -> None:
         raise UsageError(f"No token belongs to a turn of the {settings.turns}.", "Choose other --turns.")
     tables, left_out_tokens = lay_out(encoded, context, subject.bos is not None)
     for folder in folders:
-        write_tables(folder, tables, encoded, subject)
-    used, counts = np.unique(tables["ids"], return_counts=True)
-    texts = subject.token_texts()
-    fields = word_tree([texts[token] for token in used], counts, subject.embeddings(torch.from_numpy(used.astype(np.int64))).numpy())
-    for folder in folders:
-        write_fields(folder, used, fields)
-    shards = shard_rows(tables["row_offsets"], settings.shard_tokens)
-    if stored:
-        rows = Rows(tables["ids"], tables["row_offsets"], tables["first"], subject.bos)
-        batch_tokens = settings.batch_tokens or fastest_batch(folders[0], subject, sites, rows)
-        maker = partial(ShardMaker, first.path, folders, sites, shards, batch_tokens, settings.workers <= 1)
-        capture_shards(maker, len(shards), len(tables["ids"]), settings.workers)
+        write_tables(folder, tables)
+    shards, summary = shard_rows(tables["row_offsets"], settings.shard_tokens), {}
+    with beside(lambda: summary.update(describe(folders, tables, encoded, subject))):
+        if stored:
+            rows = Rows(tables["ids"], tables["row_offsets"], tables["first"], subject.bos)
+            batch_tokens = settings.batch_tokens or fastest_batch(folders[0], subject, sites, rows)
+            maker = partial(ShardMaker, first.path, folders, sites, shards, batch_tokens)
+            capture_shards(maker, subject, len(shards), len(tables["ids"]), settings.workers)
     bounds = [int(tables["row_offsets"][r]) for r in [*(start for start, _ in shards), len(tables["row_document"])]]
     for folder, width in zip(folders, widths, strict=True):
         write_json(folder / "shards.json", {"stored": stored, "dtype": str(subject.model.dtype).removeprefix("torch."), "width": width, "bounds": bounds})
         for kept in [*folder.glob("generated-*.json"), *folder.glob(".batch.json")]:  # needed no more
             kept.unlink()
-    summary = statistics(tables, subject, encoded, left_out | left_out_tokens)
     for work in works.values():
-        work.commit(summary)
+        work.commit(summary | {"left_out": left_out | left_out_tokens, "dtype": str(subject.model.dtype).removeprefix("torch.")})
 
 
 def announce(encoded: list[Encoded], generate: int, bytes_a_token: int) -> None:
@@ -130,24 +126,50 @@ def lay_out(encoded: list[Encoded], context: int, has_bos: bool) -> tuple[dict[s
         "row_document": np.array(row_document, dtype=np.int64),
         "document_offsets": offsets(document_lengths),
         "first": np.array(first, dtype=np.int64),
-        "text_offsets": offsets([len(d.text.encode("utf-8", errors="surrogatepass")) for d in encoded]),
     }
-    documents = [d.ids for d in encoded]
-    tables["group"] = corpus.near_duplicate_groups(documents)
-    tables["split"] = corpus.assign_splits([text_hash(d.text) for d in encoded], tables["group"])
-    kept = [tables["ids"][a:b] for a, b in zip(tables["document_offsets"][:-1], tables["document_offsets"][1:], strict=True)]
-    tables["copied"] = corpus.copied_tokens(kept, tables["split"]) | ~tables["counted"]  # scores leave both out
     total = sum(len(d.ids) for d in encoded)
     return tables, {} if has_bos else {"first tokens of rows (no BOS)": total - len(tables["ids"])}
 
 
-def write_tables(folder: Path, tables: dict[str, np.ndarray], encoded: list[Encoded], subject: Subject) -> None:
+def write_tables(folder: Path, tables: dict[str, np.ndarray]) -> None:
     for name, array in tables.items():
         write_array(folder / f"{name}.npy", array)
-    write_json(folder / "documents.json", [d.name for d in encoded])
-    write_json(folder / "vocabulary.json", subject.token_texts())
-    with open(folder / "text.txt", "wb") as handle:
-        handle.writelines(d.text.encode("utf-8", errors="surrogatepass") for d in encoded)
+
+
+# ---------------------------------------------------------------- what no pass waits for
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], None]):
+    """Do `work` in a thread while the block runs; what it raises is raised at the block's end."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        yield
+        done.result()
+
+
+def describe(folders: list[Path], tables: dict[str, np.ndarray], encoded: list[Encoded], subject: Subject) -> dict:
+    """Write splits, copies, texts and the tree of words; the summary of all."""
+    texts, parts = subject.token_texts(), [d.text.encode("utf-8", errors="surrogatepass") for d in encoded]
+    more = split_up(tables, encoded) | {"text_offsets": np.r_[0, np.cumsum([len(p) for p in parts])].astype(np.int64)}
+    used, counts = np.unique(tables["ids"], return_counts=True)
+    fields = word_tree([texts[token] for token in used], counts, subject.embeddings(torch.from_numpy(used.astype(np.int64))).numpy())
+    for folder in folders:
+        write_tables(folder, more)
+        write_json(folder / "documents.json", [d.name for d in encoded])
+        write_json(folder / "vocabulary.json", texts)
+        with open(folder / "text.txt", "wb") as handle:
+            handle.writelines(parts)
+        write_fields(folder, used, fields)
+    return statistics(tables | more, texts, encoded)
+
+
+def split_up(tables: dict[str, np.ndarray], encoded: list[Encoded]) -> dict[str, np.ndarray]:
+    """Near-duplicate group and split of each document; whether each token is left out of scores, being copied or not counted."""
+    group = corpus.near_duplicate_groups([d.ids for d in encoded])
+    split = corpus.assign_splits([text_hash(d.text) for d in encoded], group)
+    copied = corpus.copied_tokens(np.split(tables["ids"], tables["document_offsets"][1:-1]), split)
+    return {"group": group, "split": split, "copied": copied | ~tables["counted"]}
 
 
 # ---------------------------------------------------------------- tokens -> activations
@@ -184,54 +206,68 @@ def fastest_batch(folder: Path, subject: Subject, sites: list[Site], rows: Rows)
 
 
 class ShardMaker:
-    """Reads shards of text at every site and writes them; where `behind`, one is written while the next is read."""
+    """Reads shards of text at every site and writes them where they are missing. A context manager."""
 
-    def __init__(self, run: Path, folders: list[Path], sites: list[Site], shards: list[tuple[int, int]], batch_tokens: int, behind: bool):
-        self.subject = load_subject(Run.open(str(run)))
+    def __init__(self, run: Path, folders: list[Path], sites: list[Site], shards: list[tuple[int, int]], batch_tokens: int, subject: Subject | None = None):
+        subject = subject or load_subject(Run.open(str(run)))
         ids, offsets, first = (np.load(folders[0] / f"{name}.npy") for name in ("ids", "row_offsets", "first"))
-        self.rows = Rows(ids, offsets, first, self.subject.bos)
-        self.folders, self.sites, self.shards, self.batch_tokens = folders, sites, shards, batch_tokens
-        self.writer, self.writing = ThreadPoolExecutor(1) if behind else None, []
+        self.passes = Passes(subject, sites, Rows(ids, offsets, first, subject.bos), batch_tokens)
+        self.folders, self.sites, self.shards, self.offsets = folders, sites, shards, offsets
+
+    def __enter__(self) -> ShardMaker:
+        self.passes.__enter__()
+        return self
+
+    def __exit__(self, *raised) -> None:
+        self.passes.__exit__(*raised)
+
+    def start(self, number: int) -> Callable[[], list[Callable[[], None]]]:
+        """Begin to read shard `number`; what it gives waits for that and returns what writes the files that are missing."""
+        missing = [(folder, site) for folder, site in zip(self.folders, self.sites, strict=True) if not (folder / shard_name(number)).exists()]
+        if not missing:
+            return list
+        found = self.passes.start(np.arange(*self.shards[number]), [site for _, site in missing])
+        return lambda: [partial(write_shard, folder, number, h) for (folder, _), h in zip(missing, found(), strict=True)]
+
+    def n_tokens(self, number: int) -> int:
+        start, end = self.shards[number]
+        return int(self.offsets[end] - self.offsets[start])
 
     def make(self, number: int) -> int:
-        """Make shard `number` where it is missing; the number of its tokens."""
-        start, end = self.shards[number]
-        missing = [i for i, folder in enumerate(self.folders) if not (folder / shard_name(number)).exists()]
-        if missing:
-            found = read_rows(self.subject, [self.sites[i] for i in missing], self.rows, np.arange(start, end), self.batch_tokens)
-            self.finish()
-            jobs = [partial(write_shard, self.folders[i], number, h) for i, h in zip(missing, found, strict=True)]
-            if self.writer is None:
-                for job in jobs:
-                    job()
-            else:
-                self.writing = [self.writer.submit(job) for job in jobs]
-        return int(self.rows.offsets[end] - self.rows.offsets[start])
-
-    def finish(self) -> None:
-        """Wait for what is being written; raises what went wrong there."""
-        for done in self.writing:
-            done.result()
+        """Make shard `number`; the number of its tokens."""
+        with self:
+            for write in self.start(number)():
+                write()
+        return self.n_tokens(number)
 
 
-def capture_shards(maker: Callable[[], ShardMaker], n_shards: int, n_tokens: int, workers: int) -> None:
+def capture_shards(maker: Callable[..., ShardMaker], subject: Subject, n_shards: int, n_tokens: int, workers: int) -> None:
+    """Make every shard: in `workers` processes, or in this one, where one shard is written and another begun while one is read."""
     with progress(total=n_tokens, label="capture", unit="tok") as bar:
         if workers > 1:
             each_shard(range(n_shards), maker, ShardMaker.make, workers, bar.update)
             return
-        one = maker()
-        each_shard(range(n_shards), lambda: one, ShardMaker.make, 1, bar.update)
-        one.finish()
+        with maker(subject=subject) as one, ThreadPoolExecutor(1) as writer:
+            writing: list[Future] = []
+            reading = one.start(0)
+            for number in range(n_shards):
+                following = one.start(number + 1) if number + 1 < n_shards else list
+                jobs, reading = reading(), following
+                for done in writing:  # no more than one shard waits to be written
+                    done.result()
+                writing = [writer.submit(job) for job in jobs]
+                bar.update(one.n_tokens(number))
+            for done in writing:
+                done.result()
 
 
 # ---------------------------------------------------------------- summary
 
 
-def statistics(tables: dict[str, np.ndarray], subject: Subject, encoded: list[Encoded], left_out: dict) -> dict:
-    """Summary statistics of the training data: documents, tokens, lengths, frequent tokens, splits, what was left out and why."""
+def statistics(tables: dict[str, np.ndarray], texts: list[str], encoded: list[Encoded]) -> dict:
+    """Summary statistics of the training data: documents, tokens, lengths, frequent tokens, splits."""
     lengths, split = np.diff(tables["document_offsets"]), tables["split"]
-    counts = np.bincount(tables["ids"], minlength=subject.n_vocabulary)
-    texts = subject.token_texts()
+    counts = np.bincount(tables["ids"], minlength=len(texts))
     held = np.repeat(split, lengths) != SPLITS.index("explain")
     splits = {name: {"documents": int((split == i).sum()), "tokens": int(lengths[split == i].sum())} for i, name in enumerate(SPLITS)}
     return {
@@ -242,11 +278,9 @@ def statistics(tables: dict[str, np.ndarray], subject: Subject, encoded: list[En
         "document_tokens": {q: int(np.quantile(lengths, v)) for q, v in (("min", 0), ("median", 0.5), ("p90", 0.9), ("max", 1))},
         "frequent_tokens": [[texts[i], int(counts[i])] for i in np.argsort(-counts, kind="stable")[:20]],
         "tokens_used": int((counts > 0).sum()),
-        "vocabulary": subject.n_vocabulary,
+        "vocabulary": len(texts),
         "splits": splits,
         "near_duplicate_documents": int((tables["group"] != np.arange(len(encoded))).sum()),
         "counted": int(tables["counted"].sum()),
         "copied_share_of_held_out": round(float(tables["copied"][held & tables["counted"]].mean()), 4) if (held & tables["counted"]).any() else 0.0,
-        "left_out": left_out,
-        "dtype": str(subject.model.dtype).removeprefix("torch."),
     }

@@ -40,11 +40,12 @@ def resolve(clamps: list[Clamp], maxima: dict[int, float]) -> list[Clamp]:
 
 def clamp_edit(sae: SAE, clamps: list[Clamp]) -> Edit:
     """The edit of resolved `clamps`: (hidden (R, T, D), editable (R, T)) -> hidden (R, T, D) float32."""
-    features = torch.tensor([c.feature for c in clamps])
+    features, constant = torch.tensor([c.feature for c in clamps]), all(c.mode in ("set", "ablate") for c in clamps)
+    difference, fixed = sae.editor(features), target_values(sae, clamps, features, sae.b_dec) if constant else None
 
     def edit(hidden: Tensor, editable: Tensor) -> Tensor:
         x = hidden.float()
-        delta = sae.edit(x, features, target_values(sae, clamps, features, x))
+        delta = difference(x, target_values(sae, clamps, features, x) if fixed is None else fixed)
         return torch.where(editable[..., None], x + delta, x)
 
     return edit

@@ -34,21 +34,37 @@ def shingle_hashes(tokens: np.ndarray, size: int = SHINGLE) -> np.ndarray:
     return hashes ^ (hashes >> np.uint64(29))
 
 
+def distinct(ordered: np.ndarray) -> np.ndarray:
+    """The values of a sorted array, each once: `np.unique` puts them in a table first, which takes ten times as long."""
+    return ordered[np.r_[True, ordered[1:] != ordered[:-1]]] if len(ordered) else ordered
+
+
+def repeated(hashes: list[np.ndarray]) -> np.ndarray:
+    """The distinct values that stand in `hashes` more than once, sorted. They are few, so that looking others up among them is quick."""
+    ordered = np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, np.uint64)
+    return distinct(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def is_among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """bool, of the shape of `values`: the value is one of `known`, which is sorted."""
+    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values if len(known) else np.zeros(values.shape, bool)
+
+
 def near_duplicate_groups(documents: list[np.ndarray]) -> np.ndarray:
     """A group number for each document (list of token arrays): two that share over half of the smaller one's distinct shingles
     are in one group. Every shingle is counted, not a sketch of them; among more than 21 documents that carry one, each counts it with
     the 20 that follow, so a large family of near copies is linked along a chain."""
-    sets = [np.unique(shingle_hashes(d)) for d in documents]
+    sets = [distinct(np.sort(shingle_hashes(d))) for d in documents]
     sizes = np.array([len(s) for s in sets], dtype=np.int64)
     owner = np.repeat(np.arange(len(documents)), sizes)
-    shingle = np.concatenate(sets) if sets else np.zeros(0, np.uint64)
-    order = np.lexsort((owner, shingle))
+    shingle, several = np.concatenate([*sets, np.zeros(0, np.uint64)]), repeated(sets)
+    in_several = is_among(shingle, several)
+    shingle, owner = shingle[in_several], owner[in_several]
+    order = np.argsort(shingle, kind="stable")  # owners ascend already
     shingle, owner = shingle[order], owner[order]
     shared: dict[tuple[int, int], int] = {}
-    starts = np.flatnonzero(np.r_[True, shingle[1:] != shingle[:-1]])
-    ends = np.r_[starts[1:], len(shingle)]
-    for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
-        members = owner[start:end]
+    for start, end in zip(*(np.searchsorted(shingle, several, side) for side in ("left", "right")), strict=True):
+        members = owner[start:end].tolist()
         for i, a in enumerate(members):  # with its next 20 only: a shingle that 1,000 documents carry (a licence) has 500,000 pairs
             for b in members[i + 1 : i + 21]:
                 shared[(a, b)] = shared.get((a, b), 0) + 1
@@ -80,14 +96,15 @@ def copied_tokens(documents: list[np.ndarray], splits: np.ndarray) -> np.ndarray
 
     Always False inside explain. The window is clipped to the document, so that it always has 32 tokens where the document has.
     """
-    explain = [shingle_hashes(d) for d, s in zip(documents, splits, strict=True) if SPLITS[s] == "explain"]
-    known = np.unique(np.concatenate(explain)) if explain else np.zeros(0, np.uint64)
+    hashes, is_explain = [shingle_hashes(d) for d in documents], splits == SPLITS.index("explain")
+    explain = [h for h, known in zip(hashes, is_explain, strict=True) if known]
+    copies = repeated(hashes)
+    copies = copies[is_among(copies, np.sort(np.concatenate(explain)))] if explain else copies[:0]
     out = []
-    for tokens, split in zip(documents, splits, strict=True):
+    for tokens, own, known in zip(documents, hashes, is_explain, strict=True):
         flags = np.zeros(len(tokens), bool)
-        if SPLITS[split] != "explain" and len(tokens) >= SHINGLE and len(known):
-            own = shingle_hashes(tokens)
-            seen = known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own
+        if not known and len(own):
+            seen = is_among(own, copies)
             flags = seen[np.clip(np.arange(len(tokens)) - SHINGLE // 2, 0, len(own) - 1)]
         out.append(flags)
     return np.concatenate(out) if out else np.zeros(0, bool)

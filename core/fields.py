@@ -74,18 +74,20 @@ def tree(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distances(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean distances (m (m - 1) / 2,) of every two rows, in scipy's order, by one product: several times as fast as its `pdist`."""
-    from scipy.spatial.distance import squareform
-
-    x = vectors.astype(np.float64)
-    squares = np.einsum("ij,ij->i", x, x)
-    found = x @ x.T
-    found *= -2
-    found += squares
-    found += squares[:, None]
-    np.maximum(found, 0, out=found)
-    np.fill_diagonal(found, 0)
-    return squareform(np.sqrt(found, out=found), checks=False)
+    """Euclidean distances (m (m - 1) / 2,) of every two rows, in scipy's order, by one product, and from it row by row, each of which
+    stays in the cache: several times as fast as scipy's `pdist`."""
+    x, at = vectors.astype(np.float64), 0
+    squares, products = np.einsum("ij,ij->i", x, x), x @ x.T
+    found = np.empty(len(x) * (len(x) - 1) // 2)
+    for row in range(len(x) - 1):
+        part = found[at : at + len(x) - 1 - row]
+        np.multiply(products[row, row + 1 :], -2, out=part)
+        part += squares[row + 1 :]
+        part += squares[row]
+        np.maximum(part, 0, out=part)
+        np.sqrt(part, out=part)
+        at += len(part)
+    return found
 
 
 def read_fields(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:

@@ -24,12 +24,13 @@ from core.progress import progress, say
 from core.records import Manifest
 from core.run import Run
 from core.saes import SAE, load_sae
-from core.saes.sieve import Sieve
+from core.saes.sieve import Sieve, TopKSieve, sieve_of
 from core.settings import IndexSettings
-from core.shards import each_shard
+from core.shards import each_shard, own_cores
 
 UNIT, VERSION = "index", 2
 PARTS = ("offsets", "positions", "firings")
+AT_ONCE = 2  # batches that are sieved at a time
 SAMPLE, STRETCH = 4096, 128  # tokens from which the size is foretold; tokens in a stretch of them
 
 
@@ -80,13 +81,16 @@ def index_shard(found: tuple[SAE, Activations, np.ndarray], number: int, folder:
 def invert_shard(sae: SAE, activations: Tensor, batch: int, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(offsets (F + 1,), positions (m,), firings (m,)) of the activations (n, D) of one shard, on tokens that are `counted` (n,)."""
     features, positions, values = [], [], []
-    sieve = Sieve(sae) if Sieve.fits(sae) else None
-    for start in range(0, len(activations), batch):
-        row, feature, value = encode_firings(sae, activations[start : start + batch].float(), sieve)
-        kept = counted[row + start]
-        positions.append(row[kept] + start)
-        features.append(feature[kept])
-        values.append(value[kept])
+    sieve = sieve_of(sae)
+    at_once = AT_ONCE if sieve else 1  # a dense product uses every core, and much memory
+    starts = range(0, len(activations), max(1, batch // at_once))
+    with own_cores(at_once) as pool:
+        found = pool.map(lambda start: encode_firings(sae, activations[start : start + starts.step].float(), sieve), starts)
+        for start, (row, feature, value) in zip(starts, found, strict=True):
+            kept = counted[row + start]
+            positions.append(row[kept] + start)
+            features.append(feature[kept])
+            values.append(value[kept])
     feature = np.concatenate(features)
     keys = feature.astype(np.uint16) if sae.n_features <= 2**16 else feature  # numpy sorts 16-bit keys by radix: 7 times faster
     order = np.argsort(keys, kind="stable")  # stable: positions stay in order within a feature
@@ -95,7 +99,7 @@ def invert_shard(sae: SAE, activations: Tensor, batch: int, counted: np.ndarray)
 
 
 @torch.inference_mode()
-def encode_firings(sae: SAE, x: Tensor, sieve: Sieve | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def encode_firings(sae: SAE, x: Tensor, sieve: Sieve | TopKSieve | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(row, feature, activation) of every firing, an activation above zero, on vectors x (B, D), sorted by row."""
     if sieve is not None and (firings := sieve.firings(x)) is not None:
         return firings

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -212,11 +213,11 @@ class Work:
 
     def commit(self, summary: dict) -> Manifest:
         """Hash the files, write the manifest and rename the folder into place, replacing an older unit."""
-        files = {
-            str(path.relative_to(self.folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.name not in ("plan.json", "manifest.json") and not path.name.startswith(".")
-        }
+        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+        paths = [path for path in found if path.name not in ("plan.json", "manifest.json")]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves the interpreter free
+            hashes = list(pool.map(sha256, paths))
+        files = {str(path.relative_to(self.folder)): {"bytes": path.stat().st_size, "sha256": h} for path, h in zip(paths, hashes, strict=True)}
         seconds = round(time.time() - self.started, 1)
         manifest = Manifest(self.unit, self.version, self.key, self.settings, self.inputs, files, summary, package_versions(), seconds)
         write_json(self.folder / "manifest.json", asdict(manifest))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -118,16 +119,16 @@ class Subject:
     def _hooked(self, site: Site, see: Callable[[Tensor], Tensor | None]):
         """Call `see(hidden (R, T, D))` whenever `site` is computed; what it returns, unless None, takes hidden's place."""
         module, side = self.module(site)
-        rows = [1]
+        passing = threading.local()  # several threads may be in the subject at once
 
         def look(hidden: Tensor) -> Tensor | None:
             if hidden.dim() == 3:
                 return see(hidden)
-            new = see(hidden.unflatten(0, (rows[0], -1)))  # OPT runs its MLP on (R * T, D)
+            new = see(hidden.unflatten(0, (passing.rows, -1)))  # OPT runs its MLP on (R * T, D)
             return None if new is None else new.flatten(0, 1)
 
         def begin(_model, args, kwargs):
-            rows[0] = len(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
+            passing.rows = len(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
 
         def before(_module, args, kwargs):
             by_keyword = not (args and isinstance(args[0], Tensor))
@@ -158,23 +159,36 @@ class Subject:
         """Activations (R, T, D) at `site` for token ids (R, T), padded on the right; the pass ends at the site."""
         return self.read_sites([site], tokens)[0]
 
-    @torch.inference_mode()
     def read_sites(self, sites: list[Site], tokens: Tensor) -> list[Tensor]:
         """Activations (R, T, D) at each of `sites` from one pass over token ids (R, T), padded on the right; it ends at the last one."""
-        seen: dict[Site, Tensor] = {}
+        with self.reading(sites) as read:
+            return read(tokens, sites)
+
+    @contextlib.contextmanager
+    def reading(self, sites: list[Site]):
+        """Within the block, what it gives reads token ids (R, T) at some of `sites` as `read_sites` does; several threads may call it at once."""
+        passing = threading.local()
 
         def keep(site: Site, hidden: Tensor) -> None:
-            seen[site] = hidden
-            if len(seen) == len(set(sites)):
+            if site in passing.wanted:
+                passing.seen[site] = hidden
+            if len(passing.seen) == len(passing.wanted):
                 raise _Stop
 
-        with contextlib.ExitStack() as hooks, contextlib.suppress(_Stop):
+        @torch.inference_mode()
+        def read(tokens: Tensor, wanted: list[Site]) -> list[Tensor]:
+            passing.wanted, passing.seen = set(wanted), {}
+            with contextlib.suppress(_Stop):
+                self.model(input_ids=tokens.to(self.device), use_cache=False)
+            seen, passing.seen = passing.seen, {}
+            if missed := [str(s) for s in wanted if s not in seen]:
+                raise UsageError(f"The forward pass never reached {missed[0]}.", "Choose a site that the subject computes for every token.")
+            return [seen[site] for site in wanted]
+
+        with contextlib.ExitStack() as hooks:
             for site in set(sites):
                 hooks.enter_context(self._hooked(site, partial(keep, site)))
-            self.model(input_ids=tokens.to(self.device), use_cache=False)
-        if missed := [str(s) for s in sites if s not in seen]:
-            raise UsageError(f"The forward pass never reached {missed[0]}.", "Choose a site that the subject computes for every token.")
-        return [seen[site] for site in sites]
+            yield read
 
     @contextlib.contextmanager
     def editing(self, site: Site, edit: Edit, editable: Callable[[], Tensor]):

@@ -21,6 +21,7 @@ cannot be folded, so `decode` needs the vectors that f came from. Directions are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -136,24 +137,37 @@ class SAE(nn.Module):
         The SAE's error at x is kept: only the difference that the edited features make is added. Where every feature decides for
         itself whether it fires, only their own columns are read.
         """
-        current = self._current(x, features)
-        delta = (values - current) @ self.W_dec[features]
-        return delta * self._statistics(x.float())[1] if self.form.norm != "none" else delta
+        return self.editor(features)(x, values)
 
-    def _current(self, x: Tensor, features: Tensor) -> Tensor:
-        """Activations (..., m) of `features` (m,) alone."""
+    def editor(self, features: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """`edit` for `features` (m,), for many uses: their rows and columns are taken out once."""
+        current, directions = self._reader(features), self.W_dec[features]
+
+        def edit(x: Tensor, values: Tensor) -> Tensor:
+            delta = (values - current(x)) @ directions
+            return delta * self._statistics(x.float())[1] if self.form.norm != "none" else delta
+
+        return edit
+
+    def _reader(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        """What gives activations (..., m) of `features` (m,) alone, for x (..., D)."""
+        if self.is_sparse and (self.form.activation != "topk" or len(features) > 4):
+            return lambda x: self.encode(x)[..., features]
+        columns, bias = self.W_enc[:, features], self.b_enc[features]
         if not self.is_sparse:
-            return self._activate(self.read(x) @ self.W_enc[:, features], features)
-        if self.form.activation != "topk" or len(features) > 4:
-            return self.encode(x)[..., features]
-        z = self.read(x)
-        own = z @ self.W_enc[:, features] + self.b_enc[features]
-        if x.device.type == "cpu" and not bool((own > 0).any()):
-            return torch.zeros_like(own)  # as nearly always when one token is generated: no other feature need be looked at
-        pre = z @ self.W_enc + self.b_enc
-        own = pre[..., features]
-        larger = torch.stack([(pre > own[..., i, None]).sum(-1) for i in range(len(features))], -1)  # cheaper than finding the k largest
-        return own.relu() * (larger < self.form.k)
+            return lambda x: self._activate(self.read(x) @ columns, features)
+
+        def current(x: Tensor) -> Tensor:
+            z = self.read(x)
+            own = z @ columns + bias
+            if own.device.type == "cpu" and own.max() <= 0:
+                return torch.zeros_like(own)  # as nearly always when one token is generated: no other feature need be looked at
+            pre = z @ self.W_enc + self.b_enc
+            own = pre[..., features]
+            larger = torch.stack([(pre > own[..., i, None]).sum(-1) for i in range(len(features))], -1)  # cheaper than finding the k largest
+            return own.relu() * (larger < self.form.k)
+
+        return current
 
     @property
     def per_token(self) -> bool:

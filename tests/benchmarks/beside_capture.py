@@ -1,9 +1,9 @@
 """Capture beside other libraries: activations of one middle layer of the embedded subject, by turns.
 
-    python tests/benchmarks/beside_capture.py [--saelens PYTHON] [--nnsight PYTHON] [--transformer-lens PYTHON] [--rounds 3] [--threads 2]
+    python tests/benchmarks/beside_capture.py [--saelens PYTHON] [--nnsight PYTHON] [--transformer-lens PYTHON] [--rounds 3] [--threads 2] [--tokens 300000]
 
 A peer is timed when the python of an environment that has it is given (sae-lens 6.54.12, nnsight 0.8.1, transformer-lens 4.3.0, each beside the same
-torch). `ours` is the whole stage `capture`: text of about 300,000 tokens is read, tokenised, split, run through the subject and written to disk. The
+torch). `ours` is the whole stage `capture`: text of about `--tokens` tokens is read, tokenised, split, run through the subject and written to disk. The
 others, and `bound`, which calls the model with a hook that stops it, are given rows of 128 token ids and keep their activations in memory, at the
 fastest of three batch sizes. Peers compute in float32, as they do unless told otherwise; nnsight in bfloat16 too.
 """
@@ -45,7 +45,7 @@ def corpus(n_tokens):
 
     path, held = pathlib.Path(tempfile.gettempdir()) / f"benchmark-corpus-{n_tokens}.jsonl", 0
     with open(path, "w", encoding="utf-8") as out:
-        for file in sorted(pathlib.Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        for file in sorted(pathlib.Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"), key=lambda file: (len(file.parts), file)):
             text = file.read_text(encoding="utf-8", errors="replace")
             out.write(json.dumps({"text": text}) + "\n")
             held += len(text)
@@ -187,10 +187,11 @@ def main():
         parser.add_argument(f"--{peer}", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=300_000)
     parser.add_argument("--log", type=argparse.FileType("w"))
     asked = parser.parse_args()
     make = functools.partial(Contender, module="tests.benchmarks.beside_capture", threads=asked.threads, log=asked.log)
-    contenders = [make(sys.executable, name="ours", malloc=True), make(sys.executable, name="bound")]
+    contenders = [make(sys.executable, name="ours", arguments=(asked.tokens,), as_main=True), make(sys.executable, name="bound")]
     found = {"saelens": asked.saelens, "nnsight": asked.nnsight, "nnsight_bfloat16": asked.nnsight, "transformer_lens": asked.transformer_lens}
     contenders += [make(python, name=name) for name, python in found.items() if python]
     take_turns(contenders, asked.rounds, "tok")

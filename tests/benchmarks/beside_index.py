@@ -149,7 +149,7 @@ def main():
         make = functools.partial(Contender, module="tests.benchmarks.beside_index", arguments=(folder, asked.tokens), threads=asked.threads, log=asked.log)
         rates = []
         for what, unit in (("index", "tok"), ("examples", "feature")):
-            contenders = [make(sys.executable, name=f"our_{what}", malloc=True)] + [make(asked.delphi, name=f"delphi_{what}")] * bool(asked.delphi)
+            contenders = [make(sys.executable, name=f"our_{what}", as_main=True)] + [make(asked.delphi, name=f"delphi_{what}")] * bool(asked.delphi)
             rates.append(take_turns(contenders, asked.rounds, unit))
         if asked.delphi:
             features = json.loads((pathlib.Path(folder) / "sae" / HOOK / "cfg.json").read_text())["num_latents"]

@@ -169,7 +169,7 @@ def main():
             make = functools.partial(
                 Contender, module="tests.benchmarks.beside_training", arguments=(shape, architecture), threads=asked.threads, log=asked.log
             )
-            contenders = [make(sys.executable, name="ours", malloc=True), make(sys.executable, name="bound", malloc=True)]
+            contenders = [make(sys.executable, name="ours", as_main=True), make(sys.executable, name="bound", as_main=True)]
             named = [name for name, python in pythons.items() if python and (name, architecture) != ("sparsify", "l1")]
             take_turns(contenders + [make(pythons[name], name=name) for name in named], asked.rounds, "vec")
 

@@ -1,11 +1,10 @@
 """Generation with one feature clamped against generation without, in turns: 64 new tokens after prompts of 32, batches of 1 and 8.
 
-    python tests/benchmarks/clamp.py RUN [--rounds 7]
+    python tests/benchmarks/clamp.py RUN [--rounds 7] [--threads 2]
 
-On a shared machine only the ratio counts.
+On a shared machine only the ratio counts, and best on one thread, whose clock is that of the processor's own work.
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -16,24 +15,20 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from core.clamp import clamp_edit  # noqa: E402
 from core.live import Live  # noqa: E402
 from core.records import Clamp  # noqa: E402
-from core.run import Run  # noqa: E402
-from tests.benchmarks.speed import compare  # noqa: E402
+from tests.benchmarks.speed import asked, compare  # noqa: E402
 
 NEW, PROMPT = 64, "def main(arguments, values):\n    for name in values:\n        print(name)\n" * 2
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run")
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    live = Live(Run.open(arguments.run))
+    run, rounds = asked(__doc__.splitlines()[0], 7)
+    live = Live(run)
     prompt = live.subject.tokenizer.decode(live.subject.prompt_tokens(PROMPT)[1:33])
     direct = {"none": None, "clamp": clamp_edit(live.sae, [Clamp(0, "ablate", 0.0)])}
     for rows in (1, 8):
         turns = {name: lambda e=edit, n=rows: live.subject.generate([prompt] * n, NEW, live.site, temperature=0, edit=e) for name, edit in direct.items()}
         with torch.inference_mode():
-            compare(f"batch {rows}", "tok", rows * NEW, turns["clamp"], turns["none"], arguments.rounds)
+            compare(f"batch {rows}", "tok", rows * NEW, turns["clamp"], turns["none"], rounds)
 
 
 if __name__ == "__main__":

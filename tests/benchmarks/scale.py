@@ -1,9 +1,9 @@
 """Memory and speed of capture, adopt and index with a loaded SAE and no activation store, on the embedded subject.
 
-    python tests/benchmarks/scale.py --tokens 10000000 --features 24576
+    python tests/benchmarks/scale.py --tokens 10000000 --features 24576 [--activation topk]
 
 The text is Python source of the packages installed here, four times over where there is too little of it; the SAE is a random JumpReLU whose
-thresholds let about 50 features fire on a token. Each stage is a process of its own; its anonymous memory is sampled five times a second, and its
+thresholds let about 50 features fire on a token, or with `--activation topk` a random TopK of 50. Each stage is a process of its own; its anonymous memory is sampled five times a second, and its
 processor time counted, which other work on the machine does not change. A twentieth of the tokens is run first, so that what grows with them is seen.
 """
 
@@ -39,7 +39,7 @@ def write_corpus(path: pathlib.Path, n_tokens: int) -> None:
             copy += 1
 
 
-def write_sae(folder: pathlib.Path, n_features: int) -> None:
+def write_sae(folder: pathlib.Path, n_features: int, activation: str) -> None:
     """A random SAE for layer 3 of the embedded subject that fires about 50 times a token."""
     import torch
 
@@ -50,9 +50,12 @@ def write_sae(folder: pathlib.Path, n_features: int) -> None:
     subject = Subject.load("data/subject")
     x = subject.read(Site.parse("resid_post.3"), torch.tensor([subject.prompt_tokens((ROOT / "main.py").read_text())[:256]]))[0, 1:].float()
     directions = torch.nn.functional.normalize(torch.randn(n_features, x.shape[1], generator=torch.Generator().manual_seed(0)), dim=1)
-    threshold = ((x - x.mean(0)) @ directions.T).quantile(1 - 50 / n_features)
     tensors = {"W_enc": directions.T.contiguous(), "b_enc": torch.zeros(n_features), "W_dec": directions, "b_dec": x.mean(0)}
     folder.mkdir()
+    if activation == "topk":
+        save_sae(SAE(Form("random", "topk", 50), tensors), folder)
+        return
+    threshold = ((x - x.mean(0)) @ directions.T).quantile(1 - 50 / n_features)
     save_sae(SAE(Form("random", "jumprelu"), tensors | {"threshold": threshold.clamp(min=0).expand(n_features).clone()}), folder)
 
 
@@ -90,10 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=10_000_000)
     parser.add_argument("--features", type=int, default=24_576)
+    parser.add_argument("--activation", choices=("jumprelu", "topk"), default="jumprelu")
     asked = parser.parse_args()
     place = pathlib.Path(tempfile.mkdtemp(dir=ROOT / "data" / "runs", prefix="scale-"))
     try:
-        write_sae(place / "sae", asked.features)
+        write_sae(place / "sae", asked.features, asked.activation)
         for share in (20, 1):
             write_corpus(place / "corpus.jsonl", asked.tokens // share)
             run = str(place / f"run-{share}")

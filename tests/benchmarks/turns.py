@@ -15,7 +15,8 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}  # as main.py runs
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
+AS_MAIN = MALLOC | {"TOKENIZERS_PARALLELISM": "true"}  # as main.py runs
 QUIET = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "SPARSIFY_DISABLE_TRITON": "1", "TOKENIZERS_PARALLELISM": "false"}
 WORK = "import sys; sys.path.insert(0, sys.argv[1]); from tests.benchmarks.turns import work; work(*sys.argv[2:])"
 
@@ -44,10 +45,10 @@ def work(module, name, threads, *arguments):
 class Contender:
     """The process of one contender; `python` is its interpreter, `name` the generator in `module`."""
 
-    def __init__(self, python, module, name, arguments=(), threads=2, log=None, malloc=False):
+    def __init__(self, python, module, name, arguments=(), threads=2, log=None, as_main=False):
         self.name, self.seconds, self.units, self.peak = name, [], 0, 0.0
         command = [str(python), "-c", WORK, str(ROOT), module, name, str(threads), *map(str, arguments)]
-        environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(threads)} | (MALLOC if malloc else {})
+        environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(threads)} | (AS_MAIN if as_main else {})
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log or subprocess.DEVNULL}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, bufsize=1, **pipes)
 

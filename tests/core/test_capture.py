@@ -1,6 +1,8 @@
 """The store against whole forward passes of each document by hand; interruptions; what is left out; what is counted."""
 
+import itertools
 import json
+import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 import core.capture
-from core.activations import ActivationStore, from_numpy, open_activations, to_numpy, write_shard
+from core.activations import ActivationStore, Passes, Rows, from_numpy, open_activations, to_numpy, write_shard
 from core.capture import capture, capture_together, shard_rows
 from core.corpus import Tokens
 from core.documents import text_hash
@@ -81,6 +83,33 @@ def test_the_size_of_a_pass_changes_nothing_but_speed(tiny_run, tmp_path, subjec
     torch.testing.assert_close(store.read(np.arange(len(store))), same.read(np.arange(len(store))), rtol=1e-4, atol=1e-4)
 
 
+def test_passes_at_once_give_the_same_bytes_and_the_cores_back(tiny_run, tmp_path, subject_folder, documents_folder, monkeypatch):
+    """As on two cores; but the main thread keeps to one, since what it forked later would hang in torch."""
+    shares, given_back, original, get, put = set(), [], Rows.tokens, torch.get_num_threads, torch.set_num_threads
+    calls, both = itertools.count(), threading.Barrier(2, timeout=60)
+
+    def tokens(rows, chosen):
+        if next(calls) < 2:
+            both.wait()  # the first pass waits until a second one has begun
+        shares.add(get())
+        return original(rows, chosen)
+
+    monkeypatch.setattr(Rows, "tokens", tokens)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: given_back.append(n) if threading.current_thread() is threading.main_thread() else put(n))
+    run = new_run(tmp_path / "run", subject_folder, documents_folder)
+    assert capture(run, SMALL_CAPTURE).files == tiny_run.manifest("capture").files
+    assert shares == {1} and given_back == [2]
+
+
+def test_what_is_done_beside_the_passes_raises(tmp_path, subject_folder, documents_folder, monkeypatch):
+    run = new_run(tmp_path / "run", subject_folder, documents_folder)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, core.capture, "word_tree", 1)
+        capture(run, SMALL_CAPTURE)
+    assert run.find("capture") is None and run.state("capture") == "partial"
+
+
 def test_shards_are_cut_between_rows_and_hold_every_row():
     offsets = np.array([0, 10, 20, 50, 55, 60])
     assert shard_rows(offsets, 20) == [(0, 2), (2, 3), (3, 5)]
@@ -136,14 +165,14 @@ def test_several_runs_are_captured_in_one_pass_as_each_would_be_alone(tmp_path, 
     alone = [new_run(tmp_path / "alone" / site, subject_folder, documents_folder, site=site) for site in sites]
     for run in alone:
         capture(run, SMALL_CAPTURE)
-    calls = kill_at(monkeypatch, Subject, "read_sites", 0)
+    calls = kill_at(monkeypatch, Passes, "start", 0)
     together = [new_run(tmp_path / "together" / site, subject_folder, documents_folder, site=site) for site in sites]
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, core.capture, "write_shard", 5)
         capture_together(together, SMALL_CAPTURE)
     calls.clear()
     manifests = capture_together(together, SMALL_CAPTURE)
-    assert {len(c[1]) for c in calls} == {3, 1}, "three sites at once, and the one that the kill kept from its second shard"
+    assert {len(c[2]) for c in calls} == {3, 1}, "three sites at once, and the one that the kill kept from its second shard"
     for run, manifest in zip(alone, manifests, strict=True):
         assert manifest.key == run.manifest("capture").key and manifest.summary == run.manifest("capture").summary
         assert manifest.files.keys() == run.manifest("capture").files.keys()
@@ -182,9 +211,10 @@ def test_a_measured_size_of_a_pass_is_kept_for_the_resumed_capture(tmp_path, sub
         capture(run, measuring)
     chosen = json.loads((run.path / "capture.partial" / ".batch.json").read_text())["batch_tokens"]
     assert chosen in (1024, 2048, 4096, 8192)
-    calls = kill_at(monkeypatch, core.capture, "read_rows", 0)
+    measured = kill_at(monkeypatch, core.capture, "read_rows", 0)
+    calls = kill_at(monkeypatch, core.capture, "Passes", 0)
     capture(run, measuring)
-    assert {c[4] for c in calls} == {chosen}, "no other size is tried again"
+    assert not measured and {c[3] for c in calls} == {chosen}, "no other size is tried again"
     assert run.state("capture") == "done" and ".batch.json" not in run.manifest("capture").files
 
 

@@ -3,13 +3,14 @@
 import hashlib
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from core.capture import lay_out, write_tables
-from core.corpus import SHINGLE, Tokens, assign_splits, copied_tokens, near_duplicate_groups, shingle_hashes
+from core.capture import describe, lay_out, split_up, write_tables
+from core.corpus import SHINGLE, Tokens, assign_splits, copied_tokens, is_among, near_duplicate_groups, repeated, shingle_hashes
 from core.documents import Document, read_corpus, text_hash
 from core.encode import encode_documents
 from core.errors import NotReady, UsageError
@@ -180,6 +181,16 @@ def test_shingle_hashes_tell_runs_apart_and_equal_runs_together():
     assert shingle_hashes(tokens[:SHINGLE])[0] != shingle_hashes(tokens[:SHINGLE][::-1])[0], "order counts"
 
 
+def test_what_stands_more_than_once_is_found():
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 40, n).astype(np.uint64) for n in (9, 0, 25)]
+    times = Counter(np.concatenate(parts).tolist())
+    found = repeated(parts)
+    assert found.tolist() == sorted(v for v, n in times.items() if n > 1) and len(found) < len(times)
+    assert is_among(parts[2], found).tolist() == [times[v] > 1 for v in parts[2].tolist()]
+    assert not is_among(parts[2], found[:0]).any() and len(repeated([])) == len(repeated([parts[1]])) == 0
+
+
 def test_documents_that_share_over_half_are_one_group_and_those_under_are_not():
     base = tokens_of(200, 0)
     over = np.r_[base[:140], tokens_of(60, 1)]  # 109 of 169 shingles
@@ -211,7 +222,7 @@ def test_near_copies_of_a_captured_corpus_share_a_split():
         words = [str(w) for w in rng.integers(0, 10**6, 40)]
         documents += [Document(f"{i}a", " ".join(words)), Document(f"{i}b", " ".join(words[:-1] + ["other"]))]
     encoded, _ = encode_documents(subject, documents, CaptureSettings())
-    tables, _ = lay_out(encoded, 32, True)
+    tables = split_up(lay_out(encoded, 32, True)[0], encoded)
     assert np.array_equal(tables["split"][::2], tables["split"][1::2])
     alone = assign_splits([text_hash(d.text) for d in documents], np.arange(60))
     assert not np.array_equal(alone[::2], alone[1::2]), "without groups they would not"
@@ -261,7 +272,8 @@ def tokens(request, tmp_path):
     encoded, _ = encode_documents(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)], CaptureSettings())
     tables, left_out = lay_out(encoded, 16, True)
     assert left_out == {}
-    write_tables(tmp_path, tables, encoded, subject)
+    write_tables(tmp_path, tables)
+    describe([tmp_path], tables, encoded, subject)
     return Tokens(tmp_path)
 
 
