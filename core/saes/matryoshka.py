@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.saes.batch_topk import BatchTopK
-from core.saes.kernels import decode, threshold_backward
+from core.saes.kernels import decode, where_positive
 from core.saes.protocol import TrainingLoss, sampled_l0
 from core.saes.untied import auxk
 
@@ -53,4 +53,4 @@ class _Activate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        return threshold_backward(g, ctx.saved_tensors[0], 0), None
+        return where_positive(g, ctx.saved_tensors[0]), None
