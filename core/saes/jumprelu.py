@@ -8,9 +8,10 @@ The jump has no slope, so a rectangle of width `BANDWIDTH` around the threshold 
     d f / d threshold   = -threshold / BANDWIDTH  where |pre - threshold| < BANDWIDTH / 2, else 0
     d L0 / d threshold  = -1 / BANDWIDTH          likewise
 
-Recipe: unit decoder rows, the penalty rises over warm-up. Other than in the paper the threshold is learned itself, in float32, and kept at 0 or above: its
-logarithm moves too slowly in a short training. Bandwidth and start are the paper's 0.001 times about the square root of a width of
-some hundreds, because here activations have unit variance in each dimension and there unit mean square length.
+Other than in the paper, d / d pre has the same terms with the other sign, besides its own 1 where f fires, so that encoder and biases, too, learn to be
+sparse (Anthropic 2025, "Circuits Updates - January 2025"): a threshold moves by at most the learning rate in a step, and alone
+does not get far in a short training. The rectangle is wide for the same reason. The threshold is learned itself, in float32, and kept at 0 or above: its
+logarithm would move more slowly still. Unit decoder rows; the penalty rises over warm-up.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from core.saes.protocol import TrainingLoss
 from core.saes.sae import SAE, Form
 from core.saes.untied import Untied
 
-BANDWIDTH, START = 0.05, 0.05
+BANDWIDTH, START = 0.5, 0.05
 
 
 class JumpReLU(Untied):
@@ -79,7 +80,7 @@ class _Jump(torch.autograd.Function):
         g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
         g_f = g @ W.T
         at_jump = torch.addcmul((g_l0 / len(f)).to(W.dtype), g_f, threshold.to(W.dtype))
-        slope = column_sums(hardtanh_backward(at_jump, above, -BANDWIDTH / 2, BANDWIDTH / 2)).to(threshold.dtype) / -BANDWIDTH
-        g_pre = where_positive(g_f, above)
+        at_jump = hardtanh_backward(at_jump, above, -BANDWIDTH / 2, BANDWIDTH / 2)
+        g_pre = where_positive(g_f, above).add_(at_jump, alpha=1 / BANDWIDTH)
         g_E, g_b_enc, g_b_dec = encoder_gradients(g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E)
-        return None, g_E, g_b_enc, (f.T @ g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype), slope, None
+        return None, g_E, g_b_enc, (f.T @ g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype), column_sums(at_jump).to(E.dtype) / -BANDWIDTH, None
