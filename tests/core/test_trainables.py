@@ -187,6 +187,15 @@ def test_the_kth_largest_of_a_batch(k, dtype):
     assert kernels.kth_largest(-pre.abs() - 1, k) <= 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_mask_of_bits_is_the_mask_of_numbers(dtype):
+    generator = torch.Generator().manual_seed(3)
+    g, x = (torch.randn(40, 64, generator=generator).to(dtype) for _ in range(2))
+    x[0], x[1], x[2], x[3] = 0.0, -0.0, 1e-30, -1e-30
+    assert torch.equal(kernels.where_positive(g, x), torch.where(x > 0, g, 0.0))
+    assert 0 < int((x > 0).sum()) < x.numel()
+
+
 @pytest.mark.parametrize("n_features", [10, 70_000])
 def test_firings_in_order_of_feature(n_features):
     features = torch.randint(0, n_features, (30, 4), generator=torch.Generator().manual_seed(2))
