@@ -19,7 +19,7 @@ from core.settings import WITH_K, SweepSettings, TrainSettings, from_table
 from core.train import fit, load_data
 from core.trainer import Trainer
 
-VERSION = 2
+VERSION = 3
 
 
 def sweep(run: Run, settings: SweepSettings, redo: bool = False) -> Manifest:

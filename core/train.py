@@ -25,7 +25,7 @@ from core.saes import load_sae
 from core.settings import TrainSettings
 from core.trainer import Data, Trainer
 
-UNIT, VERSION = "train", 4
+UNIT, VERSION = "train", 5
 CALIBRATE_VECTORS, START_VECTORS = 16_384, 4096
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.saes.kernels import decode, encode
+from core.saes.kernels import column_sums, encoder_gradients, mean_square, padded, preactivations, where_positive
 from core.saes.protocol import TrainingLoss, sampled_l0
 from core.saes.sae import SAE, Form
 from core.saes.untied import Untied
@@ -37,17 +37,41 @@ class Gated(Untied):
         self.b_mag.copy_(self.b_enc)
 
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32) -> TrainingLoss:
-        product = encode(x, self.E, torch.zeros_like(self.b_enc), self.b_dec, dtype)
-        gate = (product + self.b_enc.to(dtype)).relu()
-        f = (product * self.r.exp().to(dtype) + self.b_mag.to(dtype)).relu() * (gate > 0)
-        out, sums = decode(f, self.W_dec, dtype)
-        gate_out, gate_sums = decode(gate, self.W_dec.detach(), dtype)
-        centred = x - self.b_dec
-        reconstruction, l1 = (centred - out).square().mean(), gate_sums.sum() / len(x)
-        total = reconstruction + penalty * l1 + (centred.detach() - gate_out).square().mean()
-        return TrainingLoss(total, reconstruction.detach(), l1.detach(), sampled_l0(f.detach()), sums.detach() > 0)
+        reconstruction, by_gate, l1, f = _Gate.apply(x, self.E, self.b_enc, self.W_dec, self.b_dec, self.r, self.b_mag, dtype)
+        total = reconstruction + penalty * l1 + by_gate
+        return TrainingLoss(total, reconstruction.detach(), l1.detach(), sampled_l0(f), column_sums(f) > 0)
 
     @torch.no_grad()
     def finished(self, scale: float) -> SAE:
         extras = {"gate_scale": self.r.exp().cpu(), "gate_bias": self.b_mag.cpu() * scale}
         return SAE(Form(self.architecture, "gated"), self.tensors(scale) | extras)
+
+
+class _Gate(torch.autograd.Function):
+    """x (B, D), weights -> (mean squared error (), that of the gate's own reconstruction (), mean L1 norm of the gate (), f (B, F)).
+
+    The gate is the product with E, and the magnitude is computed from it: exp(r) gate + (b_mag - exp(r) b_enc).
+    """
+
+    @staticmethod
+    def forward(ctx, x, E, b_enc, W_dec, b_dec, r, b_mag, dtype):
+        centred, W, scale = x - b_dec, W_dec.to(dtype), r.exp()
+        pre, inputs = preactivations(centred, E, b_enc, dtype)
+        gate = pre.relu()
+        f = where_positive(torch.addcmul((b_mag - scale * b_enc).to(dtype), pre, scale.to(dtype)).relu(), pre)
+        error, by_gate = centred - f @ W, centred - gate @ W
+        ctx.save_for_backward(inputs, E, W, gate, f, error, by_gate, scale, b_mag)
+        ctx.mark_non_differentiable(f)
+        return mean_square(error), mean_square(by_gate), column_sums(gate).sum().to(E.dtype) / len(x), f
+
+    @staticmethod
+    def backward(ctx, g_loss, g_by_gate, g_l1, _):
+        inputs, E, W, gate, f, error, by_gate, scale, b_mag = ctx.saved_tensors
+        g, h = (e.to(W.dtype) * (factor * (-2 / e.numel())) for e, factor in ((error, g_loss), (by_gate, g_by_gate)))
+        g_mag = where_positive(g @ W.T, f)
+        g_gate = where_positive(padded(h, 1.0, h.dtype) @ padded(W, g_l1 / len(f), W.dtype).T, gate)
+        g_W, sums, gate_sums = f.T @ g, column_sums(g_mag).to(E.dtype), column_sums(g_gate).to(E.dtype)
+        g_product = torch.addcmul(g_gate, g_mag, scale.to(W.dtype))
+        g_E, _, g_b_dec = encoder_gradients(g_product.T @ inputs[:, : E.shape[1]], gate_sums + scale * sums, E)
+        g_r = (g_W * W).sum(1, dtype=E.dtype) - b_mag * sums  # where f fires, exp(r) product is f - b_mag; the sum of g_f f is that of g_W W
+        return None, g_E, gate_sums, g_W.to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype), g_r, sums, None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-threshold_backward = torch.ops.aten.threshold_backward
+hardtanh_backward = torch.ops.aten.hardtanh_backward  # (g, x, a, b): g where a < x < b, else 0, in one vectorised pass
 
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 PAD = 32  # columns for a bias: one of ones and then zeros, because products like widths that 32 divides
@@ -95,6 +95,14 @@ def kth_largest(pre: Tensor, k: int) -> float:
     return float(torch.from_numpy(np.partition(bits, -k, axis=None)[-k : len(bits.flat) - k + 1].copy()).view(torch.bfloat16))
 
 
+def where_positive(g: Tensor, x: Tensor) -> Tensor:
+    """`g` where `x` > 0, else 0. As whole numbers, whose sign is that of the bfloat16 with the same bits, in a third of the time."""
+    threshold_backward = torch.ops.aten.threshold_backward
+    if x.dtype != torch.bfloat16:
+        return threshold_backward(g, x, 0)
+    return threshold_backward(g.view(torch.int16), x.view(torch.int16), 0).view(torch.bfloat16)
+
+
 def column_sums(f: Tensor) -> Tensor:
     """Sum over the batch (F,), float32; as a product with ones it takes a fifth of the time in bfloat16."""
     return (f.new_ones(8, len(f)) @ f)[0].float() if f.dtype == torch.bfloat16 else f.sum(0)
@@ -152,7 +160,7 @@ class _Autoencode(torch.autograd.Function):
         inputs, E, W, f, error = ctx.saved_tensors
         g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
         g_f = g @ W.T if g_sums is None else padded(g, 1.0, g.dtype) @ padded(W, g_sums, W.dtype).T
-        g_pre = threshold_backward(g_f, f, 0)
+        g_pre = where_positive(g_f, f)
         g_E, g_b_enc, g_b_dec = encoder_gradients(g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E)
         return None, g_E, g_b_enc, (f.T @ g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype), None, None
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.saes.batch_topk import BatchTopK
-from core.saes.kernels import decode, threshold_backward
+from core.saes.kernels import column_sums, encoder_gradients, mean_square, preactivations, where_positive
 from core.saes.protocol import TrainingLoss, sampled_l0
 from core.saes.untied import auxk
 
@@ -31,26 +31,40 @@ class Matryoshka(BatchTopK):
         self.parts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32) -> TrainingLoss:
-        f = _Activate.apply(self.preactivations(x, dtype), self.activate)
-        error, losses, sums = x - self.b_dec, [], []
-        for part, rows in zip(f.split(self.parts, 1), self.W_dec.split(self.parts), strict=True):
-            out, part_sums = decode(part, rows, dtype)
-            error = error - out
-            losses.append(error.square().mean())
-            sums.append(part_sums.detach())
-        total = torch.stack(losses).mean() + auxk(self, x, error, dead, dtype)
-        return TrainingLoss(total, losses[-1].detach(), error.new_zeros(()), sampled_l0(f.detach()), torch.cat(sums) > 0)
+        reconstruction, mean, error, f = _Nested.apply(x, self.E, self.b_enc, self.W_dec, self.b_dec, self.activate, self.parts, dtype)
+        total = mean + auxk(self, x, error, dead, dtype)
+        return TrainingLoss(total, reconstruction, error.new_zeros(()), sampled_l0(f), column_sums(f) > 0)
 
 
-class _Activate(torch.autograd.Function):
-    """`activate`, with a gradient of 1 where something fires."""
+class _Nested(torch.autograd.Function):
+    """x (B, D), weights -> (mean squared error of the whole, mean of the prefixes' mean squared errors, error of the whole (B, D), f (B, F)).
+
+    A part of f pulls on the errors of all prefixes that hold it, so the errors are added up from the last prefix on. Only the second has a gradient.
+    """
 
     @staticmethod
-    def forward(ctx, pre, activate):
-        f = activate(pre)
-        ctx.save_for_backward(f)
-        return f
+    def forward(ctx, x, E, b_enc, W_dec, b_dec, activate, parts, dtype):
+        error = x - b_dec
+        pre, inputs = preactivations(error, E, b_enc, dtype)
+        f, W, errors = activate(pre), W_dec.to(dtype), []
+        for part, rows in zip(f.split(parts, 1), W.split(parts), strict=True):
+            error = error - part @ rows
+            errors.append(error)
+        losses = [mean_square(e) for e in errors]
+        ctx.save_for_backward(inputs, E, W, f, *errors)
+        ctx.parts = parts
+        ctx.mark_non_differentiable(losses[-1], error, f)
+        return losses[-1], torch.stack(losses).mean(), error, f
 
     @staticmethod
-    def backward(ctx, g):
-        return threshold_backward(g, ctx.saved_tensors[0], 0), None
+    def backward(ctx, _, g_loss, *__):
+        inputs, E, W, f, *errors = ctx.saved_tensors
+        pulls, total, weight = [], 0.0, g_loss * (-2 / (errors[0].numel() * len(errors)))
+        for error in reversed(errors):
+            total = total + error
+            pulls.insert(0, total.to(W.dtype) * weight)
+        each = list(zip(pulls, f.split(ctx.parts, 1), W.split(ctx.parts), strict=True))
+        g_pre = where_positive(torch.cat([g @ rows.T for g, _, rows in each], 1), f)
+        g_W = torch.cat([part.T @ g for g, part, _ in each]).to(E.dtype)
+        g_E, g_b_enc, g_b_dec = encoder_gradients(g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E)
+        return None, g_E, g_b_enc, g_W, g_b_dec + pulls[0].sum(0, dtype=E.dtype), None, None, None

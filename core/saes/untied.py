@@ -47,9 +47,6 @@ class Untied(nn.Module):
         place = max(1, round(n * (1 - min(0.5, START_L0 / self.n_features))))
         return -torch.cat([(rows @ centred.T).kthvalue(place, dim=1).values for rows in self.E.split(2048)])
 
-    def preactivations(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return encode(x, self.E, self.b_enc, self.b_dec, dtype)
-
     @torch.no_grad()
     def before_step(self) -> None:
         """Take out of the decoder's gradient what would only change a row's length."""

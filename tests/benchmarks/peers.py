@@ -4,8 +4,8 @@
     python          tests/benchmarks/peers.py train RUN OUT ours-ARCHITECTURE [--penalty P | --l0 L]
     python          tests/benchmarks/peers.py table RUN OUT
 
-RUN needs a capture. ARCHITECTURE is topk, batch_topk, matryoshka, l1, jumprelu or gated. Each training writes its SAE, in our form, to a folder under OUT; a peer's is
-checked against what the peer itself reconstructs. `table` measures all of OUT on the score split with this program's own FVU and cross-entropy.
+RUN needs a capture. ARCHITECTURE is topk, batch_topk, matryoshka, l1, jumprelu or gated. Each training writes its SAE to a folder under OUT, a peer's in its own
+layout, and what ours loads from there is checked against what the peer reconstructs. `table` measures all of OUT on the score split with this program's own FVU and cross-entropy.
 Penalties weigh the same when ours is P, that of dictionary_learning sqrt(D) P and that of SAELens D P: their vectors have other lengths. The
 penalty of dictionary_learning's JumpReLU is the L0 that it aims at.
 Peers run in environments of their own (`pip install sae-lens==6.54.12`, `dictionary-learning==0.1.0`, beside the same torch).
@@ -26,11 +26,9 @@ sys.path[0] = str(pathlib.Path(__file__).parents[2])  # not this folder, whose r
 
 from core.activations import ActivationStore  # noqa: E402
 from core.files import read_json  # noqa: E402
-from core.saes import SAE, Form, load_sae, save_sae  # noqa: E402
-from tests.benchmarks.peer_trainers import BATCH, EXPANSION, Asked, K, dictlearn, saelens  # noqa: E402
-
-FORMS = {name: Form(name, kind) for name, kind in (("l1", "relu"), ("jumprelu", "jumprelu"), ("gated", "gated"))}
-FORMS |= {"topk": Form("topk", "topk", K), "batch_topk": Form("batch_topk", "jumprelu"), "matryoshka": Form("matryoshka", "jumprelu")}
+from core.saes import save_sae  # noqa: E402
+from core.saes.formats import load_published  # noqa: E402
+from tests.benchmarks.peer_trainers import BATCH, EXPANSION, Asked, K, dictlearn, probe, saelens  # noqa: E402
 
 
 class Stored:
@@ -50,26 +48,16 @@ class Stored:
         return (x.float() / self.scale for x in itertools.islice(epochs, self.steps))
 
 
-def unscaled(form, tensors, scale):
-    """The SAE for raw vectors from one for vectors over `scale`, with unit decoder rows."""
-    length = tensors["W_dec"].norm(dim=1)
-    tensors = {name: t.detach().clone() for name, t in tensors.items()}
-    tensors |= {"W_dec": tensors["W_dec"] / length[:, None], "W_enc": tensors["W_enc"] * length, "b_enc": tensors["b_enc"] * length * scale}
-    tensors |= {name: tensors[name] * length * scale for name in ("threshold", "gate_bias") if name in tensors}
-    return SAE(form, tensors | {"b_dec": tensors["b_dec"] * scale})
-
-
-def peer(kind, architecture, arguments):
-    """Train with another library and write what it learned in our form, after comparing what both reconstruct."""
+def peer(kind, architecture, arguments, folder):
+    """Train with another library, which saves in its own layout, and compare what it reconstructs with what ours loads from there."""
     data = Stored(arguments.run, arguments.steps)
-    tensors, reconstruct, shrink = kind(Asked(architecture, data.store.width, arguments.rate, arguments.penalty), data)
-    sae = unscaled(FORMS[architecture], tensors, data.scale * shrink)
-    if reconstruct is not None:
-        x = next(iter(data))[:256]
+    known = kind(Asked(architecture, data.store.width, arguments.rate, arguments.penalty), data, folder)
+    if known is not None:
+        x = probe(data)
         with torch.no_grad():
-            difference = float((sae.reconstruct(x * data.scale) / data.scale - reconstruct(x)).abs().max())
-        assert difference < 1e-2 * float(x.abs().max()), f"conversion is wrong by {difference}"
-    return sae
+            difference = float((load_published(str(folder)).sae.reconstruct(x * data.scale) / data.scale - known).abs().max() / known.abs().max())
+        print(f"{folder.name}: ours and theirs reconstruct the same but for {difference:.1e} of the largest number")
+        assert difference < 1e-2, "loaded wrongly"
 
 
 def ours(architecture, arguments, folder):
@@ -82,7 +70,7 @@ def ours(architecture, arguments, folder):
     epochs = arguments.steps / (len(data.explain) // BATCH)
     trainer = Trainer(TrainSettings(architecture, EXPANSION, K, l1=arguments.penalty, l0=arguments.l0, rate=arguments.rate, epochs=epochs), data, seed, folder)
     fit([trainer], data, BATCH, seed)
-    return trainer.finished()
+    save_sae(trainer.finished(), folder)
 
 
 def train(arguments):
@@ -91,20 +79,30 @@ def train(arguments):
     folder = pathlib.Path(arguments.out) / f"{arguments.what}{suffix}"
     folder.mkdir(parents=True)
     start = time.process_time()
-    sae = ours(architecture, arguments, folder) if who == "ours" else peer({"saelens": saelens, "dictlearn": dictlearn}[who], architecture, arguments)
-    save_sae(sae, folder)
+    if who == "ours":
+        ours(architecture, arguments, folder)
+    else:
+        peer({"saelens": saelens, "dictlearn": dictlearn}[who], architecture, arguments, folder)
     (folder / "cost.json").write_text(json.dumps({"cpu_s": time.process_time() - start, "steps": arguments.steps}))
 
 
 def table(arguments):
-    from core.evaluate import draw_sample, measured
+    """Measures each SAE once: what is chosen (a penalty, a rate) is chosen by the last two columns, and what is reported are the others."""
+    from core.evaluate import draw_sample, fidelity, measured
     from core.run import Run
+    from core.train import load_data
 
-    sample = draw_sample(Run.open(arguments.run), 50_000, 20_000)
-    print("| SAE | FVU | L0 | dead | CE | recovered (mean ablation) | CPU s |\n|---|---|---|---|---|---|---|")
-    for folder in sorted(p.parent for p in pathlib.Path(arguments.out).glob("*/sae.safetensors")):
-        m, cost = measured(load_sae(folder), sample), read_json(folder / "cost.json")["cpu_s"]
-        print(f"| {folder.name} | {m['fvu']:.4f} | {m['l0']:.1f} | {m['dead_share']:.3f} | {m['ce_spliced']:.4f} | {m['recovered_mean']:.4f} | {cost:.0f} |")
+    run, sample = Run.open(arguments.run), None
+    print("| SAE | FVU | L0 | dead | CE increase | recovered, zero | recovered, mean | CPU s | calibrate FVU | calibrate L0 |\n" + "|---" * 10 + "|")
+    for folder in sorted(p.parent for p in pathlib.Path(arguments.out).glob("*/cost.json")):
+        if not (folder / "measured.json").exists():
+            sample, sae = sample or draw_sample(run, 50_000, 20_000), load_published(str(folder)).sae
+            data = load_data(run.folder("capture"), BATCH, run.settings.seed)
+            held = fidelity(sae, (x * data.scale for x in data.calibrate.split(BATCH)))
+            (folder / "measured.json").write_text(json.dumps(measured(sae, sample) | {f"calibrate_{name}": held[name] for name in ("fvu", "l0")}))
+        m, cost = read_json(folder / "measured.json"), read_json(folder / "cost.json")["cpu_s"]
+        score = f"{m['fvu']:.4f} | {m['l0']:.1f} | {m['dead_share']:.3f} | {m['ce_increase']:.4f} | {m['recovered_zero']:.4f} | {m['recovered_mean']:.4f}"
+        print(f"| {folder.name} | {score} | {cost:.0f} | {m['calibrate_fvu']:.4f} | {m['calibrate_l0']:.1f} |")
 
 
 def main():
@@ -113,7 +111,7 @@ def main():
     parser.add_argument("run")
     parser.add_argument("out")
     parser.add_argument("what", nargs="?")
-    parser.add_argument("--steps", type=int, default=373)
+    parser.add_argument("--steps", type=int, default=600)
     for name in ("rate", "penalty", "l0"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
     arguments = parser.parse_args()

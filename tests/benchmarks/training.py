@@ -10,6 +10,7 @@ kernels without the trainer around them.
 """
 
 import argparse
+import inspect
 import os
 import pathlib
 import sys
@@ -27,6 +28,7 @@ from torch.nn.functional import embedding_bag, linear, normalize  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
+from core.saes.jumprelu import BANDWIDTH  # noqa: E402
 from core.settings import TrainSettings  # noqa: E402
 from core.trainer import Data, Trainer  # noqa: E402
 
@@ -44,11 +46,12 @@ def made_vectors(d, f, n=16_384):
 
 
 class Bound:
-    """A bare loop: W_enc and W_dec (F, D) start equal with unit rows."""
+    """A bare loop: W_enc and W_dec (F, D) start equal with unit rows; what a loss takes beside four tensors are numbers (F,) near 0."""
 
     def __init__(self, loss, d, f, dtype):
         rows = normalize(torch.randn(f, d, generator=torch.Generator().manual_seed(1)), dim=1)
-        parameters = rows, torch.zeros(f), rows.clone(), torch.zeros(d)
+        more = len(inspect.signature(loss).parameters) - 5
+        parameters = rows, torch.zeros(f), rows.clone(), torch.zeros(d), *(torch.full((f,), 0.05) for _ in range(more))
         self.parameters = [torch.nn.Parameter(p) for p in parameters]
         self.optimiser = torch.optim.Adam(self.parameters, lr=RATE, fused=True)
         self.loss, self.dtype = loss, dtype
@@ -102,6 +105,52 @@ class Sparse(torch.autograd.Function):
         return None, matrices[0] @ centred, torch.zeros(len(W_enc)).index_add_(0, flat, g_values.flatten()), matrices[1] @ g, g.sum(0)
 
 
+def dense_batch_topk(x, W_enc, b_enc, W_dec, b_dec):
+    pre = linear(x - b_dec, W_enc, b_enc)
+    least = float(np.partition(pre.detach().float().numpy(), -K * len(x), axis=None)[-K * len(x)])
+    return (pre * (pre >= max(least, 1e-6)) @ W_dec + b_dec - x).square().mean()
+
+
+def dense_matryoshka(x, W_enc, b_enc, W_dec, b_dec):
+    pre = linear(x - b_dec, W_enc, b_enc)
+    least = float(np.partition(pre.detach().float().numpy(), -K * len(x), axis=None)[-K * len(x)])
+    f, ends = pre * (pre >= max(least, 1e-6)), [len(W_dec) >> i for i in (4, 3, 2, 1, 0)]
+    out, losses = b_dec - x, []
+    for start, end in zip([0, *ends], ends, strict=False):
+        out = out + f[:, start:end] @ W_dec[start:end]
+        losses.append(out.square().mean())
+    return torch.stack(losses).mean()
+
+
+def dense_gated(x, W_enc, b_enc, W_dec, b_dec, r, b_mag):
+    product = linear(x - b_dec, W_enc)
+    gate = (product + b_enc).relu()
+    f = (product * r.exp() + b_mag).relu() * (gate > 0)
+    by_gate = gate @ W_dec.detach() + b_dec.detach() - x
+    return (f @ W_dec + b_dec - x).square().mean() + PENALTY * gate.sum(1).mean() + by_gate.square().mean()
+
+
+def dense_jumprelu(x, W_enc, b_enc, W_dec, b_dec, threshold):
+    f, l0 = Jump.apply(linear(x - b_dec, W_enc, b_enc), threshold)
+    return (f @ W_dec + b_dec - x).square().mean() + PENALTY * l0
+
+
+class Jump(torch.autograd.Function):
+    """f and mean L0 of pre (B, F) and threshold (F,), with the rectangle of width BANDWIDTH as the slope of the jump."""
+
+    @staticmethod
+    def forward(ctx, pre, threshold):
+        fires = pre > threshold
+        ctx.save_for_backward(pre, threshold, fires)
+        return pre * fires, torch.count_nonzero(fires) / len(pre)
+
+    @staticmethod
+    def backward(ctx, g, g_l0):
+        pre, threshold, fires = ctx.saved_tensors
+        near = (pre - threshold).abs() < BANDWIDTH / 2
+        return g * fires, -(threshold * (near * g).sum(0, dtype=torch.float32) + g_l0 / len(pre) * near.sum(0)) / BANDWIDTH
+
+
 class Bare:
     """Our loss and gradients, fused Adam and unit rows, without the trainer."""
 
@@ -116,7 +165,10 @@ class Bare:
         self.optimiser.zero_grad()
 
 
-BOUNDS = {"l1": {"dense": dense_l1}, "topk": {"dense": dense_topk, "sparse": sparse_topk}}
+BOUNDS = {
+    "l1": {"dense": dense_l1}, "topk": {"dense": dense_topk, "sparse": sparse_topk}, "batch_topk": {"dense": dense_batch_topk},
+    "matryoshka": {"dense": dense_matryoshka}, "jumprelu": {"dense": dense_jumprelu}, "gated": {"dense": dense_gated},
+}  # fmt: skip
 
 
 def compare(architecture, d, f, rounds):
@@ -137,13 +189,14 @@ def compare(architecture, d, f, rounds):
     best = max(rates[name] for name in BOUNDS[architecture])
     shown = "   ".join(f"{name} {rate:8,.0f}" for name, rate in rates.items())
     print(
-        f"{d}x{f} {architecture:5} vectors/s: {shown}   ours is {rates['ours'] / best:.2f} of the best hand-written, {rates['ours'] / rates['bare']:.2f} of bare"
+        f"{d}x{f} {architecture:10} vectors/s: {shown}   ours is {rates['ours'] / best:.2f} of the best hand-written, {rates['ours'] / rates['bare']:.2f} of bare"
     )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", action="append", help="width x features; default 256x2048 and 768x6144")
+    parser.add_argument("--architecture", action="append", choices=BOUNDS, help="default all")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
@@ -151,7 +204,7 @@ def main():
         torch.set_num_threads(arguments.threads)
     for shape in arguments.shape or ["256x2048", "768x6144"]:
         d, f = map(int, shape.split("x"))
-        for architecture in BOUNDS:
+        for architecture in arguments.architecture or BOUNDS:
             compare(architecture, d, f, arguments.rounds)
 
 

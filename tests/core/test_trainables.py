@@ -120,26 +120,30 @@ def test_loss_and_gradients_are_those_of_the_dense_formula(architecture, dead):
 
 
 def test_jumprelu_gradients_are_the_papers_equations_one_entry_at_a_time():
+    """The slope of the jump is written out for each entry of pre; its gradient then goes on to the weights by plain autograd."""
     sae, x = random_sae("jumprelu"), vectors(400)
-    pre = ((x - sae.b_dec) @ sae.E.T + sae.b_enc).detach().numpy()
-    thresholds, W = sae.threshold.detach().numpy(), sae.W_dec.detach().numpy()
-    f = np.where(pre > thresholds, pre, 0.0)
+    pre = (x - sae.b_dec) @ sae.E.T + sae.b_enc
+    p, thresholds, W = pre.detach().numpy(), sae.threshold.detach().numpy(), sae.W_dec.detach().numpy()
+    f = np.where(p > thresholds, p, 0.0)
     error = f @ W + sae.b_dec.detach().numpy() - x.numpy()
-    expected, near = np.zeros(F), 0
+    by_threshold, by_pre, near = np.zeros(F), np.zeros(p.shape), 0
     for b in range(len(x)):
         for i in range(F):
-            if abs(pre[b, i] - thresholds[i]) < BANDWIDTH / 2:
+            g = 2 / error.size * (error[b] @ W[i])
+            by_pre[b, i] = g if p[b, i] > thresholds[i] else 0.0
+            if abs(p[b, i] - thresholds[i]) < BANDWIDTH / 2:
                 near += 1
-                expected[i] += 2 / error.size * (error[b] @ W[i]) * -thresholds[i] / BANDWIDTH + PENALTY / len(x) * -1 / BANDWIDTH
+                slope = g * thresholds[i] / BANDWIDTH + PENALTY / len(x) / BANDWIDTH
+                by_threshold[i] -= slope
+                by_pre[b, i] += slope
     loss = sae.training_loss(x, PENALTY, NONE, torch.float64)
     assert loss.total.item() == pytest.approx((error**2).mean() + PENALTY * (f > 0).sum() / len(x))
     found = gradients(sae, loss.total)
-    assert near > 20
-    np.testing.assert_allclose(found["threshold"].numpy(), expected, rtol=1e-6)
-    fires = torch.from_numpy(pre > thresholds)
-    _, _, dense = untied_parts(sae, x, lambda pre: fires)
-    for name, gradient in gradients_but_threshold(sae, dense.square().mean()).items():
-        torch.testing.assert_close(found[name], gradient)
+    assert 200 < near < p.size / 2
+    np.testing.assert_allclose(found["threshold"].numpy(), by_threshold, rtol=1e-6)
+    decoded = (x - torch.from_numpy(f) @ sae.W_dec - sae.b_dec).square().mean()
+    for name, gradient in gradients_but_threshold(sae, decoded + (pre * torch.from_numpy(by_pre)).sum()).items():
+        torch.testing.assert_close(found[name], gradient, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def gradients_but_threshold(sae, total):
@@ -181,6 +185,15 @@ def test_the_kth_largest_of_a_batch(k, dtype):
     pre = torch.randn(20, 50, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert kernels.kth_largest(pre, k) == float(pre.flatten().sort(descending=True).values[k - 1])
     assert kernels.kth_largest(-pre.abs() - 1, k) <= 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_mask_of_bits_is_the_mask_of_numbers(dtype):
+    generator = torch.Generator().manual_seed(3)
+    g, x = (torch.randn(40, 64, generator=generator).to(dtype) for _ in range(2))
+    x[0], x[1], x[2], x[3] = 0.0, -0.0, 1e-30, -1e-30
+    assert torch.equal(kernels.where_positive(g, x), torch.where(x > 0, g, 0.0))
+    assert 0 < int((x > 0).sum()) < x.numel()
 
 
 @pytest.mark.parametrize("n_features", [10, 70_000])
