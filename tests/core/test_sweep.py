@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from core.activations import ActivationStore
 from core.corpus import Tokens
@@ -31,7 +30,7 @@ def killed_at(nth, work, where=Trainer, what="step"):
     """Run `work` in a child process that kills itself with SIGKILL at the nth call of `where.what`; returns how it ended."""
     child = os.fork()
     if child == 0:
-        threadpool_limits(1)  # OpenMP's threads did not come along, and a parallel region would wait for them for ever
+        torch.set_num_threads(1)  # OpenMP's threads did not come along, and a parallel region, also one of MKL's, would wait for them for ever
         original, calls = getattr(where, what), []
 
         def counted(*arguments, **named):
