@@ -24,6 +24,7 @@ KIND = "effect-choice"
 SETS = 3
 CHANCE = 1 / SETS
 TRIALS = 3
+POOL = 32
 CHOICE_PROMPT = "choice-1"
 CHOICE_SYSTEM = (
     "A feature of a language model was turned up while the model wrote; the label says when the feature is active. Of three sets of texts one was written so, "
@@ -56,10 +57,11 @@ def score_choice(context: Context, features: list[int]) -> Scored:
     times = context.run.manifest("effects").settings["clamp"]
     if not times:
         raise NotReady("The effects of clamps were left out, so there is no size of clamp.", f"Run: python main.py effects {context.run.name} --redo")
-    if len(features) < SETS:
-        raise UsageError(f"{len(features)} features are too few: each is told from two others.", "Ask about at least three, with --features.")
-    texts = context.live.clamped_texts(features, times)
-    trials = [trial for f in features for trial in draw_trials(f, features, context.seed)]
+    if len(context.labels) < SETS:
+        raise UsageError(f"{len(context.labels)} labels are too few: each feature is told from two others.", "Label at least three features.")
+    others = pool(context.labels.index.to_numpy(), context.seed)
+    trials = [trial for f in features for trial in draw_trials(f, others, context.seed)]
+    texts = context.live.clamped_texts(sorted({f for trial in trials for f in trial.shown}), times)
     questions = {(label, trial) for trial in trials for label in context.texts(trial.feature)}
     ordered = sorted(questions, key=lambda q: (q[1].feature, q[1].shown, q[0]))
     conversations = {(label, trial): choice_messages(label, [texts[f] for f in trial.shown]) for label, trial in ordered}
@@ -69,11 +71,16 @@ def score_choice(context: Context, features: list[int]) -> Scored:
     return Scored(scores, failures, {"texts": [texts[f] for f in features]}, {"prompt": CHOICE_PROMPT, "clamp": times, "trials": TRIALS})
 
 
-def draw_trials(feature: int, features: list[int], seed: int) -> list[Trial]:
-    """TRIALS sets of three, the feature itself at a random place among two others, drawn by the feature and the seed alone."""
+def pool(labelled: np.ndarray, seed: int) -> np.ndarray:
+    """The features of the set that others are told from: some only, because each has to write."""
+    return np.sort(np.random.default_rng([seed, 7]).choice(labelled, min(POOL, len(labelled)), replace=False))
+
+
+def draw_trials(feature: int, others: np.ndarray, seed: int) -> list[Trial]:
+    """TRIALS sets of three, the feature itself at a random place among two others: the same whatever else is asked about."""
     rng = np.random.default_rng([seed, 7, feature])
-    others = [f for f in features if f != feature]
-    return [Trial(feature, tuple(rng.permutation([feature, *rng.choice(others, SETS - 1, replace=False)]).tolist())) for _ in range(TRIALS)]
+    apart = others[others != feature]
+    return [Trial(feature, tuple(rng.permutation([feature, *rng.choice(apart, SETS - 1, replace=False)]).tolist())) for _ in range(TRIALS)]
 
 
 def choice_messages(label: str, sets: list[list[str]]) -> list[dict]:

@@ -234,7 +234,7 @@ def test_the_texts_of_a_clamp_are_chosen_among_three(job_copy, llm):
         llm(server, "label", "--set", "llm", "--features", "0-15")
         llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice")
     assert oracle.asked["was turned up"] > 0
-    from autointerp.choice import draw_trials
+    from autointerp.choice import draw_trials, pool
     from core.clamp import Writing
     from core.effects import PREFIXES, TEMPERATURE, maxima
     from core.live import Live
@@ -246,6 +246,8 @@ def test_the_texts_of_a_clamp_are_chosen_among_three(job_copy, llm):
     labels = pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet").set_index("feature")["text"]
     table = scores_of(job_copy, "llm-tiny", "effect-choice").set_index("feature")
     texts = table["texts"].map(list)
+    others = pool(labels.index.to_numpy(), run.settings.seed)
+    assert set(others) == set(labels.index), "no more labels than the pool holds"
     for feature in labels.index[:3]:
         clamp = [Clamp(int(feature), "set", 2.0 * float(largest[feature]))]
         alone = [live.clamp(clamp, {}, Writing([p], 24, TEMPERATURE, (seed,)))["clamped"][0] for seed, p in enumerate(PREFIXES)]
@@ -253,17 +255,29 @@ def test_the_texts_of_a_clamp_are_chosen_among_three(job_copy, llm):
     features, right = sorted(labels.index), 0
     for feature in features:
         word = json.loads(labels[feature].removeprefix("tokens that read "))
-        trials = draw_trials(feature, features, run.settings.seed)
+        trials = draw_trials(feature, others, run.settings.seed)
         picks = [max(range(3), key=lambda i: sum(t.split().count(word) for t in texts[trial.shown[i]])) + 1 for trial in trials]  # noqa: B023
         assert table.loc[feature, "value"] == pytest.approx(sum(p == t.right for p, t in zip(picks, trials, strict=True)) / 3)
         right += sum(p == t.right for p, t in zip(picks, trials, strict=True))
     assert right > 0 and table["null"].notna().any()
 
 
-def test_choosing_needs_an_llm_and_three_features(job_copy, call, llm):
+def test_choices_are_the_same_whoever_else_is_asked_about(job_copy, llm):
     with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
         llm(server, "label", "--set", "llm", "--features", "0-15")
-        code, _, err = call("score", job_copy, "--set", "llm-tiny", "--kind", "effect-choice", "--features", "1,2", "--llm-url", server.url)
+        llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice", "--features", "3")
+        alone, asked = scores_of(job_copy, "llm-tiny", "effect-choice").set_index("feature"), len(server.seen)
+        llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice")
+        together, more = scores_of(job_copy, "llm-tiny", "effect-choice").set_index("feature"), len(server.seen) - asked
+        llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice", "--redo")
+    assert len(alone) == 1 and len(together) > 10 and together.loc[3, "value"] == alone.loc[3, "value"]
+    assert len(server.seen) == asked + more, "all of it was answered already"
+
+
+def test_choosing_needs_an_llm_and_three_labels(job_copy, call, llm):
+    with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
+        llm(server, "label", "--set", "llm", "--features", "1,2")
+        code, _, err = call("score", job_copy, "--set", "llm-tiny", "--kind", "effect-choice", "--llm-url", server.url)
     assert code == 2 and "told from two others" in two_lines(err)[0]
 
 
