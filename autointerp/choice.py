@@ -24,7 +24,7 @@ KIND = "effect-choice"
 SETS = 3
 CHANCE = 1 / SETS
 TRIALS = 3
-POOL = 32
+POOL = 32  # features of the set that others are told from
 CHOICE_PROMPT = "choice-1"
 CHOICE_SYSTEM = (
     "A feature of a language model was turned up while the model wrote; the label says when the feature is active. Of three sets of texts one was written so, "

@@ -1,7 +1,7 @@
 """Fit a rule to every live feature from its postings: exact counts, no model, no LLM.
 
-Rules are searched on whole documents of `explain`, at most MAX_TOKENS tokens of them, drawn by the seed; how many predicates to keep and the confidence
-come from `calibrate`, likewise drawn. `score` is never looked at.
+Rules are searched on whole documents of `explain`, at most MAX_TOKENS tokens of them, drawn by the seed; which conditions and how many predicates to keep,
+whether a guess by tokens does as well, and the confidence come from `calibrate`, likewise drawn. `score` is never looked at.
 """
 
 from __future__ import annotations

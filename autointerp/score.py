@@ -26,7 +26,6 @@ import pandas as pd
 
 from autointerp import choice, rules
 from autointerp.asking import Ahead, asking
-from autointerp.choice import score_choice
 from autointerp.corpus_score import score_corpus
 from autointerp.detect import CHANCE, hard_summary, score_panels
 from autointerp.effect import score_effect
@@ -67,7 +66,7 @@ KINDS = {
         Kind("detection", 2, partial(score_panels, kind="detection"), ("windows",), ("index", "train"), CHANCE),
         Kind("fuzzing", 2, partial(score_panels, kind="fuzzing"), ("windows",), ("index", "train"), CHANCE),
         Kind("effect", 1, score_effect, (), ("index", "effects"), CHANCE, asks=False),
-        Kind("effect-choice", 1, score_choice, (), ("index", "train", "effects"), choice.CHANCE, live=True, sampled=True),
+        Kind("effect-choice", 1, choice.score_choice, (), ("index", "train", "effects"), choice.CHANCE, live=True, sampled=True),
         Kind("generation", 1, score_generation, (), ("index", "train"), CHANCE, live=True),
     )
 }

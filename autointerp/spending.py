@@ -110,7 +110,7 @@ def estimate(missing: Iterable[Request], n_stored: int, tokens_out: float, meter
 
 
 class Budget:
-    """Admits requests while the most that they can cost fits beside what was spent. One event loop."""
+    """Admits requests while the most that they can cost fits beside what was spent. One event loop at a time: a command has one after the other."""
 
     def __init__(self, limit: float, meter: Meter):
         if limit and not meter.prices:
@@ -118,7 +118,7 @@ class Budget:
         self.limit, self.meter = limit, meter
         self.spent_up = False
         self._reserved: dict[str, float] = {}
-        self._settled = asyncio.Event()
+        self._waiting: list[asyncio.Future] = []  # of the loop that runs now
 
     async def admit(self, request: Request) -> bool:
         """Whether the request may be sent; waits while replies on their way could still make room."""
@@ -129,8 +129,9 @@ class Budget:
             if not self._reserved or self.meter.cost + needed > self.limit:
                 self.spent_up = True
                 return False
-            self._settled.clear()
-            await self._settled.wait()
+            settled = asyncio.get_running_loop().create_future()
+            self._waiting.append(settled)
+            await settled
         self._reserved[request.key] = needed
         return True
 
@@ -138,7 +139,10 @@ class Budget:
         """The request has ended: its reservation becomes what it did cost."""
         self.meter.count(request, reply)
         self._reserved.pop(request.key, None)
-        self._settled.set()
+        waiting, self._waiting = self._waiting, []
+        for settled in waiting:
+            if not settled.done():
+                settled.set_result(None)
 
 
 class Pace:

@@ -26,7 +26,7 @@ from core.subject import Edit, Subject, load_subject
 UNIT, VERSION = "effects", 2
 PREFIXES = ("The", "I think", "We", "x = ", "for the")
 ROWS = 128  # features clamped in one pass
-WRITING_ROWS, TEMPERATURE = 16, 0.7  # features that write at once, each behind every prefix
+WRITING_ROWS, WRITTEN, TEMPERATURE = 16, 24, 0.7  # features that write at once, each behind every prefix; tokens written
 
 
 def effects(run: Run, settings: EffectsSettings, redo: bool = False) -> Manifest:
@@ -105,8 +105,8 @@ def each_row(sae: SAE, own: Tensor, features: Tensor, values: Tensor) -> Edit:
     return edit
 
 
-def clamped_texts(subject: Subject, site: Site, sae: SAE, values: dict[int, float], n_new: int) -> dict[int, list[str]]:
-    """For each feature with its value, the PREFIXES continued by `n_new` tokens while it is set to that; the same luck for every feature."""
+def clamped_texts(subject: Subject, site: Site, sae: SAE, values: dict[int, float]) -> dict[int, list[str]]:
+    """For each feature with its value, the PREFIXES continued by WRITTEN tokens while it is set to that; the same luck for every feature."""
     out = {}
     numbers = list(values)
     for start in progress(range(0, len(numbers), WRITING_ROWS), "write", unit="block"):
@@ -114,7 +114,7 @@ def clamped_texts(subject: Subject, site: Site, sae: SAE, values: dict[int, floa
         own = torch.eye(len(block), dtype=torch.bool, device=subject.device).repeat_interleave(len(PREFIXES), 0)
         edit = each_row(sae, own, torch.tensor(block), torch.tensor([values[f] for f in block], device=subject.device))
         seeds = list(range(len(PREFIXES))) * len(block)
-        made = subject.generate([*PREFIXES] * len(block), n_new, site, temperature=TEMPERATURE, seeds=seeds, edit=edit)
+        made = subject.generate([*PREFIXES] * len(block), WRITTEN, site, temperature=TEMPERATURE, seeds=seeds, edit=edit)
         whole = [prefix + generation.text for prefix, generation in zip([*PREFIXES] * len(block), made, strict=True)]
         out |= {f: whole[i * len(PREFIXES) : (i + 1) * len(PREFIXES)] for i, f in enumerate(block)}
     return out

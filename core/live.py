@@ -67,9 +67,9 @@ class Live:
         return out
 
     def clamped_texts(self, features: list[int], times: float) -> dict[int, list[str]]:
-        """For each feature, neutral prefixes continued by 24 tokens while it is held at `times` its maximum."""
+        """For each feature, neutral prefixes continued while it is held at `times` its maximum."""
         largest = maxima(self.run, self.sae.n_features)
-        return clamped_texts(self.subject, self.site, self.sae, {f: float(times * largest[f]) for f in features}, 24)
+        return clamped_texts(self.subject, self.site, self.sae, {f: float(times * largest[f]) for f in features})
 
     # ------------------------------------------------------------ clamps
 

@@ -39,7 +39,7 @@ def report(run: Run, settings: ReportSettings, redo: bool = False) -> Manifest:
     clamps = experiments(run)
     found = run.find(UNIT)
     if found and found.settings == key_table(settings):  # with other flags it is refused, as everywhere
-        redo = redo or (found.version, [*found.inputs], found.summary["clamps"], run.state(UNIT)) != (VERSION, inputs, len(clamps), "done")
+        redo = redo or (found.version, [*found.inputs], found.summary.get("clamps"), run.state(UNIT)) != (VERSION, inputs, len(clamps), "done")
     work = run.begin(UNIT, VERSION, settings, inputs, redo)
     manifest = run.manifest(UNIT) if work is None else None
     if manifest and not settings.readme:

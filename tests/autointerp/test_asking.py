@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,17 @@ def test_a_budget_is_never_exceeded_even_when_every_reply_is_as_long_as_it_may_b
         assert len(server.seen) == meter.n_received
     ends = [reply.error for reply in replies.values()]
     assert 8.5 < meter.cost <= 10.0 and ends.count("") == meter.n_received and ends.count("budget") == 40 - meter.n_received
+
+
+def test_a_budget_holds_over_several_rounds_of_questions(store):
+    """A stage asks in rounds, each in an event loop of its own; requests wait for room in every one of them."""
+    with FakeLLM(judge=lambda _: replace(completion("ok"), delay=0.02)) as server:
+        endpoint, budget = Endpoint(server.url), Budget(0.25, Meter(Prices(1, 1000)))
+        for number in range(3):
+            requests = [endpoint.request("m", [{"role": "user", "content": f"{number} {i}"}], max_tokens=100) for i in range(6)]
+            replies = answer(requests, store, endpoint, concurrency=6, budget=budget)
+            assert {r.error for r in replies.values()} == {""}
+        assert server.most_open == 2, "as many as fit at a time"
 
 
 def test_a_budget_needs_prices():
