@@ -37,12 +37,15 @@ def sizes_figure(rows: list[dict], dark: bool = False) -> Figure:
     with themed(dark) as theme:
         figure = Figure(figsize=(7.5, 4.4), layout="constrained")
         axes = figure.add_subplot()
-        names = list(dict.fromkeys(r["series"] for r in rows))
+        names, named = list(dict.fromkeys(r["series"] for r in rows)), set()
         for name, colour in zip(names, (COLOURS["null"], COLOURS["score"], COLOURS["clamped"], COLOURS["baseline"]), strict=False):
             own = sorted((r for r in rows if r["series"] == name), key=lambda r: r["order"])
             axes.plot([r["l0"] for r in own], [r["fvu"] for r in own], color=colour, marker=MARKERS.get(own[0]["architecture"], "o"), label=name, markersize=6)
             for r in own:
-                axes.annotate(r["name"], (r["l0"], r["fvu"]), xytext=(7, 3), textcoords="offset points", fontsize=8, color=theme["ink"])
+                place = r["l0"], r["fvu"]
+                beside = {"xytext": (-7, -3), "ha": "right", "va": "top"} if place in named else {"xytext": (7, 3)}  # one of another series has the place
+                axes.annotate(r["name"], place, **beside, textcoords="offset points", fontsize=8, color=theme["ink"])
+                named.add(place)
         ticks = [2.0**i for i in range(1, 12)]
         low, high = min(r["l0"] for r in rows) / 1.5, max(r["l0"] for r in rows) * 1.9
         axes.set(xscale="log", xlim=(low, high), ylim=(0, 1.1 * max(r["fvu"] for r in rows)))
