@@ -30,15 +30,14 @@ def dose_curves(record: dict, dark: bool = False) -> Figure:
     `doses` of the record are the rows of `core.doses.Doses.measure`: doses, means, _low and _high.
     """
     responses, several = record["doses"], len(record["features"]) > 1
-    unit_of_dose = "dose (multiples of the clamps' values)" if several else "dose (multiples of the feature's maximum)"
+    unit_of_dose = "dose, times the clamps' values" if several else "dose, times the feature's maximum"
     with themed(dark):
         figure = Figure(figsize=(13.5, 3.9), layout="constrained")
         for axes, (key, unit, what) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
             draw_panel(axes, responses, key)
-            axes.set(ylabel=unit)
+            axes.set(xlabel=unit_of_dose, ylabel=unit)
             axes.set_title(what, fontsize=10, fontweight="normal")
         handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.supxlabel(unit_of_dose, fontsize=10)
         figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=9)
         figure.suptitle(plain(dose_title(record)), x=0.01, ha="left", fontsize=12, fontweight="bold")
         return figure
