@@ -2,9 +2,14 @@
 
     f = ReLU(pre) where pre is among the k B largest of the batch, with pre = W_enc (x - b_dec) + b_enc        x_hat = f W_dec + b_dec
 
-So a vector takes as many features as it needs, k on average. A finished one may not look at a batch: it is a JumpReLU with one threshold for
-all, the running mean of the smallest activation of a batch. Recipe: that of TopK, AuxK included; the running mean moves by a tenth a step
-from the first batch's on (a slower one lags behind in a short training, and L0 in use is off). Until k B pre-activations of a batch are positive, all positive ones fire.
+So a vector takes as many features as it needs, k on average. A finished one may not look at a batch:
+it is a JumpReLU with one threshold for all, the running mean of the thresholds of batches. The paper
+takes a batch's smallest activation; we take the point halfway from it to the largest pre-activation
+that does not fire. A pre-activation that equals its threshold would fire or not as it is rounded.
+
+Recipe: that of TopK, AuxK included; the running mean moves by a tenth a step from the first batch's on
+(a slower one lags behind in a short training, and L0 in use is off). Until k B pre-activations of a
+batch are positive, all positive ones fire.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from core.saes.kernels import autoencode, kth_largest
+from core.saes.kernels import autoencode, find_border
 from core.saes.protocol import TrainingLoss, sampled_l0
 from core.saes.sae import SAE, Form
 from core.saes.untied import Untied, auxk, check_k
@@ -37,10 +42,11 @@ class BatchTopK(Untied):
         """Activations (B, F); moves the threshold, in training. Of pre-activations that tie for the last place all fire."""
         if not self.training:
             return threshold(pre, max(0.0, float(self.cut)), 0.0)
-        last = kth_largest(pre, min(self.k * len(pre), pre.numel()))
-        f = threshold(pre, max(0.0, last * (1 - 1e-4)), 0.0)
-        smallest = last if last > 0 else float(f[f > 0].min()) if bool((f > 0).any()) else 0.0
-        self.cut += (smallest - self.cut) * (EMA if self.cut >= 0 else 1.0)
+        smallest, below = find_border(pre, min(self.k * len(pre), pre.numel()))
+        f = threshold(pre, below, 0.0)
+        if smallest == 0 and bool((f > 0).any()):
+            smallest = float(f[f > 0].min())
+        self.cut += ((smallest + below) / 2 - self.cut) * (EMA if self.cut >= 0 else 1.0)
         return f
 
     def training_loss(self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32) -> TrainingLoss:

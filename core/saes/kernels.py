@@ -85,14 +85,25 @@ def largest_bits(bits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return (kept >> shift).to(bits.dtype), (kept & ((1 << shift) - 1)).to(torch.int64)
 
 
-def kth_largest(pre: Tensor, k: int) -> float:
-    """The k-th largest of all entries of `pre`, no order kept. A partition by numpy is 7 to 25 times faster than `topk` over 8 million."""
+def find_border(pre: Tensor, k: int) -> tuple[float, float]:
+    """(the k-th largest of all entries of ReLU(pre), the largest entry that is smaller, or 0).
+
+    Where the first number is positive, the entries that exceed the second are those that are at
+    least the first. A partition by numpy is 7 to 25 times faster than `topk` over 8 million.
+    """
     if pre.device.type != "cpu":
-        return float(pre.flatten().topk(k, sorted=False).values.min())
-    if pre.dtype != torch.bfloat16:
-        return float(np.partition(pre.numpy(), -k, axis=None)[-k])
-    bits = pre.relu().view(torch.int16).numpy()  # of numbers that are not negative, bits order as the numbers do
-    return float(torch.from_numpy(np.partition(bits, -k, axis=None)[-k : len(bits.flat) - k + 1].copy()).view(torch.bfloat16))
+        last = pre.flatten().topk(k, sorted=False).values.min().relu()
+        return float(last), float(torch.where(pre < last, pre, 0).max().relu())
+    is_short = pre.dtype == torch.bfloat16  # of numbers that are not negative, bits order as they do
+    numbers = (pre.relu().view(torch.int16) if is_short else pre).numpy()
+    ordered = np.partition(numbers, -k, axis=None)
+    last, rest = np.maximum(ordered[-k], 0), ordered[:-k]
+    below = rest.max(initial=0)
+    if below == last:
+        below = np.where(rest < last, rest, 0).max(initial=0)
+    found = np.stack([last, below])
+    first, second = (torch.from_numpy(found).view(torch.bfloat16) if is_short else found).tolist()
+    return first, second
 
 
 def where_positive(g: Tensor, x: Tensor) -> Tensor:

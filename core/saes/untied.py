@@ -42,10 +42,16 @@ class Untied(nn.Module):
     def quiet_biases(self, sample: Tensor) -> Tensor:
         """Encoder biases (F,) at which every feature fires on one and the same share of `sample` (n, D), and START_L0 of them on a vector (at most
         half of all), after Anthropic 2025 ("Circuits Updates - January 2025"). With biases of 0 half of all features fire, and a penalty
-        needs hundreds of steps to silence them, which distorts what they learn (docs/experiments.md)."""
+        needs hundreds of steps to silence them, which distorts what they learn (docs/experiments.md). Each is halfway between two
+        pre-activations of the sample, so that none is 0 but for its rounding."""
         n, centred = len(sample), sample - self.b_dec
         place = max(1, round(n * (1 - min(0.5, START_L0 / self.n_features))))
-        return -torch.cat([(rows @ centred.T).kthvalue(place, dim=1).values for rows in self.E.split(2048)])
+        biases = []
+        for rows in self.E.split(2048):
+            pre = rows @ centred.T
+            below, above = (pre.kthvalue(p, dim=1).values for p in (place, min(n, place + 1)))
+            biases.append((below + above) / -2)
+        return torch.cat(biases)
 
     @torch.no_grad()
     def before_step(self) -> None:

@@ -179,12 +179,23 @@ def test_the_largest_are_those_that_topk_finds(n, k, dtype):
     assert all(len(set(row.tolist())) == k for row in places)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("k", [1, 37, 400])
-def test_the_kth_largest_of_a_batch(k, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("k", [1, 37, 400, 1000])
+def test_the_border_of_a_batch_is_the_kth_largest_and_what_is_below_it(k, dtype):
     pre = torch.randn(20, 50, generator=torch.Generator().manual_seed(1)).to(dtype)
-    assert kernels.kth_largest(pre, k) == float(pre.flatten().sort(descending=True).values[k - 1])
-    assert kernels.kth_largest(-pre.abs() - 1, k) <= 0
+    ordered = pre.flatten().sort(descending=True).values
+    last, below = kernels.find_border(pre, k)
+    assert last == max(0.0, float(ordered[k - 1]))
+    assert below == max([0.0, *ordered[ordered < last].tolist()])
+    assert last == 0 or torch.equal(pre > below, pre >= last)
+    assert kernels.find_border(-pre.abs() - 1, k) == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_entries_that_tie_are_on_one_side_of_the_border(dtype):
+    pre = torch.tensor([[3.0, 2.0, 2.0], [2.0, 1.0, -1.0]], dtype=dtype)
+    expected = {1: (3, 2), 2: (2, 1), 3: (2, 1), 4: (2, 1), 5: (1, 0), 6: (0, 0)}
+    assert {k: kernels.find_border(pre, k) for k in expected} == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -246,20 +257,34 @@ def test_a_batch_where_too_few_are_positive_lets_all_of_them_fire():
     pre = (x - sae.b_dec) @ sae.E.T + sae.b_enc
     loss = sae.training_loss(x, 0.0, NONE, torch.float64)
     assert float(loss.l0) == pytest.approx(float((pre > 0).sum() / len(x))) and 0 < float(loss.l0) < K
-    assert float(sae.cut) == pytest.approx(pre[pre > 0].min().item())
+    assert float(sae.cut) == pytest.approx(pre[pre > 0].min().item() / 2)
 
 
-def test_the_threshold_of_batch_topk_is_a_running_mean_of_the_smallest_activation():
+def test_the_threshold_of_batch_topk_is_a_running_mean_of_the_middle_of_the_border():
     sae, expected = random_sae("batch_topk"), None
     for seed in range(4):
         x = vectors(seed=seed)
-        smallest = ((x - sae.b_dec) @ sae.E.T + sae.b_enc).flatten().sort(descending=True).values[K * B - 1].item()
+        pre = ((x - sae.b_dec) @ sae.E.T + sae.b_enc).detach().flatten().sort(descending=True).values
+        middle = float(pre[K * B - 1] + pre[K * B]) / 2
         sae.training_loss(x, 0.0, NONE, torch.float64)
-        expected = smallest if expected is None else expected + 0.1 * (smallest - expected)
+        expected = middle if expected is None else expected + 0.1 * (middle - expected)
         assert float(sae.cut) == pytest.approx(expected)
     before = float(sae.cut)
     sae.eval().training_loss(vectors(seed=9) * 5, 0.0, NONE, torch.float64)
     assert float(sae.cut) == before, "measuring does not move it"
+
+
+@pytest.mark.parametrize("architecture", ["batch_topk", "matryoshka"])
+def test_what_fires_in_a_batch_fires_in_use_however_it_is_rounded(architecture):
+    """With one seed too few are positive, and all of them fire."""
+    for seed in range(20):
+        sae, x = random_sae(architecture, seed, dtype=torch.float32), vectors(seed=seed, dtype=torch.float32)
+        pre = ((x - sae.b_dec) @ sae.E.T + sae.b_enc).detach()
+        last = pre.flatten().sort(descending=True).values[K * B - 1]
+        sae.training_loss(x, PENALTY, NONE)
+        for rounding in (-1e-6, 0.0, 1e-6):
+            f = sae.finished(1.0).encode(x + rounding * x.abs())
+            assert torch.equal(f > 0, (pre >= last) & (pre > 0)), (seed, rounding)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka"])
