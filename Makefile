@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo results test test-browser clean
+.PHONY: setup demo results test test-portable test-avx2 test-scalar test-browser clean
 
 setup: $(VENV)/.installed
 
@@ -22,6 +22,18 @@ results: setup
 
 test: setup
 	$(RUN) -m pytest
+
+# The numeric tests as older processors would run them: torch, oneDNN, MKL and OpenBLAS each pick instructions by
+# themselves. `make -j2 -O test-portable` runs both at once, on one thread each.
+test-portable: test-avx2 test-scalar
+
+test-avx2: setup
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell \
+		OMP_NUM_THREADS=1 $(RUN) -m pytest -m numeric
+
+test-scalar: setup
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
+		OMP_NUM_THREADS=1 $(RUN) -m pytest -m numeric
 
 # Headless Chromium: Debian's, or the one that CHROMIUM names.
 test-browser: setup

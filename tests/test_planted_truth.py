@@ -57,6 +57,7 @@ def write_labels(run, name, texts):
     work.commit({})
 
 
+@pytest.mark.numeric
 def test_labels_name_what_was_planted(labelled):
     """Word by word: each literal and shape of the truth stands in the label, and no other literal that predicts anything."""
     table = labels_of(labelled)
@@ -68,6 +69,7 @@ def test_labels_name_what_was_planted(labelled):
         assert named(truth) <= named(table.loc[feature, "text"]), (truth, table.loc[feature, "text"])
 
 
+@pytest.mark.numeric
 def test_the_true_label_scores_above_four_false_ones(copy):
     """Set k gives every feature the truth of the feature k places further on; set 0 is the truth."""
     real = [f for f in TRUTH if f != NOTHING]
@@ -84,6 +86,7 @@ def test_the_true_label_scores_above_four_false_ones(copy):
         assert true.min() > CHANCE[kind] + 0.15 and true.median() > CHANCE[kind] + 0.4 and np.mean(false) < CHANCE[kind] + 0.05
 
 
+@pytest.mark.numeric
 def test_nothing_scores_as_its_null(copy):
     score(copy, ScoreSettings(kind=",".join(KINDS)))
     for kind in KINDS:

@@ -9,6 +9,8 @@ from core.records import Clamp, Site
 from core.saes import SAE, Form
 from tests.core.tiny import WIDTH, sae_of, token_rows
 
+pytestmark = pytest.mark.numeric
+
 SITE, ROWS = Site("resid_post", 1), token_rows(3, 10)
 F = 24
 EDITABLE = torch.ones(3, 10, dtype=torch.bool)

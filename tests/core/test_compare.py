@@ -11,6 +11,8 @@ from core.settings import RunSettings, TrainSettings
 from core.train import train
 from tests.core.tiny import planted_run
 
+pytestmark = pytest.mark.numeric
+
 
 def test_best_cosines_by_brute_force():
     a, b = torch.randn(7, 5), torch.randn(9, 5)

@@ -14,6 +14,8 @@ from core.records import Clamp, Site
 from core.saes import Form
 from tests.core.tiny import WIDTH, sae_of, token_rows
 
+pytestmark = pytest.mark.numeric
+
 SITE, ROWS, TARGETS = Site("resid_post", 1), token_rows(4, 10), [17, 200]
 WRITING = Writing(["the cat", "snow falls", "def run", "the dog", "in winter", "sun"], 8, 1.0, (0, 1))
 

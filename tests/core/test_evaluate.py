@@ -28,6 +28,8 @@ from core.settings import EvaluateSettings
 from core.subject import load_subject
 from tests.core.tiny import WIDTH, token_rows
 
+pytestmark = pytest.mark.numeric
+
 SITE = Site("resid_post", 1)
 
 

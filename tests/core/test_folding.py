@@ -6,6 +6,8 @@ import torch
 from core.saes import SAE, Form
 from core.saes.formats import folding
 
+pytestmark = pytest.mark.numeric
+
 D, F = 6, 11
 SHAPES = {"W_enc": (D, F), "W_dec": (F, D), "b_dec": (D,)}
 EXTRAS = {"relu": (), "jumprelu": ("threshold",), "gated": ("gate_scale", "gate_bias")}

@@ -15,6 +15,8 @@ from core.records import Site
 from core.saes.formats import load_published
 from tests.core import published_numpy as by_hand
 
+pytestmark = pytest.mark.numeric
+
 D, F, K, B = 6, 11, 3, 9
 SHAPES = {"W_enc": (D, F), "W_dec": (F, D), "encoder.weight": (F, D), "decoder.weight": (D, F), "encoder": (F, D), "decoder": (F, D)}
 WIDE = ("b_dec", "pre_bias", "decoder.bias", "center_trans")

@@ -14,6 +14,8 @@ from core.saes.tied import TiedL1
 from core.saes.topk import TopK
 from tests.core.tiny import sae_of
 
+pytestmark = pytest.mark.numeric
+
 D, F, K = 6, 10, 3
 ARCHITECTURES = ("topk", "tied_l1")
 

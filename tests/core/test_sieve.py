@@ -9,6 +9,8 @@ from core.index import encode_firings, invert_shard
 from core.saes import SAE, Form
 from core.saes.sieve import Sieve, TopKSieve, sieve_of
 
+pytestmark = pytest.mark.numeric
+
 
 def random_sae(activation, d, n_features, scale=1.0, seed=0, k=0):
     """Weights of any length, offsets of any size; few features fire on a vector of unit variance times `scale`."""

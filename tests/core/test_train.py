@@ -50,6 +50,7 @@ def raw_fvu(sae, x):
 # ---------------------------------------------------------------- what is learned
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_planted_features_are_found(tmp_path, tiny, architecture):
     planted = planted_run(tmp_path)
@@ -67,6 +68,7 @@ def test_planted_features_are_found(tmp_path, tiny, architecture):
     assert summary["steps"] <= summary["steps_at_most"] and summary["features"] == 48 and summary["width"] == 24
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("architecture", "target"), [("tied_l1", 5.0), ("jumprelu", 3.0)])
 def test_the_penalty_finds_the_l0_that_was_asked_for(tmp_path, tiny, architecture, target):
     planted = planted_run(tmp_path)

@@ -12,6 +12,8 @@ from core.saes.untied import AUX_WEIGHT
 from core.settings import ARCHITECTURES, WITH_K, TrainSettings
 from core.trainer import KINDS, make_sae
 
+pytestmark = pytest.mark.numeric
+
 D, F, K, B, PENALTY = 6, 10, 3, 40, 0.3
 NONE = torch.zeros(0, dtype=torch.int64)
 DEAD = [NONE, torch.tensor([1]), torch.tensor([0, 3, 4, 6, 8])]
