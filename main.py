@@ -16,18 +16,39 @@ from dataclasses import dataclass, fields
 try:
     import click
 except ModuleNotFoundError:
-    sys.exit("error: This Python has not got the packages that the program needs.\nType: make setup && . .venv/bin/activate")
+    sys.exit(
+        "error: This Python has not got the packages that the program needs.\nType: make setup && . .venv/bin/activate"
+    )
 
 import verbs
-from autointerp.settings import ClusterSettings, LabelSettings, RelateSettings, ScoreSettings, TitleSettings
+from autointerp.settings import (
+    ClusterSettings,
+    LabelSettings,
+    RelateSettings,
+    ScoreSettings,
+    TitleSettings,
+)
 from core.errors import INTERRUPTED, NotReady, ToolError, UsageError
 from core.records import Clamp
-from core.settings import CaptureSettings, EffectsSettings, EvaluateSettings, IndexSettings, RunSettings, SweepSettings, TrainSettings, from_table
-from figures.settings import ReportSettings
+from core.settings import (
+    CaptureSettings,
+    EffectsSettings,
+    EvaluateSettings,
+    IndexSettings,
+    RunSettings,
+    SweepSettings,
+    TrainSettings,
+    from_table,
+)
+from figures.report.settings import ReportSettings
 
 # Large freed blocks stay with the process: without this, every big activation is mapped and page-faulted anew, and reading the
 # subject is up to twice as slow. glibc reads it at start only, hence the one re-execution in `main`.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 
 
 @dataclass(frozen=True)
@@ -40,26 +61,62 @@ class Stage:
 
 
 STAGES = {
-    "capture": Stage(CaptureSettings, "core.capture", "capture", ("documents", "tokens")),
-    "train": Stage(TrainSettings, "core.train", "train", ("architecture", "features", "steps", "calibrate_fvu", "l0", "dead")),
-    "evaluate": Stage(EvaluateSettings, "core.evaluate", "evaluate", ("fvu", "l0", "ce_clean", "ce_spliced", "recovered_mean")),
-    "index": Stage(IndexSettings, "core.index", "index", ("firings", "dead", "dense")),
-    "effects": Stage(EffectsSettings, "core.effects", "effects", ("features",)),
-    "cluster": Stage(ClusterSettings, "autointerp.cluster", "cluster", ("layers", "noise", "isolated", "kept", "phi_z", "verdict_kind")),
-    "label": Stage(LabelSettings, "autointerp.label", "label/rules", ("labels", "unclear", "failures")),
+    "capture": Stage(
+        CaptureSettings, "core.activations.capture", "capture", ("documents", "tokens")
+    ),
+    "train": Stage(
+        TrainSettings,
+        "core.training.train",
+        "train",
+        ("architecture", "features", "steps", "val_fvu", "l0", "dead"),
+    ),
+    "evaluate": Stage(
+        EvaluateSettings,
+        "core.training.evaluate",
+        "evaluate",
+        ("fvu", "l0", "ce_clean", "ce_spliced", "recovered_mean"),
+    ),
+    "index": Stage(IndexSettings, "core.firings.index", "index", ("firings", "dead", "dense")),
+    "effects": Stage(EffectsSettings, "core.effects.effects", "effects", ("features",)),
+    "cluster": Stage(
+        ClusterSettings,
+        "autointerp.clusters.cluster",
+        "cluster",
+        ("layers", "noise", "isolated", "kept", "phi_z", "verdict_kind"),
+    ),
+    "label": Stage(
+        LabelSettings, "autointerp.labels.label", "label/rules", ("labels", "unclear", "failures")
+    ),
     "score": Stage(
         ScoreSettings,
-        "autointerp.score",
+        "autointerp.scores.score",
         "score/rules/simulation",
         ("median", "low", "high", "null_median", "n", "share_above_null", "failures"),
-        ("score/rules/simulation-corpus", "score/rules/detection", "score/rules/fuzzing", "score/rules/effect"),
+        (
+            "score/rules/simulation-corpus",
+            "score/rules/detection",
+            "score/rules/fuzzing",
+            "score/rules/effect",
+        ),
     ),
-    "title": Stage(TitleSettings, "autointerp.title", "title", ("groups", "named", "mixed", "unstable", "intruder_share", "agreement_z")),
-    "relate": Stage(RelateSettings, "autointerp.relations", "relate", ("duplicate", "splitting", "absorption")),
-    "report": Stage(ReportSettings, "figures.report", "report", ("figures",)),
+    "title": Stage(
+        TitleSettings,
+        "autointerp.titles.title",
+        "title",
+        ("groups", "named", "mixed", "unstable", "intruder_share", "agreement_z"),
+    ),
+    "relate": Stage(
+        RelateSettings,
+        "autointerp.clusters.relate",
+        "relate",
+        ("duplicate", "splitting", "absorption"),
+    ),
+    "report": Stage(ReportSettings, "figures.report.report", "report", ("figures",)),
 }
 
-OPTIONAL = {"sweep": Stage(SweepSettings, "core.sweep", "sweep", ("saes",))}  # `run` leaves these out
+OPTIONAL = {
+    "sweep": Stage(SweepSettings, "core.training.sweep", "sweep", ("saes",))
+}  # `run` leaves these out
 SWEPT = ["sae", "fvu", "l0", "dead_share", "ce_increase", "recovered_zero", "recovered_mean"]
 
 
@@ -83,13 +140,21 @@ def flags(settings):
             choices, switch = f.metadata["choices"], isinstance(f.default, bool)
             kind = click.Choice(choices) if choices else type(f.default)
             named = {"is_flag": True} if switch else {"type": kind, "show_default": f.default != ""}
-            command = click.option(f"--{f.name.replace('_', '-')}", f.name, default=f.default, help=f.metadata["help"], **named)(command)
+            command = click.option(
+                f"--{f.name.replace('_', '-')}",
+                f.name,
+                default=f.default,
+                help=f.metadata["help"],
+                **named,
+            )(command)
         return command
 
     return wrap
 
 
-json_flag = click.option("--json", "as_json", is_flag=True, help="print one JSON document and nothing else")
+json_flag = click.option(
+    "--json", "as_json", is_flag=True, help="print one JSON document and nothing else"
+)
 
 
 def emit(value, text: str, as_json: bool) -> None:
@@ -105,30 +170,50 @@ def open_run(name: str):
 
 def brief(stage: Stage, summary: dict) -> str:
     """The key figures of a unit on one line."""
-    number = lambda v: f"{v:.3g}" if isinstance(v, float) and abs(v) < 1000 else f"{v:,}" if isinstance(v, int) else str(v)
-    return ", ".join(f"{name} {number(summary[name])}" for name in stage.figures if summary.get(name) not in (None, {}))
+    number = lambda v: (
+        f"{v:.3g}"
+        if isinstance(v, float) and abs(v) < 1000
+        else f"{v:,}"
+        if isinstance(v, int)
+        else str(v)
+    )
+    return ", ".join(
+        f"{name} {number(summary[name])}"
+        for name in stage.figures
+        if summary.get(name) not in (None, {})
+    )
 
 
 def run_stage(run, name: str, settings, redo: bool = False):
     """Run one stage under the run's lock and say what came out; a stage that is done says so."""
-    from core.memory import give_back_memory
+    from core.malloc import give_back_memory
     from core.progress import say
 
     stage, extra = (STAGES | OPTIONAL)[name], {}
-    if name == "score" and {"generation", "effect-choice"} & {*map(str.strip, settings.kind.split(","))}:  # no other stage of autointerp needs the live subject
-        extra = {"live": importlib.import_module("core.live").Live(run)}
+    if name == "score" and {"generation", "effect-choice"} & {
+        *map(str.strip, settings.kind.split(","))
+    }:  # no other stage of autointerp needs the live subject
+        extra = {"live": importlib.import_module("core.clamps.live").Live(run)}
     with run.locked(name):
         before = {unit: run.find(unit) for unit in run.committed()}
-        manifest = getattr(importlib.import_module(stage.module), name)(run, settings, redo, **extra)
+        manifest = getattr(importlib.import_module(stage.module), name)(
+            run, settings, redo, **extra
+        )
     give_back_memory()
     known = before.get(manifest.unit)
-    again = known is not None and known.seconds == manifest.seconds and known.files == manifest.files
-    say(f"{manifest.unit}: {'already done' if again else f'done in {manifest.seconds:.0f} s'}; {brief(stage, manifest.summary)}")
+    again = (
+        known is not None and known.seconds == manifest.seconds and known.files == manifest.files
+    )
+    say(
+        f"{manifest.unit}: {'already done' if again else f'done in {manifest.seconds:.0f} s'}; {brief(stage, manifest.summary)}"
+    )
     return manifest
 
 
 def stage_command(name: str, stage: Stage):
-    @cli.command(name, help=stage.settings.__doc__, short_help=stage.settings.__doc__.split(": ", 1)[1])
+    @cli.command(
+        name, help=stage.settings.__doc__, short_help=stage.settings.__doc__.split(": ", 1)[1]
+    )
     @click.argument("run")
     @flags(stage.settings)
     @click.option("--redo", is_flag=True, help="make this unit anew, and what follows stale")
@@ -145,12 +230,17 @@ def stage_command(name: str, stage: Stage):
 for _name, _stage in STAGES.items():
     _command = stage_command(_name, _stage)
     if _name == "capture":
-        click.option("--also", multiple=True, metavar="RUN", help="capture this run's site in the same pass; may be given more than once")(_command)
+        click.option(
+            "--also",
+            multiple=True,
+            metavar="RUN",
+            help="capture this run's site in the same pass; may be given more than once",
+        )(_command)
 
 
 def capture_several(names: list[str], settings: CaptureSettings, redo: bool) -> None:
     """Capture runs that differ in their site only in one pass, under the lock of each."""
-    from core.capture import capture_together
+    from core.activations.capture import capture_together
     from core.progress import say
 
     runs = [open_run(name) for name in dict.fromkeys(names)]
@@ -161,7 +251,11 @@ def capture_several(names: list[str], settings: CaptureSettings, redo: bool) -> 
             say(f"{run.name}: {brief(STAGES['capture'], manifest.summary)}")
 
 
-@cli.command("sweep", help=SweepSettings.__doc__, short_help="several autoencoders in one pass over the activations")
+@cli.command(
+    "sweep",
+    help=SweepSettings.__doc__,
+    short_help="several autoencoders in one pass over the activations",
+)
 @click.argument("run")
 @flags(SweepSettings)
 @click.option("--redo", is_flag=True, help="make this sweep anew")
@@ -183,9 +277,9 @@ def sweep_command(run, redo, as_json, **values):
 @click.pass_context
 def new(context, run, **values):
     """Make a run: which subject, which site, which corpus, and whether it loads a published SAE."""
-    from core.documents import check_corpus
     from core.records import Site
     from core.run import Run
+    from core.text.documents import check_corpus
 
     first = ""
     if values["sae"]:
@@ -194,10 +288,19 @@ def new(context, run, **values):
         published = load_published(values["sae"])
         if context.get_parameter_source("site").name == "DEFAULT":
             if published.site is None:
-                raise UsageError(f"{values['sae']} does not say which site it reads.", "Name it: --site resid_post.6, or a module path.")
+                raise UsageError(
+                    f"{values['sae']} does not say which site it reads.",
+                    "Name it: --site resid_post.6, or a module path.",
+                )
             values["site"] = str(published.site)
-        first = f"python main.py capture {run} --context {published.context} && " if published.context else ""
-        click.echo(f"{published.source}: {published.sae.n_features:,} features at {values['site']} of {published.subject or 'a subject that it does not name'}")
+        first = (
+            f"python main.py capture {run} --context {published.context} && "
+            if published.context
+            else ""
+        )
+        click.echo(
+            f"{published.source}: {published.sae.n_features:,} features at {values['site']} of {published.subject or 'a subject that it does not name'}"
+        )
     settings = from_table(RunSettings, values)
     Site.parse(settings.site)
     check_corpus(settings.corpus)
@@ -239,18 +342,33 @@ def status(run, as_json):
     rows, lines = [], []
     for unit in units:
         manifest, state = opened.find(unit), opened.state(unit)
-        rows.append({"stage": unit, "state": state, "summary": manifest.summary if manifest else {}, "seconds": manifest.seconds if manifest else None})
+        rows.append(
+            {
+                "stage": unit,
+                "state": state,
+                "summary": manifest.summary if manifest else {},
+                "seconds": manifest.seconds if manifest else None,
+            }
+        )
         shown = brief((STAGES | OPTIONAL)[unit.split("/")[0]], manifest.summary) if manifest else ""
-        lines.append(f"{unit:28} {state:8} {f'{manifest.seconds:6.0f} s' if manifest else '':9} {shown}".rstrip())
+        lines.append(
+            f"{unit:28} {state:8} {f'{manifest.seconds:6.0f} s' if manifest else '':9} {shown}".rstrip()
+        )
     emit({"run": opened.name, "stages": rows}, "\n".join(lines), as_json)
 
 
 @cli.command()
 @click.argument("run")
-@click.option("--directions", type=click.Choice(["random", "pca"]), default="random", show_default=True, help="what stands for the autoencoder")
+@click.option(
+    "--directions",
+    type=click.Choice(["random", "pca"]),
+    default="random",
+    show_default=True,
+    help="what stands for the autoencoder",
+)
 def control(run, directions):
     """Label and score untrained directions of the same activations, to stand beside the real ones in the report."""
-    from core.controls import make_control
+    from core.training.controls import make_control
 
     made = make_control(open_run(run), directions)
     for name in ("index", "label", "score"):
@@ -270,8 +388,18 @@ def features_of(run: str):
 @cli.command()
 @click.argument("run")
 @click.argument("feature", type=int)
-@click.option("--stratum", type=click.Choice(["top", "quantiles", "random", "near-miss", "fails", "all"]), default="all", help="which snippets")
-@click.option("--split", type=click.Choice(["explain", "calibrate", "score", "all"]), default="all", help="from which documents")
+@click.option(
+    "--stratum",
+    type=click.Choice(["top", "quantiles", "random", "near-miss", "fails", "all"]),
+    default="all",
+    help="which snippets",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    default="all",
+    help="from which documents",
+)
 @click.option("-n", "count", default=0, help="snippets of each stratum")
 @json_flag
 def show(run, feature, stratum, split, count, as_json):
@@ -288,7 +416,7 @@ def show(run, feature, stratum, split, count, as_json):
 
 
 def emit_table(table, as_json: bool, limit: int) -> None:
-    from autointerp.rows import plain
+    from autointerp.tables import plain
     from figures.terminal import table_text
 
     rows = plain(table)
@@ -300,7 +428,11 @@ def emit_table(table, as_json: bool, limit: int) -> None:
 @click.option("--cluster", type=int, help="only this group; -1 is noise")
 @click.option("--min-score", type=float, help="only labels that score at least this")
 @click.option("--set", "label_set", default="", help="labels of this set")
-@click.option("--sort", type=click.Choice(["feature", "score", "density", "label", "cluster"]), default="feature")
+@click.option(
+    "--sort",
+    type=click.Choice(["feature", "score", "density", "label", "cluster"]),
+    default="feature",
+)
 @click.option("--limit", default=40, show_default=True, help="rows in the terminal")
 @json_flag
 def list_features(run, cluster, min_score, label_set, sort, limit, as_json):
@@ -343,36 +475,52 @@ def pair(run, a, b, as_json):
 @click.argument("words")
 def note(run, feature, words):
     """Write down what you think a feature is."""
-    from autointerp.features import add_note
+    from autointerp.labels.notes import add_note
 
     features = features_of(run)
     features.check(feature)
     add_note(features.run.path, feature, words)
-    click.echo(f"Noted. Score what you wrote: python main.py label {run} --set hand && python main.py score {run} --set hand")
+    click.echo(
+        f"Noted. Score what you wrote: python main.py label {run} --set hand && python main.py score {run} --set hand"
+    )
 
 
 @cli.command()
 @click.argument("run")
 @click.argument("words")
-@click.option("--against", default="", help="another text; features that fire on it too are left out")
-@click.option("--chat", is_flag=True, help="each text is a user's turn in the subject's chat template")
+@click.option(
+    "--against", default="", help="another text; features that fire on it too are left out"
+)
+@click.option(
+    "--chat", is_flag=True, help="each text is a user's turn in the subject's chat template"
+)
 @click.option("--limit", default=20, show_default=True, help="rows in the terminal")
 @json_flag
 def text(run, words, against, chat, limit, as_json):
     """Which features fire on a text, and not on another."""
-    from core.live import Live
+    from core.clamps.live import LoadedModel
     from figures.terminal import reading_text
 
     features = features_of(run)
-    live = Live(features.run)
+    live = LoadedModel(features.run)
     if chat:
-        words, against = (live.subject.chat_text([("user", t)]) if t else "" for t in (words, against))
+        words, against = (
+            live.subject.chat_text([("user", t)]) if t else "" for t in (words, against)
+        )
     reading = live.read(words)
     other = {f for _, f, _ in live.read(against).firings} if against else set()
     labels = features.overview().set_index("feature")["label"]
     maxima = {f: features.stats(f).max for f in {f for _, f, _ in reading.firings} - other}
-    firings = [{"position": p, "feature": f, "activation": a, "label": labels[f]} for p, f, a in reading.firings if f not in other]
-    emit({"tokens": reading.tokens, "firings": firings}, "" if as_json else reading_text(reading.tokens, firings, maxima, limit), as_json)
+    firings = [
+        {"position": p, "feature": f, "activation": a, "label": labels[f]}
+        for p, f, a in reading.firings
+        if f not in other
+    ]
+    emit(
+        {"tokens": reading.tokens, "firings": firings},
+        "" if as_json else reading_text(reading.tokens, firings, maxima, limit),
+        as_json,
+    )
 
 
 # ---------------------------------------------------------------- demo
@@ -381,7 +529,11 @@ DEMO = {
     "train": TrainSettings(epochs=2.0), "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000),
     "cluster": ClusterSettings(seeds=1, subsamples=4, tokens=500_000), "relate": RelateSettings(tokens=40_000),
 }  # fmt: skip
-CONTROL = {"capture": CaptureSettings(tokens=800_000), "train": TrainSettings(epochs=2.0), "label": LabelSettings(sample=400)}
+CONTROL = {
+    "capture": CaptureSettings(tokens=800_000),
+    "train": TrainSettings(epochs=2.0),
+    "label": LabelSettings(sample=400),
+}
 CONTROL["score"] = ScoreSettings(kind="simulation,detection")
 DEMO_PROMPTS, DEMO_DOSES = ["def main():\n    ", "class Reader:\n    "], [0.5, 1.0, 2.0, 4.0]
 
@@ -391,7 +543,10 @@ def demo():
     """The whole job on the embedded subject, offline, then what to try next."""
     from core.run import Run
 
-    run, control = Run.create("demo", RunSettings()), Run.create("demo-control", RunSettings(weights="random"))
+    run, control = (
+        Run.create("demo", RunSettings()),
+        Run.create("demo-control", RunSettings(weights="random")),
+    )
     for name in STAGES:
         if name != "report":
             run_pending(run, name, DEMO.get(name))
@@ -412,24 +567,26 @@ Three things to try next:
 
 def demo_clamps(run) -> list[int]:
     """Clamp three labelled features and keep the experiments, unless that has been done; returns the features."""
+    from autointerp.clamps import DoseBudget, measured_doses, worth_clamping
     from autointerp.features import Features
-    from autointerp.steering import Effort, measured_doses, worth_clamping
-    from core.clamp import Writing
-    from core.experiments import experiments, save_experiment
-    from core.live import Live
+    from core.clamps.clamp import Sampling
+    from core.clamps.experiments import experiments, save_experiment
+    from core.clamps.live import LoadedModel
     from core.progress import progress
 
     if done := experiments(run):
         return [record["features"][0] for record in done]
     features = Features(run)
     chosen = worth_clamping(features, 3)
-    live = Live(run) if chosen else None
+    live = LoadedModel(run) if chosen else None
     for feature in progress(chosen, "clamp", unit="feat"):
         clamp, maximum = Clamp(feature, "set", 2.0, relative=True), features.stats(feature).max
-        record = live.clamp([clamp], {feature: maximum}, Writing(DEMO_PROMPTS, 30, 0.7, (0,)))
+        record = live.clamp([clamp], {feature: maximum}, Sampling(DEMO_PROMPTS, 30, 0.7, (0,)))
         record |= {
             "labels": {str(feature): features.label(feature)},
-            **measured_doses(features, live, [clamp], DEMO_DOSES, Effort(prompts=6, tokens=20, seeds=1)),
+            **measured_doses(
+                features, live, [clamp], DEMO_DOSES, DoseBudget(prompts=6, tokens=20, seeds=1)
+            ),
         }
         with run.locked("clamp"):
             save_experiment(run, record)
@@ -457,23 +614,42 @@ def main() -> int:
         command = error.ctx.command_path if error.ctx else "main.py"
         return complain(UsageError(error.format_message(), f"See: python {command} --help"))
     except (KeyboardInterrupt, click.Abort):
-        print("\nstopped; what was committed is intact, and the same command goes on from here", file=sys.stderr)
+        print(
+            "\nstopped; what was committed is intact, and the same command goes on from here",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("core", "autointerp", "figures", "verbs"):  # a fault of ours, not of the installation
+        if (error.name or "").split(".")[0] in (
+            "core",
+            "autointerp",
+            "figures",
+            "verbs",
+        ):  # a fault of ours, not of the installation
             raise
-        return complain(NotReady(f"This Python has no package {error.name!r}.", "Type: make setup && . .venv/bin/activate"))
+        return complain(
+            NotReady(
+                f"This Python has no package {error.name!r}.",
+                "Type: make setup && . .venv/bin/activate",
+            )
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        full = f"The disk is full: {error.filename or error.strerror}. What was committed is intact."
+        full = (
+            f"The disk is full: {error.filename or error.strerror}. What was committed is intact."
+        )
         return complain(NotReady(full, "Free some space; then type the same command again."))
     return 0
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux" and "MALLOC_TOP_PAD_" not in os.environ and not {"-h", "--help"} & set(sys.argv):
+    if (
+        sys.platform == "linux"
+        and "MALLOC_TOP_PAD_" not in os.environ
+        and not {"-h", "--help"} & set(sys.argv)
+    ):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
     sys.exit(main())

@@ -7,7 +7,7 @@
     random     any token
 
 A window is 20 tokens before its peak and 11 after, cut at the ends of the row: what lies beyond them the subject did not see. In
-splits other than explain, a peak whose surroundings also stand in an explain document is left out and counted.
+splits other than train, a peak whose surroundings also stand in an train document is left out and counted.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autointerp.postings import Postings, lookup
-from core.corpus import Tokens
+from core.firings.postings import Postings, lookup
 from core.records import SPLITS, Snippet
+from core.text.tokens import Tokens
 
 BEFORE, AFTER = 20, 11
-STRATA = (("q90", 0.9, 1.0), ("q70", 0.7, 0.9), ("q40", 0.4, 0.7), ("q10", 0.1, 0.4), ("q0", 0.0, 0.1))
+STRATA = (
+    ("q90", 0.9, 1.0),
+    ("q70", 0.7, 0.9),
+    ("q40", 0.4, 0.7),
+    ("q10", 0.1, 0.4),
+    ("q0", 0.0, 0.1),
+)
 NAMES = ("top", *(name for name, _, _ in STRATA), "firing", "near_miss", "random")
 BROKEN = "\ufffd"  # what a token that holds part of a character decodes to
 SPACING = 16  # tokens between two peaks of the top stratum
@@ -57,17 +63,26 @@ class Examples:
         self.copied = np.asarray(tokens.copied)
         self._rows = np.asarray(tokens.row_offsets)
         self._ids = np.asarray(tokens.ids)
-        self._document_offsets, self._document_splits = np.asarray(tokens.document_offsets, np.int64), np.asarray(tokens.split)
+        self._document_offsets, self._document_splits = (
+            np.asarray(tokens.document_offsets, np.int64),
+            np.asarray(tokens.split),
+        )
         self._pools: dict[str, np.ndarray] = {}
 
     def pool(self, split: str) -> np.ndarray:
         """Ordinals of all tokens of `split` (or of "all") that are not copies."""
         if split not in self._pools:
-            inside = np.ones(len(self._split), bool) if split == "all" else self._split == SPLITS.index(split)
+            inside = (
+                np.ones(len(self._split), bool)
+                if split == "all"
+                else self._split == SPLITS.index(split)
+            )
             self._pools[split] = np.flatnonzero(inside & ~self.copied)
         return self._pools[split]
 
-    def firings_in(self, firings: tuple[np.ndarray, np.ndarray], split: str) -> tuple[np.ndarray, np.ndarray, int]:
+    def firings_in(
+        self, firings: tuple[np.ndarray, np.ndarray], split: str
+    ) -> tuple[np.ndarray, np.ndarray, int]:
         """(ordinals, activations, firings left out as copies) of a feature's firings inside `split`."""
         where, values = firings
         if split != "all":
@@ -76,13 +91,21 @@ class Examples:
         copied = self.copied[where]
         return where[~copied], values[~copied], int(copied.sum())
 
-    def draw(self, firings: tuple[np.ndarray, np.ndarray], split: str, counts: dict[str, int], rng: np.random.Generator) -> Drawn:
+    def draw(
+        self,
+        firings: tuple[np.ndarray, np.ndarray],
+        split: str,
+        counts: dict[str, int],
+        rng: np.random.Generator,
+    ) -> Drawn:
         """Peaks by stratum: `counts` says how many of each (a stratum that has fewer gives what it has).
 
         The key "strata" stands for each of the five quantile strata.
         """
         where, values, n_copied = self.firings_in(firings, split)
-        counts = {name: counts["strata"] for name, _, _ in STRATA if "strata" in counts} | {k: v for k, v in counts.items() if k != "strata"}
+        counts = {name: counts["strata"] for name, _, _ in STRATA if "strata" in counts} | {
+            k: v for k, v in counts.items() if k != "strata"
+        }
         order = ascending(values)
         found = []
         for number, name in enumerate(NAMES):
@@ -92,12 +115,20 @@ class Examples:
             chosen, weight = self._stratum(name, wanted, where, values, order, split, rng)
             found.append((chosen, np.full(len(chosen), number), np.full(len(chosen), weight)))
         nothing = np.zeros(0, np.int64)
-        ordinals, strata, weights = map(np.concatenate, zip((nothing, nothing, nothing), *found, strict=True))
+        ordinals, strata, weights = map(
+            np.concatenate, zip((nothing, nothing, nothing), *found, strict=True)
+        )
         return Drawn(ordinals, strata, weights, len(where), n_copied)
 
-    def _stratum(self, name: str, wanted: int, where, values, order, split: str, rng) -> tuple[np.ndarray, float]:
+    def _stratum(
+        self, name: str, wanted: int, where, values, order, split: str, rng
+    ) -> tuple[np.ndarray, float]:
         """(ordinals, weight of each) of one stratum."""
-        pick = lambda pool: rng.choice(pool, min(wanted, len(pool)), replace=False) if len(pool) else np.zeros(0, np.int64)
+        pick = lambda pool: (
+            rng.choice(pool, min(wanted, len(pool)), replace=False)
+            if len(pool)
+            else np.zeros(0, np.int64)
+        )
         if name == "top":
             return self.spaced(where, order, wanted), 0.0
         if name == "random":
@@ -108,7 +139,9 @@ class Examples:
             chosen = pick(where)
             return chosen, 1.0 / max(1, len(chosen))
         low, high = next((a, b) for n, a, b in STRATA if n == name)
-        members = where[order[int(low * len(order)) : int(high * len(order)) if high < 1 else len(order)]]
+        members = where[
+            order[int(low * len(order)) : int(high * len(order)) if high < 1 else len(order)]
+        ]
         chosen = pick(members)
         return chosen, len(members) / max(1, len(where)) / max(1, len(chosen))
 
@@ -144,7 +177,9 @@ class Examples:
     def window(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(first, past the last) ordinal of the window around each peak, inside its row."""
         row = np.searchsorted(self._rows, ordinals, side="right") - 1
-        return np.maximum(ordinals - BEFORE, self._rows[row]), np.minimum(ordinals + AFTER + 1, self._rows[row + 1])
+        return np.maximum(ordinals - BEFORE, self._rows[row]), np.minimum(
+            ordinals + AFTER + 1, self._rows[row + 1]
+        )
 
     def covered(self, ordinals: np.ndarray) -> np.ndarray:
         """All ordinals that the windows around `ordinals` cover, each once, ascending."""
@@ -153,24 +188,55 @@ class Examples:
         offsets = np.repeat(starts - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
         return np.unique(offsets + np.arange(int(lengths.sum())))
 
-    def snippets(self, feature: int, split: str, counts: dict[str, int], rng: np.random.Generator, firings=None) -> list[Snippet]:
+    def snippets(
+        self,
+        feature: int,
+        split: str,
+        counts: dict[str, int],
+        rng: np.random.Generator,
+        firings=None,
+    ) -> list[Snippet]:
         """Windows with their tokens and activations, stratum by stratum in the order of NAMES; `firings` are the feature's, where they
         are at hand."""
         firings = firings or self.postings.firings(feature)
         drawn = self.draw(firings, split, counts, rng)
-        return self.cut(feature, firings, drawn.ordinals, [NAMES[stratum] for stratum in drawn.strata], drawn.weights.tolist())
+        return self.cut(
+            feature,
+            firings,
+            drawn.ordinals,
+            [NAMES[stratum] for stratum in drawn.strata],
+            drawn.weights.tolist(),
+        )
 
-    def cut(self, feature: int, firings: tuple[np.ndarray, np.ndarray], ordinals: np.ndarray, strata: list[str], weights: list[float]) -> list[Snippet]:
+    def cut(
+        self,
+        feature: int,
+        firings: tuple[np.ndarray, np.ndarray],
+        ordinals: np.ndarray,
+        strata: list[str],
+        weights: list[float],
+    ) -> list[Snippet]:
         """The windows around the ordinals (m,), with the feature's activation on each of their tokens; a stratum and a weight for each."""
         starts, ends = self.window(ordinals)
         lengths = ends - starts
         stops = np.cumsum(lengths)
-        activations = lookup(*firings, np.repeat(ends - stops, lengths) + np.arange(int(lengths.sum()))).tolist()
+        activations = lookup(
+            *firings, np.repeat(ends - stops, lengths) + np.arange(int(lengths.sum()))
+        ).tolist()
         documents = self.tokens.document_of(ordinals)
         positions = (starts - self._document_offsets[documents]).tolist()
         splits = self._document_splits[documents].tolist()
         rows = zip(
-            documents.tolist(), positions, (ordinals - starts).tolist(), starts.tolist(), ends.tolist(), stops.tolist(), strata, splits, weights, strict=True
+            documents.tolist(),
+            positions,
+            (ordinals - starts).tolist(),
+            starts.tolist(),
+            ends.tolist(),
+            stops.tolist(),
+            strata,
+            splits,
+            weights,
+            strict=True,
         )
         return [
             Snippet(
@@ -194,7 +260,13 @@ class Examples:
         if BROKEN not in "".join(out):
             return tuple(out)
         source, told = self.tokens.text(document), 0
-        for i, (a, b) in enumerate(zip(self.tokens.starts[start:end].tolist(), self.tokens.ends[start:end].tolist(), strict=True)):
+        for i, (a, b) in enumerate(
+            zip(
+                self.tokens.starts[start:end].tolist(),
+                self.tokens.ends[start:end].tolist(),
+                strict=True,
+            )
+        ):
             if BROKEN in out[i]:
                 out[i] = source[max(a, told) : b]
             told = max(told, b)

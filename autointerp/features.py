@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from autointerp.coactivation import together
-from autointerp.examples import STRATA, Examples
-from autointerp.failing import Failing
-from autointerp.postings import Postings
-from autointerp.rows import Rows
-from core.corpus import Tokens
+from autointerp.clusters.coactivation import count_together
+from autointerp.evidence import DENSE, RARE_DOCUMENTS, Firings, histogram, strata
+from autointerp.examples import Examples
+from autointerp.labels.notes import read_notes
+from autointerp.scores.mistakes import Failing
+from autointerp.tables import RowIndex
 from core.errors import UsageError
 from core.files import read_array, read_json
+from core.firings.postings import Postings
 from core.records import SPLITS, FeatureStats, Snippet
 from core.run import Run
+from core.text.tokens import Tokens
 
-RARE_DOCUMENTS = 5  # a feature that fires in fewer score documents has no score
-DENSE = 0.1  # share of tokens
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}
 SCORE_FIELDS = ["kind", "value", "low", "high", "null", "n_documents", "undefined"]
-MISSES_OF = ("simulation", "fuzzing", "detection")  # kinds of score that keep where free words were wrong, most exact first
-Firings = tuple[np.ndarray, np.ndarray]  # (ordinals (m,) ascending, activations (m,))
+MISSES_OF = (
+    "simulation",
+    "fuzzing",
+    "detection",
+)  # kinds of score that keep where free words were wrong, most exact first
 
 
 @dataclass(frozen=True)
-class Layer:
+class Level:
     """One layer of groups: the group of every feature (F,), -1 for none; the title and the colour's number of each group."""
 
     group: np.ndarray
@@ -51,7 +51,10 @@ class Features:
 
     def check(self, feature: int) -> int:
         if not 0 <= feature < self.postings.n_features:
-            raise UsageError(f"There is no feature {feature}.", f"Run {self.run.name} has features 0 to {self.postings.n_features - 1}.")
+            raise UsageError(
+                f"There is no feature {feature}.",
+                f"Run {self.run.name} has features 0 to {self.postings.n_features - 1}.",
+            )
         return feature
 
     # ------------------------------------------------------------ tables
@@ -59,21 +62,32 @@ class Features:
     @cached_property
     def labels(self) -> pd.DataFrame:
         """feature, set, text, confidence, kind, evidence of all label sets, rules last, so that a better labeller's text comes first."""
-        parts = [self._table(unit, "labels.parquet").assign(set=unit.split("/")[1]) for unit in self._units("label/")]
+        parts = [
+            self._table(unit, "labels.parquet").assign(set=unit.split("/")[1])
+            for unit in self._units("label/")
+        ]
         columns = ["feature", "set", "text", "confidence", "kind", "evidence"]
         if not parts:
             return pd.DataFrame({c: [] for c in columns})
         rank = {"hand": 0, "rules": 2}
-        table = pd.concat(parts, ignore_index=True).reindex(columns=columns)  # a set that older code made has no count of its evidence
+        table = pd.concat(parts, ignore_index=True).reindex(
+            columns=columns
+        )  # a set that older code made has no count of its evidence
         table["evidence"] = table["evidence"].fillna(0).astype(int)
-        return table.sort_values("set", key=lambda s: s.map(lambda name: rank.get(name, 1)), kind="stable")
+        return table.sort_values(
+            "set", key=lambda s: s.map(lambda name: rank.get(name, 1)), kind="stable"
+        )
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """feature, set, kind, value, low, high, null, n_tokens, n_documents, undefined, auroc of all score sets and kinds, simulation first."""
         units = sorted(self._units("score/"), key=lambda unit: "/simulation" not in unit)
         parts = [self._table(unit, "scores.parquet") for unit in units]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"feature": [], "set": [], "kind": [], "value": []})
+        return (
+            pd.concat(parts, ignore_index=True)
+            if parts
+            else pd.DataFrame({"feature": [], "set": [], "kind": [], "value": []})
+        )
 
     @cached_property
     def clusters(self) -> pd.DataFrame | None:
@@ -91,7 +105,10 @@ class Features:
         table = self._table("title", "titles.parquet")
         if "layer" not in table:  # made before groups had layers
             return {}
-        return {(int(layer), int(g)): title for layer, g, title in zip(table["layer"], table["group"], table["title"], strict=True)}
+        return {
+            (int(layer), int(g)): title
+            for layer, g, title in zip(table["layer"], table["group"], table["title"], strict=True)
+        }
 
     @cached_property
     def titles(self) -> dict[int, str]:
@@ -103,32 +120,52 @@ class Features:
     def relations(self) -> pd.DataFrame:
         """kind, feature, other, strength, cosine, phi and counts of duplicates, probable splitting and absorption; no rows before `relate`."""
         columns = ["kind", "feature", "other", "strength", "cosine", "phi", "shared"]
-        return self._table("relate", "relations.parquet") if self.run.find("relate") else pd.DataFrame({c: [] for c in columns})
+        return (
+            self._table("relate", "relations.parquet")
+            if self.run.find("relate")
+            else pd.DataFrame({c: [] for c in columns})
+        )
 
     @cached_property
     def failures(self) -> pd.DataFrame:
         """feature, unit, kind, message of everything that was tried for a label or a score and gave none."""
-        units = [unit for unit in self._units("label/") + self._units("score/") if (self.run.folder(unit) / "failures.parquet").exists()]
+        units = [
+            unit
+            for unit in self._units("label/") + self._units("score/")
+            if (self.run.folder(unit) / "failures.parquet").exists()
+        ]
         parts = [self._table(unit, "failures.parquet").assign(unit=unit) for unit in units]
         columns = ["feature", "unit", "kind", "message"]
-        return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame({c: [] for c in columns})
+        return (
+            pd.concat(parts, ignore_index=True)[columns]
+            if parts
+            else pd.DataFrame({c: [] for c in columns})
+        )
 
     @cached_property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[Level]:
         """The layers of groups, broad to fine; none before `cluster`."""
         if self.clusters is None:
             return []
-        table, records = self.clusters.reindex(range(self.postings.n_features)), read_json(self.run.folder("cluster") / "groups.json")
+        table, records = (
+            self.clusters.reindex(range(self.postings.n_features)),
+            read_json(self.run.folder("cluster") / "groups.json"),
+        )
         out = []
         for layer in sorted(int(c.removeprefix("layer_")) for c in table if c.startswith("layer_")):
             titles = {g: title for (i, g), title in self.layered_titles.items() if i == layer}
             families = {g["group"]: g["family"] for g in records if g["layer"] == layer}
-            out.append(Layer(table[f"layer_{layer}"].fillna(-1).astype(int).to_numpy(), titles, families))
+            out.append(
+                Level(table[f"layer_{layer}"].fillna(-1).astype(int).to_numpy(), titles, families)
+            )
         return out
 
     @cached_property
     def effects(self) -> pd.DataFrame | None:
-        if self.run.find("effects") is None or not (self.run.path / "effects" / "effects.parquet").exists():
+        if (
+            self.run.find("effects") is None
+            or not (self.run.path / "effects" / "effects.parquet").exists()
+        ):
             return None
         return self._table("effects", "effects.parquet").set_index("feature")
 
@@ -143,10 +180,25 @@ class Features:
     def stats(self, feature: int, firings: Firings | None = None) -> FeatureStats:
         where, values = firings or self.postings.firings(self.check(feature))
         documents = np.flatnonzero(np.diff(np.searchsorted(where, self._document_offsets)))
-        scored = int((self.tokens.split[documents] == SPLITS.index("score")).sum())
+        scored = int((self.tokens.split[documents] == SPLITS.index("test")).sum())
         density = len(where) / self.postings.n_tokens
-        status = "dead" if not len(where) else "dense" if density > DENSE else "rare" if scored < RARE_DOCUMENTS else "alive"
-        return FeatureStats(feature, status, density, len(where), len(documents), float(values.max()) if len(values) else 0.0)
+        status = (
+            "dead"
+            if not len(where)
+            else "dense"
+            if density > DENSE
+            else "rare"
+            if scored < RARE_DOCUMENTS
+            else "alive"
+        )
+        return FeatureStats(
+            feature,
+            status,
+            density,
+            len(where),
+            len(documents),
+            float(values.max()) if len(values) else 0.0,
+        )
 
     @cached_property
     def _document_offsets(self) -> np.ndarray:
@@ -164,21 +216,38 @@ class Features:
     @cached_property
     def _beside(self) -> dict[str, list[np.ndarray]]:
         """Columns (F, k) of each feature's nearest directions and of its partners; none of them before `cluster`."""
-        names = {"neighbours": ("neighbours", "cosines"), "partners": ("partners", "partners_phi", "partners_shared")}
+        names = {
+            "neighbours": ("neighbours", "cosines"),
+            "partners": ("partners", "partners_phi", "partners_shared"),
+        }
         folder = self.run.path / "cluster"
-        there = {kind: self.run.find("cluster") is not None and (folder / f"{files[0]}.npy").exists() for kind, files in names.items()}
+        there = {
+            kind: self.run.find("cluster") is not None and (folder / f"{files[0]}.npy").exists()
+            for kind, files in names.items()
+        }
         nothing = np.zeros((self.postings.n_features, 0))
-        return {kind: [read_array(folder / f"{name}.npy") if there[kind] else nothing for name in files] for kind, files in names.items()}
+        return {
+            kind: [read_array(folder / f"{name}.npy") if there[kind] else nothing for name in files]
+            for kind, files in names.items()
+        }
 
     def path(self, feature: int) -> list[dict]:
         """layer, group, title of the groups that the feature is in, coarsest first."""
         here = [(i, layer, int(layer.group[feature])) for i, layer in enumerate(self.layers)]
-        return [{"layer": i, "group": g, "title": layer.titles.get(g, "")} for i, layer, g in here if g >= 0]
+        return [
+            {"layer": i, "group": g, "title": layer.titles.get(g, "")}
+            for i, layer, g in here
+            if g >= 0
+        ]
 
     def partners(self, feature: int, count: int = 6) -> list[dict]:
         """feature, phi, shared (sampled tokens) of those that fire most on the same tokens; empty before `cluster`."""
         columns = (column[feature].tolist() for column in self._beside["partners"])
-        rows = [{"feature": i, "phi": p, "shared": n} for i, p, n in zip(*columns, strict=True) if i >= 0]
+        rows = [
+            {"feature": i, "phi": p, "shared": n}
+            for i, p, n in zip(*columns, strict=True)
+            if i >= 0
+        ]
         return [row | {"label": self.label(row["feature"])} for row in rows[:count]]
 
     def related(self, feature: int) -> list[dict]:
@@ -192,7 +261,14 @@ class Features:
         cosine = float(x @ y / max(np.linalg.norm(x) * np.linalg.norm(y), 1e-12))
         both = [r for r in self.related(a) if {r["feature"], r["other"]} == {a, b}]
         labels = {"a": self.label(a), "b": self.label(b)}
-        return {"a": a, "b": b, "labels": labels, **together(self.postings, a, b), "cosine": cosine, "related": both}
+        return {
+            "a": a,
+            "b": b,
+            "labels": labels,
+            **count_together(self.postings, a, b),
+            "cosine": cosine,
+            "related": both,
+        }
 
     def label(self, feature: int) -> str:
         """The first label's text, or an empty string."""
@@ -200,22 +276,32 @@ class Features:
         return rows[0]["text"] if rows else ""
 
     @cached_property
-    def _rows(self) -> dict[str, Rows]:
+    def _rows(self) -> dict[str, RowIndex]:
         """The rows of the tables by feature."""
         return {
-            "labels": Rows(self.labels, ["text", "set", "kind", "confidence", "evidence"]),
-            "scores": Rows(self.scores, ["set", *SCORE_FIELDS]),
-            "failures": Rows(self.failures, ["unit", "kind", "message"]),
-            "misses": Rows(self.misses, ["set", "ordinal", "stratum"]),
-            "relations": Rows(self.relations, ["kind", "feature", "other", "strength"], ("feature", "other")),
+            "labels": RowIndex(self.labels, ["text", "set", "kind", "confidence", "evidence"]),
+            "scores": RowIndex(self.scores, ["set", *SCORE_FIELDS]),
+            "failures": RowIndex(self.failures, ["unit", "kind", "message"]),
+            "misses": RowIndex(self.misses, ["set", "ordinal", "stratum"]),
+            "relations": RowIndex(
+                self.relations, ["kind", "feature", "other", "strength"], ("feature", "other")
+            ),
         }
 
     def card(self, feature: int, counts: dict[str, int] | None = None, split: str = "all") -> dict:
         """All that is known of a feature, as `show --json` prints it. `counts` says how many snippets of each stratum, and how many of
         each kind of place where a label fails (`failing`), for the label of every set."""
-        return self._card(feature, self.postings.firings(self.check(feature)), counts, split, read_notes(self.run.path))
+        return self._card(
+            feature,
+            self.postings.firings(self.check(feature)),
+            counts,
+            split,
+            read_notes(self.run.path),
+        )
 
-    def cards(self, counts: dict[str, int], start: int = 0, end: int | None = None) -> Iterator[dict]:
+    def cards(
+        self, counts: dict[str, int], start: int = 0, end: int | None = None
+    ) -> Iterator[dict]:
         """The cards of features `start` to `end`, from one walk over the index."""
         notes = read_notes(self.run.path)
         for first, block in self.postings.blocks(start, end):
@@ -229,12 +315,22 @@ class Features:
         if counts.get("failing"):
             self._failing.prepare()
 
-    def _card(self, feature: int, firings: Firings, counts: dict[str, int] | None, split: str, notes: list[dict]) -> dict:
+    def _card(
+        self,
+        feature: int,
+        firings: Firings,
+        counts: dict[str, int] | None,
+        split: str,
+        notes: list[dict],
+    ) -> dict:
         stats = self.stats(feature, firings)
         rng = np.random.default_rng([self.run.settings.seed, feature])
         wanted = dict(SHOWN if counts is None else counts)
         failing, labels = wanted.pop("failing", 0), self._labels_of(feature)
-        snippets = [(snippet, {}) for snippet in self.examples.snippets(feature, split, wanted, rng, firings)]
+        snippets = [
+            (snippet, {})
+            for snippet in self.examples.snippets(feature, split, wanted, rng, firings)
+        ]
         if failing:
             snippets += self._where_labels_fail(feature, firings, labels, failing)
         group = self._groups.get(feature)
@@ -258,21 +354,40 @@ class Features:
             ],
         }  # fmt: skip
 
-    def _where_labels_fail(self, feature: int, firings: Firings, labels: list[dict], count: int) -> list[tuple[Snippet, dict]]:
+    def _where_labels_fail(
+        self, feature: int, firings: Firings, labels: list[dict], count: int
+    ) -> list[tuple[Snippet, dict]]:
         """(snippet, {"set": whose label fails there}), set after set; a text that two sets share only once."""
-        rows, first = self._rows["misses"].of(feature), {label["text"]: label["set"] for label in reversed(labels)}
+        rows, first = (
+            self._rows["misses"].of(feature),
+            {label["text"]: label["set"] for label in reversed(labels)},
+        )
         out = []
         for text, name in reversed(first.items()):
             kept = [row for row in rows if row["set"] == name]
-            out += [(snippet, {"set": name}) for snippet in self._failing.snippets(feature, firings, text, count, kept)]
+            out += [
+                (snippet, {"set": name})
+                for snippet in self._failing.snippets(feature, firings, text, count, kept)
+            ]
         return out
 
     @cached_property
     def misses(self) -> pd.DataFrame:
         """feature, ordinal, stratum, told, set: where labels in free words were wrong when they were scored, token by token first."""
-        units = [u for kind in MISSES_OF for u in self._units("score/") if u.endswith(f"/{kind}") and (self.run.folder(u) / "misses.parquet").exists()]
-        parts = [self._table(unit, "misses.parquet").assign(set=unit.split("/")[1]) for unit in units]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({c: [] for c in ("feature", "ordinal", "stratum", "told", "set")})
+        units = [
+            u
+            for kind in MISSES_OF
+            for u in self._units("score/")
+            if u.endswith(f"/{kind}") and (self.run.folder(u) / "misses.parquet").exists()
+        ]
+        parts = [
+            self._table(unit, "misses.parquet").assign(set=unit.split("/")[1]) for unit in units
+        ]
+        return (
+            pd.concat(parts, ignore_index=True)
+            if parts
+            else pd.DataFrame({c: [] for c in ("feature", "ordinal", "stratum", "told", "set")})
+        )
 
     @cached_property
     def _failing(self) -> Failing:
@@ -281,16 +396,29 @@ class Features:
     @cached_property
     def _groups(self) -> dict[int, dict]:
         """{feature: group, title, status} of those that `cluster` looked at."""
-        return {} if self.clusters is None else self.clusters[["group", "title", "status"]].to_dict("index")
+        return (
+            {}
+            if self.clusters is None
+            else self.clusters[["group", "title", "status"]].to_dict("index")
+        )
 
     def _labels_of(self, feature: int) -> list[dict]:
         scores = self._rows["scores"].of(feature)
-        of_set = lambda name: [{k: v for k, v in score.items() if k != "set"} for score in scores if score["set"] == name]
-        return [label | {"scores": of_set(label["set"])} for label in self._rows["labels"].of(feature)]
+        of_set = lambda name: [
+            {k: v for k, v in score.items() if k != "set"}
+            for score in scores
+            if score["set"] == name
+        ]
+        return [
+            label | {"scores": of_set(label["set"])} for label in self._rows["labels"].of(feature)
+        ]
 
     def _effects_of(self, feature: int, side: str) -> list[dict]:
         texts, logits = self._effects[side].get(feature, ((), ()))
-        return [{"token": text, "logit": float(value)} for text, value in zip(texts, logits, strict=True)]
+        return [
+            {"token": text, "logit": float(value)}
+            for text, value in zip(texts, logits, strict=True)
+        ]
 
     @cached_property
     def _effects(self) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
@@ -299,7 +427,16 @@ class Features:
         sides = ("promoted", "suppressed")
         if table is None:
             return {side: {} for side in sides}
-        return {side: dict(zip(table.index.tolist(), zip(table[side], table[f"{side}_logit"], strict=True), strict=True)) for side in sides}
+        return {
+            side: dict(
+                zip(
+                    table.index.tolist(),
+                    zip(table[side], table[f"{side}_logit"], strict=True),
+                    strict=True,
+                )
+            )
+            for side in sides
+        }
 
     # ------------------------------------------------------------ many features
 
@@ -307,20 +444,36 @@ class Features:
         """feature, label, score, density, cluster of every feature; the label of `label_set`, or the first one there is."""
         labels = self.labels if not label_set else self.labels[self.labels["set"] == label_set]
         first = labels.drop_duplicates("feature").set_index("feature")
-        table = pd.DataFrame({"feature": range(self.postings.n_features), "density": self.postings.n_firings / self.postings.n_tokens})
+        table = pd.DataFrame(
+            {
+                "feature": range(self.postings.n_features),
+                "density": self.postings.n_firings / self.postings.n_tokens,
+            }
+        )
         texts = first["text"].to_dict()
         table["label"] = [texts.get(f, "") for f in table["feature"]]
-        simulated = self.scores[self.scores["kind"] == "simulation"] if len(self.scores) else self.scores
+        simulated = (
+            self.scores[self.scores["kind"] == "simulation"] if len(self.scores) else self.scores
+        )
         keyed = simulated.set_index(["feature", "set"])["value"]
-        table["score"] = [keyed.get((f, s), np.nan) for f, s in zip(table["feature"], table["feature"].map(first["set"]), strict=True)]
-        table["cluster"] = -1 if self.clusters is None else table["feature"].map(self.clusters["group"]).fillna(-1).astype(int)
+        table["score"] = [
+            keyed.get((f, s), np.nan)
+            for f, s in zip(table["feature"], table["feature"].map(first["set"]), strict=True)
+        ]
+        table["cluster"] = (
+            -1
+            if self.clusters is None
+            else table["feature"].map(self.clusters["group"]).fillna(-1).astype(int)
+        )
         return table[["feature", "label", "score", "density", "cluster"]]
 
     def find(self, words: str) -> pd.DataFrame:
         """Features whose labels, promoted tokens or notes hold the words, most words first, then by score."""
         wanted = [w for w in words.lower().split() if w]
         if not wanted:
-            raise UsageError("There is nothing to search for.", 'Give some words: find RUN "days of the week"')
+            raise UsageError(
+                "There is nothing to search for.", 'Give some words: find RUN "days of the week"'
+            )
         table = self.overview()
         known: dict[int, list[str]] = {int(f): [] for f in table["feature"]}
         for row in self.labels.itertuples():
@@ -329,47 +482,14 @@ class Features:
             known[note["feature"]].append(note["text"])
         for feature, promoted in {} if self.effects is None else self.effects["promoted"].items():
             known[feature] += promoted[:5].tolist()
-        hits = np.array([sum(w in " ".join(parts).lower() for w in wanted) for parts in known.values()])
-        return table.assign(hits=hits)[hits > 0].sort_values(["hits", "score"], ascending=[False, False], kind="stable").drop(columns="hits")
-
-
-def histogram(values: np.ndarray, bins: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """(counts (bins,), edges (bins + 1,)) of non-zero activations, from 0 to the largest."""
-    return np.histogram(values, bins=bins, range=(0, float(values.max()) if len(values) else 1.0))
-
-
-def strata(values: np.ndarray) -> list[dict]:
-    """The quantile strata of non-zero activations: name, smallest activation, share of the firings and of the summed activation."""
-    ordered = np.sort(values)
-    total, n = float(ordered.sum(dtype=np.float64)), len(ordered)
-    out = []
-    for name, low, high in STRATA if n else ():
-        inside = ordered[int(low * n) : int(high * n) if high < 1 else n]
-        if len(inside):
-            out.append({"stratum": name, "low": float(inside[0]), "firings": len(inside) / n, "mass": float(inside.sum(dtype=np.float64)) / total})
-    return out
+        hits = np.array(
+            [sum(w in " ".join(parts).lower() for w in wanted) for parts in known.values()]
+        )
+        return (
+            table.assign(hits=hits)[hits > 0]
+            .sort_values(["hits", "score"], ascending=[False, False], kind="stable")
+            .drop(columns="hits")
+        )
 
 
 # ---------------------------------------------------------------- notes
-
-
-def read_notes(run_folder: Path) -> list[dict]:
-    """What people wrote, oldest first: feature, text, time. A half-written last line is passed over."""
-    path = run_folder / "notes.jsonl"
-    if not path.exists():
-        return []
-    notes = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            notes.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return notes
-
-
-def add_note(run_folder: Path, feature: int, text: str) -> None:
-    """Append a note; nothing ever changes one."""
-    if not text.strip():
-        raise UsageError("The note is empty.", 'Write what you think: note RUN 1234 "what I think it is"')
-    with open(run_folder / "notes.jsonl", "a", encoding="utf-8") as handle:
-        handle.write(json.dumps({"feature": feature, "text": text.strip(), "time": datetime.now().isoformat(timespec="seconds")}, ensure_ascii=False) + "\n")

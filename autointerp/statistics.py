@@ -19,11 +19,17 @@ MIN_PANEL = 8  # documents on either side of a balanced accuracy; with fewer, no
 MIN_DOCUMENTS = 30  # documents in which the feature fires; with fewer, no interval is shown
 
 
-def document_sums(predicted: np.ndarray, activations: np.ndarray, documents: np.ndarray) -> np.ndarray:
+def document_sums(
+    predicted: np.ndarray, activations: np.ndarray, documents: np.ndarray
+) -> np.ndarray:
     """Sums (d, 6), float64, of predictions (n,) and activations (n,) for each distinct value of ascending `documents` (n,)."""
     p, a = predicted.astype(np.float64), activations.astype(np.float64)
     columns = np.stack([np.ones_like(p), p, a, p * p, a * a, p * a], axis=1)
-    starts = np.flatnonzero(np.r_[True, documents[1:] != documents[:-1]]) if len(documents) else np.zeros(0, np.int64)
+    starts = (
+        np.flatnonzero(np.r_[True, documents[1:] != documents[:-1]])
+        if len(documents)
+        else np.zeros(0, np.int64)
+    )
     return np.add.reduceat(columns, starts, axis=0) if len(starts) else np.zeros((0, 6))
 
 
@@ -32,7 +38,9 @@ def correlation(sums: np.ndarray) -> np.ndarray:
     n, p, a, pp, aa, pa = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     spread_p, spread_a = n * pp - p * p, n * aa - a * a
     tiny = 1e-12
-    constant = (spread_p <= tiny * np.maximum(n * pp, tiny)) | (spread_a <= tiny * np.maximum(n * aa, tiny))
+    constant = (spread_p <= tiny * np.maximum(n * pp, tiny)) | (
+        spread_a <= tiny * np.maximum(n * aa, tiny)
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         r = (n * pa - p * a) / np.sqrt(spread_p * spread_a)
     return np.where(constant, np.nan, np.clip(r, -1.0, 1.0))
@@ -47,7 +55,10 @@ def interval(sums: np.ndarray, level: float = 0.95) -> tuple[float, float] | Non
     whole, left = correlation(total), correlation(total - sums)
     if np.isnan(whole) or np.isnan(left).any():
         return None
-    z, z_left = np.arctanh(np.clip([whole], -0.9999, 0.9999))[0], np.arctanh(np.clip(left, -0.9999, 0.9999))
+    z, z_left = (
+        np.arctanh(np.clip([whole], -0.9999, 0.9999))[0],
+        np.arctanh(np.clip(left, -0.9999, 0.9999)),
+    )
     pseudo = d * z - (d - 1) * z_left
     half = student.ppf(0.5 + level / 2, d - 1) * pseudo.std(ddof=1) / np.sqrt(d)
     return float(np.tanh(z - half)), float(np.tanh(z + half))
@@ -58,7 +69,10 @@ def auroc(fires: np.ndarray, silent: np.ndarray) -> float:
     if not len(fires) or not len(silent):
         return float("nan")
     ordered = np.sort(silent)
-    below, upto = np.searchsorted(ordered, fires, side="left"), np.searchsorted(ordered, fires, side="right")
+    below, upto = (
+        np.searchsorted(ordered, fires, side="left"),
+        np.searchsorted(ordered, fires, side="right"),
+    )
     return float((below + upto).mean() / (2 * len(ordered)))
 
 
@@ -67,15 +81,22 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
     if n == 0:
         return 0.0, 1.0
     z = normal.ppf(0.5 + level / 2)
-    centre, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    centre, half = (
+        share + z * z / (2 * n),
+        z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)),
+    )
     return float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
 
 
-def balanced_interval(hits: float, n_fire: int, passes: float, n_silent: int) -> tuple[float, float]:
+def balanced_interval(
+    hits: float, n_fire: int, passes: float, n_silent: int
+) -> tuple[float, float]:
     """An interval for the mean of two independent shares, of n_fire and of n_silent, from Wilson's for each (Newcombe 1998, method 10)."""
     (a, b), (c, d) = wilson(hits, n_fire), wilson(passes, n_silent)
     middle = (hits + passes) / 2
-    return middle - float(np.hypot(hits - a, passes - c)) / 2, middle + float(np.hypot(b - hits, d - passes)) / 2
+    return middle - float(np.hypot(hits - a, passes - c)) / 2, middle + float(
+        np.hypot(b - hits, d - passes)
+    ) / 2
 
 
 def matched_null(density: np.ndarray, rng: np.random.Generator, window: int = 16) -> np.ndarray:
@@ -93,12 +114,18 @@ def matched_null(density: np.ndarray, rng: np.random.Generator, window: int = 16
     return out
 
 
-def bootstrap_median(values: np.ndarray, rng: np.random.Generator, draws: int = 1000) -> tuple[float, float, float]:
+def bootstrap_median(
+    values: np.ndarray, rng: np.random.Generator, draws: int = 1000
+) -> tuple[float, float, float]:
     """(median, low, high) of values (m,) with a 95 % percentile interval over its entries; NaN when there are none."""
     if not len(values):
         return float("nan"), float("nan"), float("nan")
     medians = np.median(values[rng.integers(0, len(values), (draws, len(values)))], axis=1)
-    return float(np.median(values)), float(np.quantile(medians, 0.025)), float(np.quantile(medians, 0.975))
+    return (
+        float(np.median(values)),
+        float(np.quantile(medians, 0.025)),
+        float(np.quantile(medians, 0.975)),
+    )
 
 
 def density_strata(density: np.ndarray, n: int = 10) -> np.ndarray:
@@ -106,7 +133,9 @@ def density_strata(density: np.ndarray, n: int = 10) -> np.ndarray:
     return np.argsort(np.argsort(density, kind="stable"), kind="stable") * n // max(len(density), 1)
 
 
-def shuffled_within(values: np.ndarray, stratum: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def shuffled_within(
+    values: np.ndarray, stratum: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """`values` (m,) shuffled among entries of the same stratum."""
     out = values.copy()
     for s in np.unique(stratum):
@@ -127,7 +156,13 @@ class Against:
 
     def table(self) -> dict:
         """Rounded, for a summary."""
-        fields = {"value": self.value, "null": self.null, "spread": self.spread, "z": self.z, "p": self.p}
+        fields = {
+            "value": self.value,
+            "null": self.null,
+            "spread": self.spread,
+            "z": self.z,
+            "p": self.p,
+        }
         return {name: None if v is None else round(v, 6) for name, v in fields.items()}
 
 
@@ -135,4 +170,10 @@ def against_shuffles(value: float, shuffled: list[float]) -> Against:
     """`value` held against the same figure after shuffles; z is None where the shuffles do not differ."""
     null, spread = float(np.mean(shuffled)), float(np.std(shuffled))
     z = (value - null) / spread if spread > 1e-12 else None
-    return Against(value, null, spread, z, (1 + int(np.sum(np.array(shuffled) >= value - 1e-12))) / (1 + len(shuffled)))
+    return Against(
+        value,
+        null,
+        spread,
+        z,
+        (1 + int(np.sum(np.array(shuffled) >= value - 1e-12))) / (1 + len(shuffled)),
+    )

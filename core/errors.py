@@ -37,7 +37,7 @@ class ProviderError(ToolError):
     code = 4
 
 
-class Told(ToolError):
+class Stop(ToolError):
     code = 0
 
 

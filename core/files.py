@@ -27,7 +27,10 @@ def replacing(path: Path):
 
 def write_json(path: Path, value) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
 
 
 def read_json(path: Path):
@@ -48,7 +51,9 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 def read_array(path: Path, mapped: bool = True) -> np.ndarray:
     """The array in an .npy file, memory-mapped read-only unless `mapped` is False or it is under 4 kB (an empty file cannot be mapped)."""
-    return np.load(path, mmap_mode="r" if mapped and path.stat().st_size > 4096 else None, allow_pickle=False)
+    return np.load(
+        path, mmap_mode="r" if mapped and path.stat().st_size > 4096 else None, allow_pickle=False
+    )
 
 
 def write_tensors(path: Path, tensors: dict, header: dict[str, str]) -> None:
@@ -58,7 +63,11 @@ def write_tensors(path: Path, tensors: dict, header: dict[str, str]) -> None:
 
     with replacing(path) as temporary:
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                temporary,
+                metadata=header,
+            )
         except SafetensorError as error:
             if "os error 28" not in str(error):
                 raise
@@ -78,4 +87,6 @@ def sha256(path: Path) -> str:
 
 def canonical_hash(value) -> str:
     """SHA-256 of the canonical JSON of `value`."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    ).hexdigest()

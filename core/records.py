@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from core.errors import UsageError
 
 NAMED_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_out")
-SPLITS = ("explain", "calibrate", "score")
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class FeatureStats:
     """What the index and the effects say about one feature."""
 
     feature: int
-    status: str  # alive, rare (fires in fewer than 5 score documents), dense (over 10 % of tokens), dead
+    status: (
+        str  # alive, rare (fires in fewer than 5 test documents), dense (over 10 % of tokens), dead
+    )
     density: float  # share of kept tokens on which it fires
     n_firings: int
     n_documents: int
@@ -86,7 +88,9 @@ class Label:
     confidence: float  # 0..1, the labeller's own
     kind: str = ""  # for rules: token, n-gram, context, ...
     reply_key: str = ""  # of the reply it was read from, when an LLM gave it
-    evidence: int = 0  # firings in the explain split that its labeller could draw on; 0 where that is not known
+    evidence: int = (
+        0  # firings in the train split that its labeller could draw on; 0 where that is not known
+    )
 
 
 @dataclass(frozen=True)
@@ -136,11 +140,16 @@ class Clamp:
         """`1234=5x` (five times the feature's maximum), `1234=3.5` (SAE units); for ablate only `1234`."""
         found = re.fullmatch(r"(\d+)(?:=(-?\d+(?:\.\d+)?)(x?))?", text.strip())
         if mode not in cls.MODES or not found or (found[2] is None) != (mode == "ablate"):
-            raise UsageError(f"--{mode} {text!r} is not a clamp.", "Use --set 1234=5x (five times its maximum), --add 1234=2.0, or --ablate 1234.")
+            raise UsageError(
+                f"--{mode} {text!r} is not a clamp.",
+                "Use --set 1234=5x (five times its maximum), --add 1234=2.0, or --ablate 1234.",
+            )
         return cls(int(found[1]), mode, float(found[2] or 0.0), bool(found[3]))
 
     def __str__(self) -> str:
-        return f"{self.mode} {self.feature}" + ("" if self.mode == "ablate" else f"={self.value:g}{'x' if self.relative else ''}")
+        return f"{self.mode} {self.feature}" + (
+            "" if self.mode == "ablate" else f"={self.value:g}{'x' if self.relative else ''}"
+        )
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,34 @@ from core.settings import RunSettings, from_table, key_table
 
 RUNS = Path("data/runs")
 FORMAT = 1
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "faiss-cpu", "umap-learn", "hdbscan", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "faiss-cpu",
+    "umap-learn",
+    "hdbscan",
+    "scikit-learn",
+)
 
 
 def run_path(name: str) -> Path:
     """`name` as a path where it looks like one, else the folder of that name under data/runs."""
-    return Path(name) if os.sep in name or Path(name).is_dir() and (Path(name) / "run.json").exists() else RUNS / name
+    return (
+        Path(name)
+        if os.sep in name or Path(name).is_dir() and (Path(name) / "run.json").exists()
+        else RUNS / name
+    )
 
 
 def differences(old: dict, new: dict) -> list[str]:
     """`name old -> new` for every entry that differs."""
-    return [f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return [
+        f"{name} {old.get(name)} -> {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 
 class Run:
@@ -57,10 +74,20 @@ class Run:
         if (path / "run.json").exists():
             run = cls.open(name)
             if changed := differences(asdict(run.settings), asdict(settings)):
-                raise NotReady(f"{run.name} exists and is about something else: {'; '.join(changed)}.", "Choose another name for the new run.")
+                raise NotReady(
+                    f"{run.name} exists and is about something else: {'; '.join(changed)}.",
+                    "Choose another name for the new run.",
+                )
             return run
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "run.json", {"format": FORMAT, "made": datetime.now().isoformat(timespec="seconds"), **asdict(settings)})
+        write_json(
+            path / "run.json",
+            {
+                "format": FORMAT,
+                "made": datetime.now().isoformat(timespec="seconds"),
+                **asdict(settings),
+            },
+        )
         return cls(path, settings)
 
     @classmethod
@@ -71,11 +98,18 @@ class Run:
         except FileNotFoundError:
             known = sorted(str(p.parent.relative_to(RUNS)) for p in RUNS.glob("*/run.json"))
             found = f"Runs here: {', '.join(known)}." if known else "There are none yet."
-            raise NotReady(f"There is no run {name!r}. {found}", f"Make it: python main.py new {name}") from None
+            raise NotReady(
+                f"There is no run {name!r}. {found}", f"Make it: python main.py new {name}"
+            ) from None
         except json.JSONDecodeError as error:
-            raise UsageError(f"{path / 'run.json'} is not JSON: {error}.", "Restore it from a copy, or make a new run.") from None
+            raise UsageError(
+                f"{path / 'run.json'} is not JSON: {error}.",
+                "Restore it from a copy, or make a new run.",
+            ) from None
         if table.pop("format", None) != FORMAT:
-            raise UsageError(f"{path} was written by another version of this program.", "Make a new run.")
+            raise UsageError(
+                f"{path} was written by another version of this program.", "Make a new run."
+            )
         table.pop("made", None)
         return cls(path, from_table(RunSettings, table))
 
@@ -90,7 +124,9 @@ class Run:
         """The manifest of a committed unit; raises NotReady when the unit does not exist."""
         found = self.find(unit)
         if found is None:
-            raise NotReady(f"{unit} has not been made in run {self.name}.", f"Run: {self.command(unit)}")
+            raise NotReady(
+                f"{unit} has not been made in run {self.name}.", f"Run: {self.command(unit)}"
+            )
         return found
 
     def command(self, unit: str) -> str:
@@ -98,7 +134,9 @@ class Run:
         stage, *rest = unit.split("/")
         name = rest[0] if rest else ""
         label_set = "llm" if stage == "label" and name.startswith("llm-") else name
-        return f"python main.py {stage} {self.name}" + (f" --{'name' if stage == 'sweep' else 'set'} {label_set}" if label_set else "")
+        return f"python main.py {stage} {self.name}" + (
+            f" --{'name' if stage == 'sweep' else 'set'} {label_set}" if label_set else ""
+        )
 
     def find(self, unit: str) -> Manifest | None:
         """The manifest of `unit`, or None when it is not committed."""
@@ -114,7 +152,9 @@ class Run:
     def committed(self) -> list[str]:
         """Names of all committed units, in path order."""
         found = (p.parent.relative_to(self.path) for p in self.path.glob("**/manifest.json"))
-        return sorted(str(unit) for unit in found if ".partial" not in str(unit) and ".old" not in str(unit))
+        return sorted(
+            str(unit) for unit in found if ".partial" not in str(unit) and ".old" not in str(unit)
+        )
 
     def state(self, unit: str) -> str:
         """absent, partial, done, or stale (an input was made anew, or is itself stale)."""
@@ -140,29 +180,61 @@ class Run:
         keys = {name: self.manifest(name).key for name in inputs}
         table = settings if isinstance(settings, dict) else key_table(settings)
         subject = {} if inputs else key_table(self.settings)
-        return canonical_hash({"unit": unit, "version": version, "settings": table, "run": subject, "inputs": keys}), table, keys
+        return (
+            canonical_hash(
+                {
+                    "unit": unit,
+                    "version": version,
+                    "settings": table,
+                    "run": subject,
+                    "inputs": keys,
+                }
+            ),
+            table,
+            keys,
+        )
 
     def is_current(self, unit: str, version: int, settings, inputs: list[str]) -> bool:
         """Whether `unit` is committed as `begin` with the same arguments would make it."""
         found = self.find(unit)
         return found is not None and found.key == self._key(unit, version, settings, inputs)[0]
 
-    def begin(self, unit: str, version: int, settings, inputs: list[str], redo: bool = False, extend: bool = False) -> Work | None:
+    def begin(
+        self,
+        unit: str,
+        version: int,
+        settings,
+        inputs: list[str],
+        redo: bool = False,
+        extend: bool = False,
+    ) -> Work | None:
         """A place to work on `unit`, or None when it is committed with the same key and not to be extended. `settings` is a settings
         dataclass, or a table of what decides what the unit holds.
 
         Raises NotReady when an input is missing or stale, or when the unit is committed with another key and `redo` is not set.
         """
         if stale := [name for name in inputs if self.state(name) == "stale"]:
-            raise NotReady(f"{stale[0]} is stale: something it was made from has changed.", f"Run: {self.command(stale[0])} --redo")
+            raise NotReady(
+                f"{stale[0]} is stale: something it was made from has changed.",
+                f"Run: {self.command(stale[0])} --redo",
+            )
         key, table, keys = self._key(unit, version, settings, inputs)
         found = self.find(unit)
         if found and found.key == key and not (redo or extend):
             return None
         if found and found.key != key and not redo:
-            changed = differences(found.settings, table) + differences(found.inputs, keys) + differences({"version": found.version}, {"version": version})
-            shown = "; ".join(c if len(c) < 90 else c.split(" ")[0] + " was made anew" for c in changed)
-            raise NotReady(f"{unit} is committed and differs: {shown}.", f"Make it anew, with the flags you want: {self.command(unit)} --redo")
+            changed = (
+                differences(found.settings, table)
+                + differences(found.inputs, keys)
+                + differences({"version": found.version}, {"version": version})
+            )
+            shown = "; ".join(
+                c if len(c) < 90 else c.split(" ")[0] + " was made anew" for c in changed
+            )
+            raise NotReady(
+                f"{unit} is committed and differs: {shown}.",
+                f"Make it anew, with the flags you want: {self.command(unit)} --redo",
+            )
         work = Work(self, unit, version, key, table, keys)
         work.open()
         return work
@@ -194,8 +266,17 @@ class Run:
 class Work:
     """A unit in progress. Files written under `folder` become the unit when `commit` is called."""
 
-    def __init__(self, run: Run, unit: str, version: int, key: str, settings: dict, inputs: dict[str, str]):
-        self.run, self.unit, self.version, self.key, self.settings, self.inputs = run, unit, version, key, settings, inputs
+    def __init__(
+        self, run: Run, unit: str, version: int, key: str, settings: dict, inputs: dict[str, str]
+    ):
+        self.run, self.unit, self.version, self.key, self.settings, self.inputs = (
+            run,
+            unit,
+            version,
+            key,
+            settings,
+            inputs,
+        )
         self.folder = run._partial(unit)
         self.resumed = False
         self.started = time.time()
@@ -213,13 +294,30 @@ class Work:
 
     def commit(self, summary: dict) -> Manifest:
         """Hash the files, write the manifest and rename the folder into place, replacing an older unit."""
-        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+        found = (
+            path
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+        )
         paths = [path for path in found if path.name not in ("plan.json", "manifest.json")]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves the interpreter free
             hashes = list(pool.map(sha256, paths))
-        files = {str(path.relative_to(self.folder)): {"bytes": path.stat().st_size, "sha256": h} for path, h in zip(paths, hashes, strict=True)}
+        files = {
+            str(path.relative_to(self.folder)): {"bytes": path.stat().st_size, "sha256": h}
+            for path, h in zip(paths, hashes, strict=True)
+        }
         seconds = round(time.time() - self.started, 1)
-        manifest = Manifest(self.unit, self.version, self.key, self.settings, self.inputs, files, summary, package_versions(), seconds)
+        manifest = Manifest(
+            self.unit,
+            self.version,
+            self.key,
+            self.settings,
+            self.inputs,
+            files,
+            summary,
+            package_versions(),
+            seconds,
+        )
         write_json(self.folder / "manifest.json", asdict(manifest))
         final = self.run.path / self.unit
         old = final.with_name(final.name + ".old")
@@ -227,7 +325,9 @@ class Work:
             shutil.rmtree(old, ignore_errors=True)  # what an earlier kill may have left of one
             os.replace(final, old)
         os.replace(self.folder, final)
-        (final / "plan.json").unlink()  # not before: a partial folder without its plan is thrown away
+        (
+            final / "plan.json"
+        ).unlink()  # not before: a partial folder without its plan is thrown away
         shutil.rmtree(old, ignore_errors=True)
         return manifest
 

@@ -21,32 +21,56 @@ def from_table(kind, table: dict):
     known = {f.name: f for f in fields(kind)}
     for name, value in table.items():
         if name not in known:
-            raise UsageError(f"{kind.__name__} has no setting {name!r}.", f"It has: {', '.join(known)}.")
+            raise UsageError(
+                f"{kind.__name__} has no setting {name!r}.", f"It has: {', '.join(known)}."
+            )
         choices = known[name].metadata.get("choices")
         if choices and value not in choices:
-            raise UsageError(f"{name} is {value!r}.", f"Use one of: {', '.join(map(str, choices))}.")
+            raise UsageError(
+                f"{name} is {value!r}.", f"Use one of: {', '.join(map(str, choices))}."
+            )
     return kind(**table)
 
 
 def key_table(settings) -> dict:
     """The settings that decide what a stage writes, as a plain table."""
-    return {f.name: getattr(settings, f.name) for f in fields(settings) if f.metadata.get("in_key", True)}
+    return {
+        f.name: getattr(settings, f.name)
+        for f in fields(settings)
+        if f.metadata.get("in_key", True)
+    }
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """What a run is about. Fixed when the run is made."""
 
-    subject: str = setting("data/subject", "Hugging Face name or local folder of the causal language model")
+    subject: str = setting(
+        "data/subject", "Hugging Face name or local folder of the causal language model"
+    )
     revision: str = setting("", "branch, tag or commit of the subject on the hub")
-    weights: str = setting("trained", "trained, or random: the same architecture with untrained weights (a control)", choices=("trained", "random"))
-    site: str = setting("resid_post.3", "where activations are read: resid_post.3, mlp_out.0, or <module path>.output")
-    corpus: str = setting("stdlib", "stdlib; a .txt, .jsonl or .parquet file, or a folder of them; hf:name[:split][:column]")
-    sae: str = setting("", "load this published SAE instead of training one: a folder, a file, or hf:repo[/folder]")
+    weights: str = setting(
+        "trained",
+        "trained, or random: the same architecture with untrained weights (a control)",
+        choices=("trained", "random"),
+    )
+    site: str = setting(
+        "resid_post.3",
+        "where activations are read: resid_post.3, mlp_out.0, or <module path>.output",
+    )
+    corpus: str = setting(
+        "stdlib",
+        "stdlib; a .txt, .jsonl or .parquet file, or a folder of them; hf:name[:split][:column]",
+    )
+    sae: str = setting(
+        "", "load this published SAE instead of training one: a folder, a file, or hf:repo[/folder]"
+    )
     seed: int = setting(0, "seed of everything random in the run")
     device: str = setting("auto", "cpu, cuda, mps, or auto", in_key=False)
     dtype: str = setting(
-        "auto", "type of the subject's weights; auto is bfloat16 where the hardware is fast in it", choices=("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "type of the subject's weights; auto is bfloat16 where the hardware is fast in it",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
 
 
@@ -56,14 +80,33 @@ class CaptureSettings:
 
     tokens: int = setting(0, "stop after about this many tokens; 0 reads the whole corpus")
     context: int = setting(256, "tokens in a row, BOS included; at most the subject's own context")
-    generate: int = setting(0, "let the subject continue every document (prompt) by this many tokens")
+    generate: int = setting(
+        0, "let the subject continue every document (prompt) by this many tokens"
+    )
     temperature: float = setting(1.0, "temperature of generated continuations; 0 is greedy")
-    chat: bool = setting(False, "read each document as a user's turn in the subject's chat template; conversations always are")
-    turns: str = setting("all", "whose turns count in a chat; of the other tokens no firing is looked at", choices=("all", "user", "assistant"))
-    store: str = setting("auto", "keep the activations on disk, as training needs; auto: unless a published SAE is loaded", choices=("auto", "yes", "no"))
+    chat: bool = setting(
+        False,
+        "read each document as a user's turn in the subject's chat template; conversations always are",
+    )
+    turns: str = setting(
+        "all",
+        "whose turns count in a chat; of the other tokens no firing is looked at",
+        choices=("all", "user", "assistant"),
+    )
+    store: str = setting(
+        "auto",
+        "keep the activations on disk, as training needs; auto: unless a published SAE is loaded",
+        choices=("auto", "yes", "no"),
+    )
     shard_tokens: int = setting(131_072, "tokens in a shard file, about")
-    batch_tokens: int = setting(4096, "tokens in one pass through the subject; 0 tries some sizes and takes the fastest", in_key=False)
-    workers: int = setting(1, "processes that read shards, each with its share of the cores", in_key=False)
+    batch_tokens: int = setting(
+        4096,
+        "tokens in one pass through the subject; 0 tries some sizes and takes the fastest",
+        in_key=False,
+    )
+    workers: int = setting(
+        1, "processes that read shards, each with its share of the cores", in_key=False
+    )
 
 
 ARCHITECTURES = {
@@ -80,20 +123,32 @@ WITH_K = ("topk", "batch_topk", "matryoshka")  # the others have a penalty
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """train: activations of the explain split -> a sparse autoencoder."""
+    """train: activations of the train split -> a sparse autoencoder."""
 
-    architecture: str = setting("topk", ", ".join(f"{name} ({paper})" for name, paper in ARCHITECTURES.items()), choices=tuple(ARCHITECTURES))
+    architecture: str = setting(
+        "topk",
+        ", ".join(f"{name} ({paper})" for name, paper in ARCHITECTURES.items()),
+        choices=tuple(ARCHITECTURES),
+    )
     expansion: float = setting(8.0, "features for each dimension of the site")
     k: int = setting(32, "topk, batch_topk, matryoshka: features that fire on a token")
-    l1: float = setting(0.0, "weight of the penalty, on the L1 norm (jumprelu: on L0), with activations scaled to unit variance; 0: the architecture's own")
-    l0: float = setting(0.0, "architectures with a penalty: adapt it until this many features fire on a token; 0 keeps it")
-    epochs: float = setting(4.0, "passes over the explain split, at most")
+    l1: float = setting(
+        0.0,
+        "weight of the penalty, on the L1 norm (jumprelu: on L0), with activations scaled to unit variance; 0: the architecture's own",
+    )
+    l0: float = setting(
+        0.0,
+        "architectures with a penalty: adapt it until this many features fire on a token; 0 keeps it",
+    )
+    epochs: float = setting(4.0, "passes over the train split, at most")
     batch: int = setting(4096, "vectors in a step")
     rate: float = setting(0.0, "peak learning rate of Adam; 0 takes the architecture's own default")
     warmup: int = setting(100, "steps over which learning rate and penalty rise to their peak")
     decay: float = setting(0.3, "last share of all steps over which the learning rate falls to 0")
-    dead_after: int = setting(500_000, "a feature that did not fire on this many vectors counts as dead")
-    check_every: int = setting(100, "steps between measurements on the calibrate split")
+    dead_after: int = setting(
+        500_000, "a feature that did not fire on this many vectors counts as dead"
+    )
+    check_every: int = setting(100, "steps between measurements on the val split")
     patience: int = setting(8, "measurements without improvement before training stops early")
     take: str = setting("", "take this SAE of a sweep, as sweep/NAME/SAE, and train nothing")
     checkpoint_every: int = setting(200, "steps between checkpoints", in_key=False)
@@ -108,24 +163,40 @@ class SweepSettings:
     architecture: str = setting("topk", f"list of: {', '.join(ARCHITECTURES)}")
     expansion: str = setting("8", "list; features for each dimension of the site")
     k: str = setting("32", f"list, for {', '.join(WITH_K)}: features that fire on a token")
-    l1: str = setting("", "list, for the other architectures: weight of the penalty; empty takes each architecture's own")
-    l0: str = setting("", "list, for the other architectures, instead of --l1: adapt the penalty until this many features fire on a token")
-    epochs: float = setting(4.0, "passes over the explain split, at most")
+    l1: str = setting(
+        "",
+        "list, for the other architectures: weight of the penalty; empty takes each architecture's own",
+    )
+    l0: str = setting(
+        "",
+        "list, for the other architectures, instead of --l1: adapt the penalty until this many features fire on a token",
+    )
+    epochs: float = setting(4.0, "passes over the train split, at most")
     batch: int = setting(4096, "vectors in a step")
-    rate: float = setting(0.0, "peak learning rate of Adam; 0 takes each architecture's own default")
+    rate: float = setting(
+        0.0, "peak learning rate of Adam; 0 takes each architecture's own default"
+    )
     warmup: int = setting(100, "steps over which learning rate and penalty rise to their peak")
     patience: int = setting(8, "measurements without improvement before an SAE stops early")
-    tokens: int = setting(100_000, "stored vectors of the score split for FVU, L0 and dead features; 0 takes them all")
-    loss_tokens: int = setting(20_000, "tokens of whole rows for the cross-entropy with each SAE spliced in")
+    tokens: int = setting(
+        100_000, "stored vectors of the test split for FVU, L0 and dead features; 0 takes them all"
+    )
+    loss_tokens: int = setting(
+        20_000, "tokens of whole rows for the cross-entropy with each SAE spliced in"
+    )
     checkpoint_every: int = setting(200, "steps between checkpoints", in_key=False)
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """evaluate: fidelity of the SAE on the score split."""
+    """evaluate: fidelity of the SAE on the test split."""
 
-    tokens: int = setting(200_000, "stored vectors for FVU, L0 and dead features; 0 takes the whole split")
-    loss_tokens: int = setting(40_000, "tokens of whole rows for the cross-entropy with the SAE spliced in")
+    tokens: int = setting(
+        200_000, "stored vectors for FVU, L0 and dead features; 0 takes the whole split"
+    )
+    loss_tokens: int = setting(
+        40_000, "tokens of whole rows for the cross-entropy with the SAE spliced in"
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +204,9 @@ class IndexSettings:
     """index: every firing of every feature, inverted."""
 
     batch: int = setting(2048, "vectors encoded at once", in_key=False)
-    workers: int = setting(1, "processes that make shards, each with its share of the cores", in_key=False)
+    workers: int = setting(
+        1, "processes that make shards, each with its share of the cores", in_key=False
+    )
 
 
 @dataclass(frozen=True)
@@ -141,4 +214,7 @@ class EffectsSettings:
     """effects: tokens that each direction promotes through the subject's own final norm and unembedding, and what a clamp does to its predictions."""
 
     top: int = setting(20, "tokens kept at either end")
-    clamp: float = setting(2.0, "multiple of its maximum to which each feature is clamped on neutral prefixes; 0 leaves clamps out")
+    clamp: float = setting(
+        2.0,
+        "multiple of its maximum to which each feature is clamped on neutral prefixes; 0 leaves clamps out",
+    )

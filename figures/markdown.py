@@ -5,12 +5,18 @@ from __future__ import annotations
 import html
 import re
 
-from figures.terminal import visible
+from figures.text import visible
 
 
 def table(header: list[str], rows: list[list]) -> str:
     cell = lambda v: str(v).replace("|", "\\|")
-    return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(map(cell, r)) + " |" for r in rows)])
+    return "\n".join(
+        [
+            "| " + " | ".join(header) + " |",
+            "|" + "---|" * len(header),
+            *("| " + " | ".join(map(cell, r)) + " |" for r in rows),
+        ]
+    )
 
 
 def code(text: str) -> str:

@@ -33,13 +33,47 @@ COLOURS = {  # what a colour means, in every figure and both themes
     "baseline": "#009E73",
     "clamped": "#D55E00",
 }
-PALETTE = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")  # Tol, muted
-DARK_PALETTE = ("#7C6FD6", "#88CCEE", "#44AA99", "#3DA35D", "#A8A83A", "#DDCC77", "#DE7C8C", "#B8487F", "#C774B8")  # its four darkest hues raised
+PALETTE = (
+    "#332288",
+    "#88CCEE",
+    "#44AA99",
+    "#117733",
+    "#999933",
+    "#DDCC77",
+    "#CC6677",
+    "#882255",
+    "#AA4499",
+)  # Tol, muted
+DARK_PALETTE = (
+    "#7C6FD6",
+    "#88CCEE",
+    "#44AA99",
+    "#3DA35D",
+    "#A8A83A",
+    "#DDCC77",
+    "#DE7C8C",
+    "#B8487F",
+    "#C774B8",
+)  # its four darkest hues raised
 DOTS, MOST_BYTES = (200, 150, 110, 80), 600_000
 SEQUENTIAL = "cividis"
 
-LIGHT = {"page": "#FFFFFF", "ink": "#111418", "faint": "#5B6470", "grid": "#E3E6EA", "noise": "#B8BEC6", "palette": PALETTE}
-DARK = {"page": "#14171C", "ink": "#F5F7FA", "faint": "#9AA4B1", "grid": "#2A3038", "noise": "#4A525C", "palette": DARK_PALETTE}
+LIGHT = {
+    "page": "#FFFFFF",
+    "ink": "#111418",
+    "faint": "#5B6470",
+    "grid": "#E3E6EA",
+    "noise": "#B8BEC6",
+    "palette": PALETTE,
+}
+DARK = {
+    "page": "#14171C",
+    "ink": "#F5F7FA",
+    "faint": "#9AA4B1",
+    "grid": "#2A3038",
+    "noise": "#4A525C",
+    "palette": DARK_PALETTE,
+}
 
 
 @contextlib.contextmanager
@@ -83,7 +117,10 @@ def save(figure: Figure, path: Path) -> None:
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     path.parent.mkdir(parents=True, exist_ok=True)
     for dots in DOTS:
-        with replacing(path) as temporary, mpl.rc_context({"svg.hashsalt": "figures", "svg.fonttype": "path"}):
+        with (
+            replacing(path) as temporary,
+            mpl.rc_context({"svg.hashsalt": "figures", "svg.fonttype": "path"}),
+        ):
             figure.savefig(temporary, format=kind, dpi=dots, metadata=dated.get(kind))
         if path.stat().st_size < MOST_BYTES:
             break

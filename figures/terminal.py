@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
+
+from figures.text import quoted, useful_text, visible
 
 RAMP = (230, 222, 214, 208, 202)  # 256-colour backgrounds, pale yellow to orange
 BARS = " ▁▂▃▄▅▆▇█"
@@ -14,26 +15,9 @@ def coloured() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
-def visible(text: str) -> str:
-    """The text on one line: newlines as ↵, tabs as →, other control and bidirectional characters as their code point."""
-    out = []
-    for character in text:
-        if character == "\n":
-            out.append("↵")
-        elif character == "\t":
-            out.append("→")
-        elif unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn"):
-            out.append(f"\\u{ord(character):04x}")
-        else:
-            out.append(character)
-    return "".join(out)
-
-
-def quoted(text: str) -> str:
-    return f"‹{visible(text)}›"
-
-
-def highlighted(tokens: list[str], activations: list[float], top: float, peak: int, colour: bool) -> str:
+def highlighted(
+    tokens: list[str], activations: list[float], top: float, peak: int, colour: bool
+) -> str:
     """Tokens on one line, shaded by activation / `top`; without colour, tokens over half of the top stand in «», the peak in «« »»."""
     out = []
     for i, (token, activation) in enumerate(zip(tokens, activations, strict=True)):
@@ -56,7 +40,9 @@ def sparkline(counts) -> str:
 
     heights = np.log1p(np.asarray(counts, dtype=float))
     top = heights.max() or 1.0
-    return "".join(BARS[0] if h == 0 else BARS[max(1, round(h / top * (len(BARS) - 1)))] for h in heights)
+    return "".join(
+        BARS[0] if h == 0 else BARS[max(1, round(h / top * (len(BARS) - 1)))] for h in heights
+    )
 
 
 def score_text(score: dict) -> str:
@@ -65,10 +51,12 @@ def score_text(score: dict) -> str:
     span = f" [{score['low']:.2f}, {score['high']:.2f}]" if score["low"] is not None else ""
     null = f", null {score['null']:.2f}" if score["null"] is not None else ""
     area = f", area under the curve {score['auroc']:.2f}" if score.get("auroc") is not None else ""
-    return f"{score['kind']:17} {score['value']:.2f}{span}{null}{area}" + (f", {score['n_documents']} documents" if score["n_documents"] else "")
+    return f"{score['kind']:17} {score['value']:.2f}{span}{null}{area}" + (
+        f", {score['n_documents']} documents" if score["n_documents"] else ""
+    )
 
 
-def listed(name: str, rows: list[str]) -> list[str]:
+def list_rows(name: str, rows: list[str]) -> list[str]:
     """Rows under one another, the first behind the name; nothing without rows."""
     return [f"  {name if i == 0 else '':10} {row}" for i, row in enumerate(rows)]
 
@@ -78,11 +66,15 @@ def group_lines(card: dict) -> list[str]:
     if not card["cluster"]:
         return []
     path = [f"{g['group']} {visible(g['title']) or '(unnamed)'}" for g in card["groups"]]
-    return listed("group", [" > ".join(path) or "none (noise)"])
+    return list_rows("group", [" > ".join(path) or "none (noise)"])
 
 
 def evidence_text(label: dict) -> str:
-    return f", from {label['evidence']:,} firing{'s' * (label['evidence'] > 1)}" if label["evidence"] else ""
+    return (
+        f", from {label['evidence']:,} firing{'s' * (label['evidence'] > 1)}"
+        if label["evidence"]
+        else ""
+    )
 
 
 def feature_text(card: dict, histogram) -> str:
@@ -94,17 +86,42 @@ def feature_text(card: dict, histogram) -> str:
     ]
     for label in card["labels"]:
         scores = [score_text(s) for s in label["scores"]] or ["not scored"]
-        confidence = "" if label["confidence"] is None else f"   (confidence {label['confidence']:.2f}{evidence_text(label)})"
-        lines += [f"  {label['set']:10} {visible(label['text'])}{confidence}", *(f"  {'':10} {score}" for score in scores)]
+        confidence = (
+            ""
+            if label["confidence"] is None
+            else f"   (confidence {label['confidence']:.2f}{evidence_text(label)})"
+        )
+        lines += [
+            f"  {label['set']:10} {visible(label['text'])}{confidence}",
+            *(f"  {'':10} {score}" for score in scores),
+        ]
     lines += [f"  note       {visible(n['text'])}  ({n['time'][:10]})" for n in card["notes"]]
     lines += group_lines(card)
     lines.append(f"  activation 0 {sparkline(counts)} {edges[-1]:.2f}  (log count)")
     for side in ("promoted", "suppressed"):
         if card[side]:
             lines.append(f"  {side:10} " + " ".join(quoted(t["token"]) for t in card[side][:10]))
-    lines += listed("neighbours", [f"{n['feature']:<6} cos {n['cosine']:+.2f}  {visible(n['label'])}" for n in card["neighbours"]])
-    lines += listed("fires with", [f"{n['feature']:<6} phi {n['phi']:+.2f}  {visible(n['label'])}" for n in card["partners"][:4]])
-    lines += listed("related", [f"{r['kind']}: {r['feature']} and {r['other']}, strength {r['strength']:.2f}" for r in card["related"]])
+    lines += list_rows(
+        "neighbours",
+        [
+            f"{n['feature']:<6} cos {n['cosine']:+.2f}  {visible(n['label'])}"
+            for n in card["neighbours"]
+        ],
+    )
+    lines += list_rows(
+        "fires with",
+        [
+            f"{n['feature']:<6} phi {n['phi']:+.2f}  {visible(n['label'])}"
+            for n in card["partners"][:4]
+        ],
+    )
+    lines += list_rows(
+        "related",
+        [
+            f"{r['kind']}: {r['feature']} and {r['other']}, strength {r['strength']:.2f}"
+            for r in card["related"]
+        ],
+    )
     stratum = None
     for s in card["snippets"]:
         whose = s.get("set", "") if len(card["labels"]) > 1 else ""
@@ -112,7 +129,9 @@ def feature_text(card: dict, histogram) -> str:
             stratum = s["stratum"], whose
             lines.append(f"  -- {s['stratum']}" + (f" ({visible(whose)})" if whose else ""))
         value = s["activations"][s["peak"]]
-        lines.append(f"  {value:7.2f}  {highlighted(s['tokens'], s['activations'], card['max'], s['peak'], colour)}   [{s['document']}, {s['split']}]")
+        lines.append(
+            f"  {value:7.2f}  {highlighted(s['tokens'], s['activations'], card['max'], s['peak'], colour)}   [{s['document']}, {s['split']}]"
+        )
     return "\n".join(lines)
 
 
@@ -135,7 +154,9 @@ def table_text(rows: list[dict], columns: list[str], limit: int = 40) -> str:
     return "\n".join(lines)
 
 
-def reading_text(tokens: list[str], firings: list[dict], maxima: dict[int, float], limit: int) -> str:
+def reading_text(
+    tokens: list[str], firings: list[dict], maxima: dict[int, float], limit: int
+) -> str:
     """The features that fire on a text, strongest (as a share of their own maximum) first, each with its tokens shaded."""
     by_feature: dict[int, list[float]] = {}
     labels = {}
@@ -148,8 +169,13 @@ def reading_text(tokens: list[str], firings: list[dict], maxima: dict[int, float
     lines = ["feature  of its max  text, and label"]
     for feature in ordered[:limit]:
         values = by_feature[feature]
-        shown = highlighted(tokens, values, maxima[feature], max(range(len(values)), key=values.__getitem__), colour)
-        lines += [f"{feature:7}  {share(feature):10.0%}  {shown}", f"{'':21}{visible(labels[feature])}"]
+        shown = highlighted(
+            tokens, values, maxima[feature], max(range(len(values)), key=values.__getitem__), colour
+        )
+        lines += [
+            f"{feature:7}  {share(feature):10.0%}  {shown}",
+            f"{'':21}{visible(labels[feature])}",
+        ]
     if len(ordered) > limit:
         lines.append(f"... and {len(ordered) - limit} more (--limit, or --json for all)")
     return "\n".join(lines)
@@ -165,34 +191,41 @@ def dose_lines(record: dict) -> list[str]:
     lines = ["", "    dose" + "".join(f"{name:>24}" for _, name, _ in DOSE_COLUMNS)]
     for d in record["doses"]:
         lines.append(
-            f"   {d['dose']:4g}x" + "".join(f"{number(d[key], form) + ' (' + number(d['random_' + key], form) + ')':>24}" for key, _, form in DOSE_COLUMNS)
+            f"   {d['dose']:4g}x"
+            + "".join(
+                f"{number(d[key], form) + ' (' + number(d['random_' + key], form) + ')':>24}"
+                for key, _, form in DOSE_COLUMNS
+            )
         )
     lines.append("   in brackets: a random direction of equal length")
-    for entry, key, what in (("useful", "own", "of the tokens written are its own"), ("useful_found", "found", "of its maximum is found again")):
+    for entry, key, what in (
+        ("useful", "own", "of the tokens written are its own"),
+        ("useful_found", "found", "of its maximum is found again"),
+    ):
         if entry in record:
             lines.append("   " + useful_text(record[entry], key, what))
     return lines
 
 
-def useful_text(useful: dict, key: str, what: str) -> str:
-    """The useful dose by one measure, and what it does on prompts that it was not sought on."""
-    if useful["dose"] is None:
-        return f"on {useful['sought_on']} prompts no readable dose beat the controls (share {what})"
-    span = "" if useful[f"{key}_low"] is None else f" [{max(0.0, useful[f'{key}_low']):.1%}, {useful[f'{key}_high']:.1%}]"
-    return (
-        f"useful dose {useful['dose']:g}x, sought on {useful['sought_on']} prompts; on {useful['reported_on']} others {useful[key]:.1%}{span} {what}, "
-        f"{useful[f'random_{key}']:.1%} along a random direction, {useful[f'unclamped_{key}']:.1%} unclamped"
-    )
-
-
 def clamp_text(record: dict) -> str:
     """Baseline and clamped continuations, one above the other, under each prompt; then the doses."""
-    lines = [f"{clamp}   {visible(record['labels'].get(str(f), ''))}" for clamp, f in zip(record["clamps"], record["features"], strict=True)]
-    lines += [
-        f"{clamp['mode']} {clamp['feature']}={clamp['value']:.4g}   in run {other['run']}" for other in record.get("also", ()) for clamp in other["clamps"]
+    lines = [
+        f"{clamp}   {visible(record['labels'].get(str(f), ''))}"
+        for clamp, f in zip(record["clamps"], record["features"], strict=True)
     ]
-    for prompt, seed, baseline, clamped in zip(record["prompts"], record["seeds"], record["baseline"], record["clamped"], strict=True):
-        lines += [f"-- {visible(prompt)}   (seed {seed})", f"   baseline  {visible(baseline)}", f"   clamped   {visible(clamped)}"]
+    lines += [
+        f"{clamp['mode']} {clamp['feature']}={clamp['value']:.4g}   in run {other['run']}"
+        for other in record.get("also", ())
+        for clamp in other["clamps"]
+    ]
+    for prompt, seed, baseline, clamped in zip(
+        record["prompts"], record["seeds"], record["baseline"], record["clamped"], strict=True
+    ):
+        lines += [
+            f"-- {visible(prompt)}   (seed {seed})",
+            f"   baseline  {visible(baseline)}",
+            f"   clamped   {visible(clamped)}",
+        ]
     if "doses" in record:
         lines += dose_lines(record)
     return "\n".join(lines)
@@ -202,8 +235,13 @@ def pair_text(found: dict) -> str:
     """Two features: their labels, how often they fire on the same token, phi and cosine."""
     lines = [f"{found[side]} {visible(found['labels'][side])}".rstrip() for side in ("a", "b")]
     shares = f"{found['of_a']:.1%} and {found['of_b']:.1%} of their firings"
-    lines.append(f"fire on {found['n_a']:,} and {found['n_b']:,} of {found['n']:,} tokens, together on {found['n_ab']:,}: {shares}")
-    lines.append(f"phi {found['phi']:.4f}, cosine {found['cosine']:.4f}" + "".join(f"; probable {r['kind']} {r['strength']:.2f}" for r in found["related"]))
+    lines.append(
+        f"fire on {found['n_a']:,} and {found['n_b']:,} of {found['n']:,} tokens, together on {found['n_ab']:,}: {shares}"
+    )
+    lines.append(
+        f"phi {found['phi']:.4f}, cosine {found['cosine']:.4f}"
+        + "".join(f"; probable {r['kind']} {r['strength']:.2f}" for r in found["related"])
+    )
     return "\n".join(lines)
 
 
@@ -218,5 +256,7 @@ def compare_text(own: str, other: str, found: dict) -> str:
         )
     for side, a, b in (("here", own, other), ("there", other, own)):
         f = found["fidelity"][side]
-        lines.append(f"on the held-out text of {a}: FVU {f['own']['fvu']:.3f} with its own autoencoder, {f['guest']['fvu']:.3f} with that of {b}")
+        lines.append(
+            f"on the held-out text of {a}: FVU {f['own']['fvu']:.3f} with its own autoencoder, {f['guest']['fvu']:.3f} with that of {b}"
+        )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ def tiny():
     """The module `tests.core.tiny`, with torch on one thread: tiny tensors gain nothing from two and wait for each other on a busy machine."""
     import torch
 
-    from tests.core import tiny
+    from tests.support import tiny
 
     torch.set_num_threads(1)
     return tiny
@@ -21,7 +21,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def subjects(tiny) -> dict:
     """One subject of each family, float32, with a BOS."""
-    from core.subject import Subject
+    from core.subject.subject import Subject
 
     tokenizer = tiny.byte_level_tokenizer()
     return {family: Subject(tiny.tiny_model(family), tokenizer) for family in tiny.FAMILY_NAMES}
@@ -55,10 +55,10 @@ def documents_folder(tiny, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_run(tiny, tmp_path_factory, subject_folder, documents_folder):
     """A run on the tiny GPT-2 with capture, train and index committed. Shared: read it, never write to it; `run_copy` may be changed."""
-    from core.capture import capture
-    from core.index import index
+    from core.activations.capture import capture
+    from core.firings.index import index
     from core.settings import IndexSettings
-    from core.train import train
+    from core.training.train import train
 
     run = tiny.new_run(tmp_path_factory.mktemp("runs") / "tiny", subject_folder, documents_folder)
     capture(run, tiny.SMALL_CAPTURE)

@@ -7,9 +7,32 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("core", "autointerp", "figures")
-BASE = {"core.errors", "core.records", "core.settings", "core.files", "core.progress", "core.fields"}  # fields: numpy alone, read by corpus and lexemes
+BASE = {
+    "core.errors",
+    "core.records",
+    "core.settings",
+    "core.files",
+    "core.progress",
+    "core.fields",
+}  # fields: numpy alone, read by corpus and lexemes
 FROM_CORE = BASE | {"core.run", "core.corpus", "core.experiments"}
-STAGES = {f"core.{name}" for name in ("capture", "adopt", "train", "trainer", "sweep", "evaluate", "index", "effects", "clamp", "doses", "live", "export")}
+STAGES = {
+    f"core.{name}"
+    for name in (
+        "capture",
+        "adopt",
+        "train",
+        "trainer",
+        "sweep",
+        "evaluate",
+        "index",
+        "effects",
+        "clamp",
+        "doses",
+        "live",
+        "export",
+    )
+}
 MIDDLE = {"core.subject", "core.encode", "core.activations", "core.saes", "core.shards"}
 
 
@@ -44,7 +67,13 @@ def test_core_imports_only_downwards():
     for path in (ROOT / "core").rglob("*.py"):
         name, used = module_name(path), ours(imported(path))
         assert all(n.startswith("core") for n in used), f"{name} imports {used}"
-        if name in BASE or name in ("core.run", "core.corpus", "core.documents", "core.families", "core.loading"):
+        if name in BASE or name in (
+            "core.run",
+            "core.corpus",
+            "core.documents",
+            "core.families",
+            "core.loading",
+        ):
             assert used <= BASE, f"{name} imports {used - BASE}"
         elif name.startswith(tuple(MIDDLE)):
             assert not used & STAGES, f"{name} imports {used & STAGES}"
@@ -54,13 +83,26 @@ def test_autointerp_and_figures_stay_on_their_side():
     for path in sources():
         name, used = module_name(path), ours(imported(path))
         if name.startswith("autointerp"):
-            assert {n for n in used if n.startswith("core")} <= FROM_CORE, f"{name} imports {used - FROM_CORE}"
-            assert not any(n.startswith(("figures", "main")) for n in used), f"{name} imports {used}"
+            assert {n for n in used if n.startswith("core")} <= FROM_CORE, (
+                f"{name} imports {used - FROM_CORE}"
+            )
+            assert not any(n.startswith(("figures", "main")) for n in used), (
+                f"{name} imports {used}"
+            )
         if name.startswith("figures"):
-            allowed = FROM_CORE | {"autointerp.features", "autointerp.examples", "autointerp.selection", "autointerp.workers"}
-            if name.startswith("figures.results"):  # says what clamps showed and whether two labels agree, and decides neither
+            allowed = FROM_CORE | {
+                "autointerp.features",
+                "autointerp.examples",
+                "autointerp.selection",
+                "autointerp.workers",
+            }
+            if name.startswith(
+                "figures.results"
+            ):  # says what clamps showed and whether two labels agree, and decides neither
                 allowed |= {"autointerp.agreement", "autointerp.steering"}
-            assert {n for n in used if n.startswith(("core", "autointerp", "main"))} <= allowed, f"{name} imports {used - allowed}"
+            assert {n for n in used if n.startswith(("core", "autointerp", "main"))} <= allowed, (
+                f"{name} imports {used - allowed}"
+            )
 
 
 def test_torch_stays_in_core():
@@ -81,7 +123,9 @@ def test_the_two_doors():
 def test_help_does_not_load_the_heavy_libraries():
     heavy = ("torch", "transformers", "numpy", "pandas", "matplotlib", "openai", "faiss", "umap")
     code = f"import sys; sys.argv = ['main.py', 'train', '--help']; import main; main.main(); print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
@@ -92,9 +136,11 @@ def test_nothing_is_unpickled():
         assert "allow_pickle=True" not in text, path
         if module_name(path) == "core.saes.formats.tensors":
             assert text.count("torch.load(") == text.count("weights_only=True)") == 1
-            assert {line.split("pickle.")[1].split(":")[0] for line in text.splitlines() if "pickle." in line.replace("picklers", "")} == {
-                "UnpicklingError as error"
-            }
+            assert {
+                line.split("pickle.")[1].split(":")[0]
+                for line in text.splitlines()
+                if "pickle." in line.replace("picklers", "")
+            } == {"UnpicklingError as error"}
         else:
             assert "pickle" not in imported(path) and "torch.load(" not in text, path
 
@@ -105,4 +151,6 @@ def test_functions_and_files_stay_small():
         assert text.count("\n") <= 480, f"{path} has {text.count(chr(10))} lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 55, f"{path}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+                assert node.end_lineno - node.lineno < 55, (
+                    f"{path}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+                )

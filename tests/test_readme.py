@@ -15,9 +15,20 @@ ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-SHELL = [line.split("  #")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines() if line.strip()]
+SHELL = [
+    line.split("  #")[0].strip()
+    for kind, block in BLOCKS
+    if kind == "sh"
+    for line in block.splitlines()
+    if line.strip()
+]
 INLINE = re.findall(r"`((?:python main\.py|make|conda) [^`]+)`", TEXT)
-IN_USING = [line.split("  #")[0].strip() for block in re.findall(r"```sh\n(.*?)```", USING, re.DOTALL) for line in block.splitlines() if line.strip()]
+IN_USING = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", USING, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
 COMMANDS = [c for c in SHELL + INLINE + IN_USING if c.startswith("python main.py")]
 TARGETS = sorted({c.split()[1] for c in SHELL + INLINE if c.startswith("make ")})
 
@@ -35,7 +46,9 @@ def test_a_command_with_a_wrong_flag_would_fail():
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert {"setup", "demo", "test"} <= set(TARGETS) <= targets
 
 
@@ -44,14 +57,18 @@ def test_every_verb_of_a_stage_is_in_the_table():
 
 
 def test_pictures_and_documents_exist():
-    for name in re.findall(r'(?:src|srcset)="([^"]+)"', TEXT) + re.findall(r"`((?:docs|data)/[\w/]+\.md)`", TEXT):
+    for name in re.findall(r'(?:src|srcset)="([^"]+)"', TEXT) + re.findall(
+        r"`((?:docs|data)/[\w/]+\.md)`", TEXT
+    ):
         assert (ROOT / name).exists(), name
 
 
 def test_the_python_runs_on_a_small_job(job, tmp_path):
     [code] = [block for kind, block in BLOCKS if kind == "python"]
     script = code.replace('"demo"', repr(str(job))).replace("1012", "3")
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert len(code.strip().splitlines()) <= 12 and done.stdout
 

@@ -1,6 +1,6 @@
 """Sparse autoencoders: one module for each architecture in training, one form for use, one file format of our own."""
 
 from core.saes.checkpoint import load_sae, save_sae
-from core.saes.sae import SAE, Form
+from core.saes.sae import SAE, SAEConfig
 
-__all__ = ["SAE", "Form", "load_sae", "save_sae"]
+__all__ = ["SAE", "SAEConfig", "load_sae", "save_sae"]

@@ -9,15 +9,21 @@ from safetensors import SafetensorError, safe_open
 
 from core.errors import UsageError
 from core.files import write_tensors
-from core.saes.sae import SAE, Form
+from core.saes.sae import SAE, SAEConfig
 
 NAME = "sae.safetensors"
 
 
 def save_sae(sae: SAE, folder: Path, about: dict | None = None) -> None:
     """Write `folder`/sae.safetensors whole. `about` says where the SAE belongs: site, subject, context."""
-    header = {"sae": json.dumps(sae.settings() | ({"about": about} if about else {}))}  # one entry: safetensors writes several in a random order
-    write_tensors(folder / NAME, {name: tensor.contiguous() for name, tensor in sae.state_dict().items()}, header)
+    header = {
+        "sae": json.dumps(sae.settings() | ({"about": about} if about else {}))
+    }  # one entry: safetensors writes several in a random order
+    write_tensors(
+        folder / NAME,
+        {name: tensor.contiguous() for name, tensor in sae.state_dict().items()},
+        header,
+    )
 
 
 def load_sae(folder: Path) -> SAE:
@@ -28,15 +34,19 @@ def load_sae(folder: Path) -> SAE:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open has no iterator
     except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", "Give a folder that holds sae.safetensors.") from None
+        raise UsageError(
+            f"{path} cannot be read: {error}.", "Give a folder that holds sae.safetensors."
+        ) from None
     try:
-        form = Form(**{name: value for name, value in header.items() if name != "about"})
+        form = SAEConfig(**{name: value for name, value in header.items() if name != "about"})
     except TypeError as error:
         raise UsageError(f"{path}: its header is not ours: {error}.", "Train it anew.") from None
     try:
         return SAE(form, tensors)
     except UsageError as error:
-        raise UsageError(f"{path} does not fit its header: {error.message}", "Train it anew.") from None
+        raise UsageError(
+            f"{path} does not fit its header: {error.message}", "Train it anew."
+        ) from None
 
 
 def read_about(folder: Path) -> dict:
@@ -49,7 +59,9 @@ def _header(path: Path) -> dict:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("sae", "{}"))
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", "Give a folder that holds sae.safetensors.") from None
+        raise UsageError(
+            f"{path} cannot be read: {error}.", "Give a folder that holds sae.safetensors."
+        ) from None
     if not isinstance(header, dict):
         raise UsageError(f"{path}: its header is not ours.", "Train it anew.")
     return header

@@ -15,14 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-hardtanh_backward = torch.ops.aten.hardtanh_backward  # (g, x, a, b): g where a < x < b, else 0, in one vectorised pass
+hardtanh_backward = (
+    torch.ops.aten.hardtanh_backward
+)  # (g, x, a, b): g where a < x < b, else 0, in one vectorised pass
 
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 PAD = 32  # columns for a bias: one of ones and then zeros, because products like widths that 32 divides
 
 
 def autoencode(
-    x: Tensor, encoder: tuple[Tensor, Tensor], decoder: tuple[Tensor, Tensor], activate: Callable[[Tensor], Tensor], dtype: torch.dtype
+    x: Tensor,
+    encoder: tuple[Tensor, Tensor],
+    decoder: tuple[Tensor, Tensor],
+    activate: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(mean squared error (), error (B, D), f (B, F), the sum of f over the batch (F,)) of
 
@@ -35,7 +41,11 @@ def autoencode(
 
 
 def autoencode_topk(
-    x: Tensor, encoder: tuple[Tensor, Tensor], decoder: tuple[Tensor, Tensor], k: int, dtype: torch.dtype
+    x: Tensor,
+    encoder: tuple[Tensor, Tensor],
+    decoder: tuple[Tensor, Tensor],
+    k: int,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(mean squared error (), error (B, D), the k activations of each vector (B, k), their features (B, k)), where only the k largest fire.
 
@@ -61,18 +71,26 @@ def largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     that hold value and place: together a fifth of the time of `topk` over 2,048 columns.
     """
     n_features = pre.shape[1]
-    size = 1 << max(0, round(np.log2(max(1.0, n_features / k)) / 2))  # of a group; makes both rounds about as long
+    size = 1 << max(
+        0, round(np.log2(max(1.0, n_features / k)) / 2)
+    )  # of a group; makes both rounds about as long
     if pre.device.type != "cpu" or pre.dtype not in BITS or n_features // size > 1 << 16:
         values, places = pre.topk(k, dim=1, sorted=False)
         return values.relu(), places
-    bits = pre.relu().view(BITS[pre.dtype])  # numbers that are not negative are ordered as their bits
+    bits = pre.relu().view(
+        BITS[pre.dtype]
+    )  # numbers that are not negative are ordered as their bits
     if n_features % size or n_features // size < k:
         values, places = largest_bits(bits, k)
     else:
         grouped = bits.unflatten(1, (size, -1))  # (B, size, groups)
         groups = largest_bits(grouped.amax(1), k)[1]
-        values, places = largest_bits(grouped.gather(2, groups[:, None].expand(-1, size, -1)).flatten(1), k)
-        places = torch.div(places, k, rounding_mode="floor") * (n_features // size) + groups.gather(1, places % k)
+        values, places = largest_bits(
+            grouped.gather(2, groups[:, None].expand(-1, size, -1)).flatten(1), k
+        )
+        places = torch.div(places, k, rounding_mode="floor") * (n_features // size) + groups.gather(
+            1, places % k
+        )
     return values.view(pre.dtype), places
 
 
@@ -81,7 +99,9 @@ def largest_bits(bits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     wide, shift = (torch.int32, 16) if bits.dtype == torch.int16 else (torch.int64, 32)
     n = bits.shape[1]
     keys = (bits.to(wide) << shift) | torch.arange(n, dtype=wide)
-    kept = torch.from_numpy(np.ascontiguousarray(np.partition(keys.numpy(), n - k, axis=1)[:, n - k :]))
+    kept = torch.from_numpy(
+        np.ascontiguousarray(np.partition(keys.numpy(), n - k, axis=1)[:, n - k :])
+    )
     return (kept >> shift).to(bits.dtype), (kept & ((1 << shift) - 1)).to(torch.int64)
 
 
@@ -94,7 +114,9 @@ def find_border(pre: Tensor, k: int) -> tuple[float, float]:
     if pre.device.type != "cpu":
         last = pre.flatten().topk(k, sorted=False).values.min().relu()
         return float(last), float(torch.where(pre < last, pre, 0).max().relu())
-    is_short = pre.dtype == torch.bfloat16  # of numbers that are not negative, bits order as they do
+    is_short = (
+        pre.dtype == torch.bfloat16
+    )  # of numbers that are not negative, bits order as they do
     numbers = (pre.relu().view(torch.int16) if is_short else pre).numpy()
     ordered = np.partition(numbers, -k, axis=None)
     last, rest = np.maximum(ordered[-k], 0), ordered[:-k]
@@ -126,7 +148,9 @@ def by_feature(features: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
     starts[1:] = torch.bincount(flat, minlength=n_features).cumsum(0)
     if flat.device.type != "cpu":
         return flat.argsort(stable=True), starts
-    keys = flat.numpy().astype(np.uint16 if n_features <= 1 << 16 else np.uint32)  # a radix sort where 16 bits do
+    keys = flat.numpy().astype(
+        np.uint16 if n_features <= 1 << 16 else np.uint32
+    )  # a radix sort where 16 bits do
     return torch.from_numpy(keys.argsort(kind="stable")), starts
 
 
@@ -138,7 +162,9 @@ def padded(matrix: Tensor, column: Tensor | float, dtype: torch.dtype) -> Tensor
     return out
 
 
-def preactivations(centred: Tensor, E: Tensor, b_enc: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def preactivations(
+    centred: Tensor, E: Tensor, b_enc: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """(centred E^T + b_enc (B, F), the inputs (B, D + PAD) whose product that is), both in `dtype`."""
     inputs = padded(centred, 1.0, dtype)
     return inputs @ padded(E, b_enc, dtype).T, inputs
@@ -172,8 +198,18 @@ class _Autoencode(torch.autograd.Function):
         g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
         g_f = g @ W.T if g_sums is None else padded(g, 1.0, g.dtype) @ padded(W, g_sums, W.dtype).T
         g_pre = where_positive(g_f, f)
-        g_E, g_b_enc, g_b_dec = encoder_gradients(g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E)
-        return None, g_E, g_b_enc, (f.T @ g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype), None, None
+        g_E, g_b_enc, g_b_dec = encoder_gradients(
+            g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E
+        )
+        return (
+            None,
+            g_E,
+            g_b_enc,
+            (f.T @ g).to(E.dtype),
+            g_b_dec + g.sum(0, dtype=E.dtype),
+            None,
+            None,
+        )
 
 
 class _AutoencodeTopK(torch.autograd.Function):
@@ -195,10 +231,25 @@ class _AutoencodeTopK(torch.autograd.Function):
         g_values = (g @ W.T).gather(1, features) * (values > 0)
         order, starts = by_feature(features, len(W))
         rows = torch.div(order, features.shape[1], rounding_mode="floor")
-        pull = lambda weights, vectors: embedding_bag(rows, vectors, starts, per_sample_weights=weights.flatten()[order], mode="sum", include_last_offset=True)
+        pull = lambda weights, vectors: embedding_bag(
+            rows,
+            vectors,
+            starts,
+            per_sample_weights=weights.flatten()[order],
+            mode="sum",
+            include_last_offset=True,
+        )
         both, d = pull(g_values, inputs), E.shape[1]
         g_E, g_b_enc, g_b_dec = encoder_gradients(both[:, :d], both[:, d], E)
-        return None, g_E, g_b_enc, pull(values, g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype), None, None
+        return (
+            None,
+            g_E,
+            g_b_enc,
+            pull(values, g).to(E.dtype),
+            g_b_dec + g.sum(0, dtype=E.dtype),
+            None,
+            None,
+        )
 
 
 class _Encode(torch.autograd.Function):

@@ -32,12 +32,15 @@ from core.saes.kernels import largest
 
 ACTIVATIONS = ("relu", "topk", "topk_signed", "groupmax", "jumprelu", "gated")
 NORMS = ("none", "layer_norm", "constant_norm")
-EXTRAS = {"jumprelu": ("threshold",), "gated": ("gate_scale", "gate_bias")}  # tensors (F,) beside the four that all have
+EXTRAS = {
+    "jumprelu": ("threshold",),
+    "gated": ("gate_scale", "gate_bias"),
+}  # tensors (F,) beside the four that all have
 EPSILON = 1e-5  # added to the standard deviation by `layer_norm` on the way in, not on the way out
 
 
 @dataclass(frozen=True)
-class Form:
+class SAEConfig:
     """What, beside the tensors, an SAE is: see the module's docstring. `name` is the architecture as its authors call it."""
 
     name: str
@@ -51,32 +54,52 @@ class Form:
 def check_shapes(tensors: dict[str, Tensor]) -> None:
     """Raises UsageError where a tensor does not fit W_dec (F, D)."""
     if tensors["W_dec"].ndim != 2:
-        raise UsageError(f"W_dec has shape {tuple(tensors['W_dec'].shape)} where (features, width) is asked for.", "Load a whole SAE.")
+        raise UsageError(
+            f"W_dec has shape {tuple(tensors['W_dec'].shape)} where (features, width) is asked for.",
+            "Load a whole SAE.",
+        )
     n_features, d_in = tensors["W_dec"].shape
     shapes = {"W_enc": (d_in, n_features), "W_dec": (n_features, d_in), "b_dec": (d_in,)}
     for name, tensor in tensors.items():
         shape = shapes.get(name, (n_features,))
         if tensor.shape != shape:
-            raise UsageError(f"{name} has shape {tuple(tensor.shape)} where the decoder asks for {shape}.", "Load a whole SAE.")
+            raise UsageError(
+                f"{name} has shape {tuple(tensor.shape)} where the decoder asks for {shape}.",
+                "Load a whole SAE.",
+            )
 
 
 class SAE(nn.Module):
     """A sparse autoencoder for use: W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,), without gradients."""
 
-    def __init__(self, form: Form, tensors: dict[str, Tensor]):
+    def __init__(self, form: SAEConfig, tensors: dict[str, Tensor]):
         """Raises UsageError for a form that does not exist and for tensors that do not fit it or each other."""
         super().__init__()
         wanted = {"W_enc", "b_enc", "W_dec", "b_dec", *EXTRAS.get(form.activation, ())}
         if form.activation not in ACTIVATIONS or form.norm not in NORMS:
-            raise UsageError(f"An SAE with activation {form.activation!r} and normalisation {form.norm!r} is not known.", "Load another one.")
+            raise UsageError(
+                f"An SAE with activation {form.activation!r} and normalisation {form.norm!r} is not known.",
+                "Load another one.",
+            )
         if tensors.keys() != wanted:
-            raise UsageError(f"A {form.activation} SAE has tensors {sorted(wanted)}; found {sorted(tensors)}.", "Load a whole SAE.")
+            raise UsageError(
+                f"A {form.activation} SAE has tensors {sorted(wanted)}; found {sorted(tensors)}.",
+                "Load a whole SAE.",
+            )
         check_shapes(tensors)
         self.form, self.n_features, self.d_in = form, *tensors["W_dec"].shape
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().float())
-        if self.is_sparse and not 1 <= form.k <= self.n_features or form.activation == "groupmax" and self.n_features % form.k:
-            raise UsageError(f"k is {form.k} for {self.n_features} features.", "k must be between 1 and the number of features, and divide it for groupmax.")
+        if (
+            self.is_sparse
+            and not 1 <= form.k <= self.n_features
+            or form.activation == "groupmax"
+            and self.n_features % form.k
+        ):
+            raise UsageError(
+                f"k is {form.k} for {self.n_features} features.",
+                "k must be between 1 and the number of features, and divide it for groupmax.",
+            )
 
     @property
     def architecture(self) -> str:
@@ -93,7 +116,9 @@ class SAE(nn.Module):
         """Activations f (..., F) of raw vectors x (..., D)."""
         if self.is_sparse:
             values, features = self.encode_sparse(x)
-            return torch.zeros(*x.shape[:-1], self.n_features, dtype=values.dtype, device=x.device).scatter_(-1, features, values)
+            return torch.zeros(
+                *x.shape[:-1], self.n_features, dtype=values.dtype, device=x.device
+            ).scatter_(-1, features, values)
         return self._activate(self.read(x) @ self.W_enc, slice(None))
 
     def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +127,9 @@ class SAE(nn.Module):
         k = self.form.k
         if self.form.activation == "groupmax":
             values, place = pre.relu().unflatten(-1, (k, -1)).max(-1)
-            return values, place + torch.arange(0, self.n_features, self.n_features // k, device=x.device)
+            return values, place + torch.arange(
+                0, self.n_features, self.n_features // k, device=x.device
+            )
         if self.form.activation == "topk_signed":
             features = pre.abs().topk(k, dim=-1, sorted=False).indices
             return pre.gather(-1, features), features
@@ -114,7 +141,11 @@ class SAE(nn.Module):
         then its pre-activation, and no dense matrix of activations is made."""
         if self.form.activation not in ("relu", "jumprelu"):
             return None
-        floor = self.threshold.clamp(min=0) if self.form.activation == "jumprelu" else self.b_enc.new_zeros(())
+        floor = (
+            self.threshold.clamp(min=0)
+            if self.form.activation == "jumprelu"
+            else self.b_enc.new_zeros(())
+        )
         return torch.addmm(self.b_enc, self.read(x), self.W_enc), floor
 
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
@@ -124,7 +155,9 @@ class SAE(nn.Module):
         if not self.per_token:
             return out
         if x is None:
-            raise ValueError(f"a {self.form.norm} SAE scales every token: decode needs the vectors that it encoded")
+            raise ValueError(
+                f"a {self.form.norm} SAE scales every token: decode needs the vectors that it encoded"
+            )
         mean, scale = self._statistics(x.float())
         return out * scale + mean
 
@@ -161,10 +194,14 @@ class SAE(nn.Module):
             z = self.read(x)
             own = z @ columns + bias
             if own.device.type == "cpu" and own.max() <= 0:
-                return torch.zeros_like(own)  # as nearly always when one token is generated: no other feature need be looked at
+                return torch.zeros_like(
+                    own
+                )  # as nearly always when one token is generated: no other feature need be looked at
             pre = z @ self.W_enc + self.b_enc
             own = pre[..., features]
-            larger = torch.stack([(pre > own[..., i, None]).sum(-1) for i in range(len(features))], -1)  # cheaper than finding the k largest
+            larger = torch.stack(
+                [(pre > own[..., i, None]).sum(-1) for i in range(len(features))], -1
+            )  # cheaper than finding the k largest
             return own.relu() * (larger < self.form.k)
 
         return current
@@ -176,7 +213,9 @@ class SAE(nn.Module):
 
     def _statistics(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """(what is added, what is multiplied) to bring a reconstruction back to the token it is of; each (..., 1)."""
-        mean = x.mean(-1, keepdim=True) if self.form.centred or self.form.norm == "layer_norm" else 0.0
+        mean = (
+            x.mean(-1, keepdim=True) if self.form.centred or self.form.norm == "layer_norm" else 0.0
+        )
         if self.form.norm == "layer_norm":
             return mean, (x - mean).std(-1, keepdim=True)
         if self.form.norm == "constant_norm":
@@ -197,7 +236,9 @@ class SAE(nn.Module):
         if self.form.activation == "jumprelu":
             return pre.relu() * (pre > self.threshold[features])
         if self.form.activation == "gated":
-            return (product * self.gate_scale[features] + self.gate_bias[features]).relu() * (pre > 0)
+            return (product * self.gate_scale[features] + self.gate_bias[features]).relu() * (
+                pre > 0
+            )
         return pre.relu()
 
     # ------------------------------------------------------------ files

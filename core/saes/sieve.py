@@ -17,16 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.loading import pick_dtype
+from core.devices import pick_dtype
 from core.saes.sae import SAE
 
-MARGIN = 1.01 * (2**-8 + 2**-12)  # the second power for sums in float32; the factor for rounding the margin itself
+MARGIN = 1.01 * (
+    2**-8 + 2**-12
+)  # the second power for sums in float32; the factor for rounding the margin itself
 BIAS = 2**-14  # of the bias: its second half is rounded too
 PAD = 32  # columns beside the D of the product: margin, two halves, zeros
 DENSE = 64  # where more than one feature in so many passes, a dense product is faster
 LEAST = 32  # features for each of the k, from which a sieve is faster
 
-Firings = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, feature, activation; sorted by row and feature
+Firings = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # row, feature, activation; sorted by row and feature
 
 
 def sieve_of(sae: SAE) -> Sieve | TopKSieve | None:
@@ -35,7 +39,11 @@ def sieve_of(sae: SAE) -> Sieve | TopKSieve | None:
         return None
     if sae.form.activation in ("relu", "jumprelu"):
         return Sieve(sae)
-    return TopKSieve(sae) if sae.form.activation == "topk" and sae.n_features >= LEAST * sae.form.k else None
+    return (
+        TopKSieve(sae)
+        if sae.form.activation == "topk" and sae.n_features >= LEAST * sae.form.k
+        else None
+    )
 
 
 class Products:
@@ -47,7 +55,9 @@ class Products:
         self.columns = torch.zeros(sae.n_features, sae.d_in + PAD, dtype=torch.bfloat16)
         upper = offset.bfloat16()
         self.columns[:, : sae.d_in] = self.rows
-        for place, column in enumerate((self.lengths * MARGIN, upper, offset - upper.float()), sae.d_in):
+        for place, column in enumerate(
+            (self.lengths * MARGIN, upper, offset - upper.float()), sae.d_in
+        ):
             self.columns[:, place] = column
 
     def rough(self, z: Tensor) -> Tensor:
@@ -63,7 +73,9 @@ class Products:
         starts = torch.from_numpy(np.searchsorted(row, np.arange(len(z) + 1)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch: sparse CSR is in beta
-            places = torch.sparse_csr_tensor(starts, feature, torch.zeros(len(feature)), (len(z), len(self.rows)))
+            places = torch.sparse_csr_tensor(
+                starts, feature, torch.zeros(len(feature)), (len(z), len(self.rows))
+            )
             return torch.sparse.sampled_addmm(places, z, self.rows.T, beta=0.0).values()
 
 
@@ -72,7 +84,11 @@ class Sieve:
 
     def __init__(self, sae: SAE):
         self.sae = sae
-        self.floor = sae.threshold.clamp(min=0) if sae.form.activation == "jumprelu" else torch.zeros_like(sae.b_enc)
+        self.floor = (
+            sae.threshold.clamp(min=0)
+            if sae.form.activation == "jumprelu"
+            else torch.zeros_like(sae.b_enc)
+        )
         self.products = Products(sae, sae.b_enc - self.floor)
 
     def firings(self, x: Tensor) -> Firings | None:
@@ -95,9 +111,15 @@ class TopKSieve:
         self.sae, self.k = sae, sae.form.k
         bias = sae.b_enc + BIAS * sae.b_enc.abs()
         self.products = Products(sae, bias)
-        self.longest, self.highest = float(self.products.lengths.max()), float(sae.b_enc.max().clamp(min=0))
+        self.longest, self.highest = (
+            float(self.products.lengths.max()),
+            float(sae.b_enc.max().clamp(min=0)),
+        )
         self.group = 1
-        while sae.n_features % (2 * self.group) == 0 and sae.n_features // (2 * self.group) >= 8 * self.k:
+        while (
+            sae.n_features % (2 * self.group) == 0
+            and sae.n_features // (2 * self.group) >= 8 * self.k
+        ):
             self.group *= 2
 
     def firings(self, x: Tensor) -> Firings | None:
@@ -116,13 +138,21 @@ class TopKSieve:
     def _floor(self, z: Tensor, rough: Tensor) -> np.ndarray:
         """Bits (B,) int16 that the bits of all that may fire exceed."""
         maxima = rough.unflatten(1, (self.group, -1)).amax(1).numpy()  # (B, groups)
-        last = np.ascontiguousarray(np.partition(maxima, maxima.shape[1] - self.k, axis=1)[:, maxima.shape[1] - self.k])
-        rounding = torch.from_numpy(last).view(torch.bfloat16).float() * 2**-7  # of the rough product itself, on either side
-        margin = (2 * MARGIN + 4 * BIAS) * self.longest * z.norm(dim=1) + 4 * BIAS * self.highest  # a negative bias that is met is no longer than z . w
+        last = np.ascontiguousarray(
+            np.partition(maxima, maxima.shape[1] - self.k, axis=1)[:, maxima.shape[1] - self.k]
+        )
+        rounding = (
+            torch.from_numpy(last).view(torch.bfloat16).float() * 2**-7
+        )  # of the rough product itself, on either side
+        margin = (2 * MARGIN + 4 * BIAS) * self.longest * z.norm(
+            dim=1
+        ) + 4 * BIAS * self.highest  # a negative bias that is met is no longer than z . w
         least = torch.from_numpy(last).view(torch.bfloat16).float() - rounding - margin
         return least.clamp(min=0).bfloat16().view(torch.int16).numpy() - (least > 0).numpy()
 
-    def _among_the_largest(self, value: Tensor, row: np.ndarray, feature: np.ndarray, n_rows: int) -> np.ndarray:
+    def _among_the_largest(
+        self, value: Tensor, row: np.ndarray, feature: np.ndarray, n_rows: int
+    ) -> np.ndarray:
         """bool (m,): the `value` (m,), not negative, is among the k largest of its row; of equal ones, those of later features are."""
         keys = value.view(torch.int32).numpy().astype(np.int64) << 32 | feature
         place = np.arange(len(row)) - np.searchsorted(row, np.arange(n_rows))[row]

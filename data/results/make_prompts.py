@@ -22,7 +22,10 @@ def heads():
         lines = path.read_text(encoding="utf-8").splitlines()
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef) and node.body[0].lineno > node.lineno:
-                yield f"{place}:{node.lineno}", "\n".join(lines[node.lineno - 1 : node.body[0].lineno - 1]) + "\n"
+                yield (
+                    f"{place}:{node.lineno}",
+                    "\n".join(lines[node.lineno - 1 : node.body[0].lineno - 1]) + "\n",
+                )
 
 
 def main():

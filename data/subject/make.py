@@ -41,7 +41,11 @@ PACKAGES = {  # folder in site-packages -> distribution
 END = "<|endoftext|>"
 CONTEXT, WIDTH, LAYERS, HEADS, VOCABULARY = 256, 256, 6, 4, 8192
 SHINGLE = 32  # tokens
-PROMPTS = ("def main(argv=None):\n    parser = argparse.ArgumentParser(", "class Stack:\n    def __init__(self", "import os\nimport ")
+PROMPTS = (
+    "def main(argv=None):\n    parser = argparse.ArgumentParser(",
+    "class Stack:\n    def __init__(self",
+    "import os\nimport ",
+)
 
 
 # ---------------------------------------------------------------- text
@@ -50,7 +54,9 @@ PROMPTS = ("def main(argv=None):\n    parser = argparse.ArgumentParser(", "class
 def documents():
     """Yield (text, content hash as int) of every usable source file, each content once."""
     paths = sysconfig.get_paths()
-    roots = [pathlib.Path(paths["stdlib"])] + [pathlib.Path(paths["purelib"]) / name for name in PACKAGES]
+    roots = [pathlib.Path(paths["stdlib"])] + [
+        pathlib.Path(paths["purelib"]) / name for name in PACKAGES
+    ]
     seen = set()
     for number, root in enumerate(roots):
         for path in sorted(root.rglob("*.py")) if root.exists() else ():
@@ -61,7 +67,11 @@ def documents():
             except (OSError, UnicodeDecodeError):
                 continue
             key = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
-            if key in seen or not 200 <= len(text) <= 400_000 or max(map(len, text.splitlines()), default=0) > 2000:
+            if (
+                key in seen
+                or not 200 <= len(text) <= 400_000
+                or max(map(len, text.splitlines()), default=0) > 2000
+            ):
                 continue
             seen.add(key)
             yield text, key
@@ -73,7 +83,9 @@ def train_tokenizer(texts):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -82,7 +94,10 @@ def encode(tokenizer, texts):
     """A list of uint16 arrays, one a document, each starting with END."""
     arrays = []
     for start in range(0, len(texts), 200):
-        arrays += [np.array([0] + e.ids, dtype=np.uint16) for e in tokenizer.encode_batch(texts[start : start + 200])]
+        arrays += [
+            np.array([0] + e.ids, dtype=np.uint16)
+            for e in tokenizer.encode_batch(texts[start : start + 200])
+        ]
     return arrays
 
 
@@ -93,7 +108,9 @@ def shingles(tokens):
     hashes = np.zeros(len(tokens) - SHINGLE + 1, dtype=np.uint64)
     for offset in range(SHINGLE):
         hashes *= np.uint64(6364136223846793005)
-        hashes += tokens[offset : offset + len(hashes)].astype(np.uint64) + np.uint64(1442695040888963407)
+        hashes += tokens[offset : offset + len(hashes)].astype(np.uint64) + np.uint64(
+            1442695040888963407
+        )
     return hashes
 
 
@@ -103,7 +120,11 @@ def new_documents(held, train_tokens, limit=0.1):
     kept = []
     for index, tokens in enumerate(held):
         own = shingles(tokens)
-        if len(own) and np.mean(known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own) <= limit:
+        if (
+            len(own)
+            and np.mean(known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own)
+            <= limit
+        ):
             kept.append(index)
     return kept
 
@@ -141,7 +162,9 @@ def backward(model, rows):
         hidden = model.transformer(input_ids=rows, use_cache=False).last_hidden_state
     weight = model.lm_head.weight
     flat = hidden[:, :-1].detach().reshape(-1, WIDTH).to(torch.bfloat16)
-    loss, d_hidden, d_weight = sliced_loss(flat, weight.detach().to(torch.bfloat16), rows[:, 1:].reshape(-1))
+    loss, d_hidden, d_weight = sliced_loss(
+        flat, weight.detach().to(torch.bfloat16), rows[:, 1:].reshape(-1)
+    )
     gradient = torch.zeros_like(hidden)
     gradient[:, :-1] = d_hidden.view(len(rows), -1, WIDTH)
     hidden.backward(gradient)
@@ -154,7 +177,9 @@ def optimisers(model, rate):
     hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
     rest = [p for name, p in model.named_parameters() if not (p.dim() == 2 and ".h." in name)]
     return (
-        torch.optim.Muon(hidden, lr=rate, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            hidden, lr=rate, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        ),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     )
 
@@ -182,7 +207,10 @@ def fit(model, tokens, budget, batch=32, rate=3e-3):
         model.zero_grad(set_to_none=True)
         if time.time() - reported > 60:
             reported = time.time()
-            print(f"{step}/{steps} steps, {step * batch * CONTEXT / (reported - start):.0f} tok/s, loss {loss:.3f}", flush=True)
+            print(
+                f"{step}/{steps} steps, {step * batch * CONTEXT / (reported - start):.0f} tok/s, loss {loss:.3f}",
+                flush=True,
+            )
     return time.time() - start
 
 
@@ -195,8 +223,12 @@ def nats_per_token(model, arrays, limit=400_000):
     total, count = 0.0, 0
     for tokens in arrays:
         for start in range(1, len(tokens), CONTEXT - 1):
-            row = torch.from_numpy(np.r_[0, tokens[start : start + CONTEXT - 1]].astype(np.int64))[None]
-            total += model(input_ids=row, labels=row, use_cache=False).loss.item() * (row.shape[1] - 1)
+            row = torch.from_numpy(np.r_[0, tokens[start : start + CONTEXT - 1]].astype(np.int64))[
+                None
+            ]
+            total += model(input_ids=row, labels=row, use_cache=False).loss.item() * (
+                row.shape[1] - 1
+            )
             count += row.shape[1] - 1
         if count >= limit:
             break
@@ -236,7 +268,15 @@ def samples(model, tokenizer, prompts=PROMPTS, length=90):
     torch.manual_seed(0)
     for prompt in prompts:
         ids = torch.tensor([[0] + tokenizer.encode(prompt).ids])
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=True, temperature=0.7, top_p=0.95, pad_token_id=0)
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=length,
+            do_sample=True,
+            temperature=0.7,
+            top_p=0.95,
+            pad_token_id=0,
+        )
         yield tokenizer.decode(out[0, 1:].tolist())
 
 
@@ -248,9 +288,18 @@ def licences():
         except importlib.metadata.PackageNotFoundError:
             continue
         stated = about.get("License-Expression") or next(
-            (c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License") and c.count(" :: ") > 1), None
+            (
+                c.split(" :: ")[-1]
+                for c in about.get_all("Classifier", [])
+                if c.startswith("License") and c.count(" :: ") > 1
+            ),
+            None,
         )
-        yield name, about["Version"], stated or (about.get("License") or "see package").splitlines()[0][:60]
+        yield (
+            name,
+            about["Version"],
+            stated or (about.get("License") or "see package").splitlines()[0][:60],
+        )
 
 
 def card(figures, texts):
@@ -329,7 +378,10 @@ def main():
     tokenizer = train_tokenizer(train[:2500])
     train_tokens, held_arrays = np.concatenate(encode(tokenizer, train)), encode(tokenizer, held)
     kept = new_documents(held_arrays, train_tokens)
-    print(f"{len(train)} documents, {len(train_tokens) / 1e6:.1f}M tokens; held out {len(held)}, of which {len(kept)} are new", flush=True)
+    print(
+        f"{len(train)} documents, {len(train_tokens) / 1e6:.1f}M tokens; held out {len(held)}, of which {len(kept)} are new",
+        flush=True,
+    )
 
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, activation_function="gelu_pytorch_tanh",
@@ -338,16 +390,22 @@ def main():
     model = GPT2LMHeadModel(config)
     seconds = fit(model, train_tokens, arguments.tokens, rate=arguments.rate)
     model.to(torch.bfloat16).save_pretrained(arguments.out)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END).save_pretrained(arguments.out)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END
+    ).save_pretrained(arguments.out)
 
     model = model.float().eval()
-    figures = measure(model, tokenizer, train_tokens, [held_arrays[i] for i in kept], [held[i] for i in kept])
+    figures = measure(
+        model, tokenizer, train_tokens, [held_arrays[i] for i in kept], [held[i] for i in kept]
+    )
     figures |= {
         "parameters": sum(p.numel() for p in model.parameters()), "held_documents": len(kept), "held_dropped": len(held) - len(kept),
         "trained_tokens": arguments.tokens, "corpus_tokens": len(train_tokens), "train_documents": len(train),
         "steps": arguments.tokens // (32 * CONTEXT), "minutes": seconds / 60,
     }  # fmt: skip
-    (arguments.out / "README.md").write_text(card(figures, list(samples(model, tokenizer))), encoding="utf-8")
+    (arguments.out / "README.md").write_text(
+        card(figures, list(samples(model, tokenizer))), encoding="utf-8"
+    )
     print(json.dumps(figures, indent=1))
 
 

@@ -20,7 +20,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from autointerp.features import Features, add_note
+from autointerp.features import Features
+from autointerp.labels.notes import add_note
 from core.errors import ToolError, UsageError
 from core.records import Clamp
 from figures.explorer.shards import PAGE, Shards
@@ -28,7 +29,12 @@ from figures.explorer.shards import PAGE, Shards
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Doors:
+class LiveCalls:
     """What the server may do with the live subject, given by the verb.
 
     read (text) -> {tokens, firings}, one pass, cut at the subject's context; clamp (clamps, maxima, prompt, tokens, samples, temperature,
@@ -67,9 +73,14 @@ class Refused(Exception):
 class Server:
     """One run behind a Starlette application."""
 
-    def __init__(self, features: Features, doors: Doors, limits: Limits = Limits()):  # noqa: B008 - frozen
+    def __init__(self, features: Features, doors: LiveCalls, limits: Limits = Limits()):  # noqa: B008 - frozen
         self.features, self.doors, self.limits = features, doors, limits
-        live = {"characters": limits.characters, "tokens": limits.tokens, "samples": limits.samples, "prompt": "def main():\n    "}
+        live = {
+            "characters": limits.characters,
+            "tokens": limits.tokens,
+            "samples": limits.samples,
+            "prompt": "def main():\n    ",
+        }
         self.shards = Shards(features, live)
         self.turn = asyncio.Lock()  # the subject and the index are used by one request at a time
 
@@ -79,7 +90,9 @@ class Server:
             Route("/", self.page), Route("/{name}", self.page), Route("/data/{name}.js", self.shard),
             post("/api/text", self.text), post("/api/clamp", self.clamp), post("/api/note", self.note),
         ]  # fmt: skip
-        return Starlette(routes=routes, middleware=[], exception_handlers={Refused: refused, ToolError: unusable})
+        return Starlette(
+            routes=routes, middleware=[], exception_handlers={Refused: refused, ToolError: unusable}
+        )
 
     # ------------------------------------------------------------ reading
 
@@ -89,7 +102,9 @@ class Server:
         known = {path.name: path for path in PAGE.iterdir()}
         if name not in known:
             raise Refused(404, f"There is no {name}.")
-        return Response(known[name].read_bytes(), media_type=KINDS[name.rpartition(".")[2]], headers=HEADERS)
+        return Response(
+            known[name].read_bytes(), media_type=KINDS[name.rpartition(".")[2]], headers=HEADERS
+        )
 
     async def shard(self, request: Request) -> Response:
         check_host(request)
@@ -138,7 +153,9 @@ class Server:
         """Features that fire on a text, and not on another, the strongest of their own maximum first."""
         text, against = self.words(asked, "text"), self.words(asked, "against", needed=False)
         reading = self.doors.read(text)
-        left_out = {f for _, f, _ in self.doors.read(against)["firings"]} if against.strip() else set()
+        left_out = (
+            {f for _, f, _ in self.doors.read(against)["firings"]} if against.strip() else set()
+        )
         found: dict[int, dict[int, float]] = {}
         for position, feature, activation in reading["firings"]:
             if feature not in left_out:
@@ -147,8 +164,19 @@ class Server:
         for feature, activations in found.items():
             maximum = self.features.stats(feature).max
             share = max(activations.values()) / maximum if maximum else 0.0
-            rows.append({"feature": feature, "label": self.features.label(feature), "max": maximum, "share": share, "activations": activations})
-        return {"tokens": reading["tokens"], "features": sorted(rows, key=lambda row: -row["share"])}
+            rows.append(
+                {
+                    "feature": feature,
+                    "label": self.features.label(feature),
+                    "max": maximum,
+                    "share": share,
+                    "activations": activations,
+                }
+            )
+        return {
+            "tokens": reading["tokens"],
+            "features": sorted(rows, key=lambda row: -row["share"]),
+        }
 
     def clamp(self, asked: dict) -> dict:
         limits = self.limits
@@ -157,16 +185,38 @@ class Server:
             raise Refused(400, f"Give 1 to {limits.clamps} clamps.")
         clamps = [read_clamp(one) for one in given]
         maxima = {c.feature: self.features.stats(c.feature).max for c in clamps}
-        tokens, samples = whole(asked, "tokens", 1, limits.tokens), whole(asked, "samples", 1, limits.samples)
+        tokens, samples = (
+            whole(asked, "tokens", 1, limits.tokens),
+            whole(asked, "samples", 1, limits.samples),
+        )
         temperature, positions = asked.get("temperature", 0.7), asked.get("positions", "all")
-        if not isinstance(temperature, (int, float)) or not 0 <= temperature <= 5 or positions not in ("all", "prompt", "generated"):
-            raise Refused(400, "The temperature is a number from 0 to 5, and positions are all, prompt or generated.")
-        record = self.doors.clamp(clamps, maxima, self.words(asked, "prompt"), tokens, samples, float(temperature), positions, limits.seconds)
+        if (
+            not isinstance(temperature, (int, float))
+            or not 0 <= temperature <= 5
+            or positions not in ("all", "prompt", "generated")
+        ):
+            raise Refused(
+                400,
+                "The temperature is a number from 0 to 5, and positions are all, prompt or generated.",
+            )
+        record = self.doors.clamp(
+            clamps,
+            maxima,
+            self.words(asked, "prompt"),
+            tokens,
+            samples,
+            float(temperature),
+            positions,
+            limits.seconds,
+        )
         return record | {"labels": {str(c.feature): self.features.label(c.feature) for c in clamps}}
 
     def note(self, asked: dict) -> dict:
         """The one request that writes."""
-        feature, text = self.features.check(whole(asked, "feature", 0, self.shards.n_features - 1)), self.words(asked, "text", self.limits.note)
+        feature, text = (
+            self.features.check(whole(asked, "feature", 0, self.shards.n_features - 1)),
+            self.words(asked, "text", self.limits.note),
+        )
         add_note(self.features.run.path, feature, text)
         return {"feature": feature, "text": text.strip(), "time": ""}
 
@@ -175,8 +225,12 @@ class Server:
         if not isinstance(text, str) or (needed and not text.strip()):
             raise Refused(400, f"The {name} is missing.")
         if len(text) > most:
-            raise Refused(413, f"The {name} has {len(text):,} characters; at most {most:,} are read.")
-        return text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair, which no tokenizer reads
+            raise Refused(
+                413, f"The {name} has {len(text):,} characters; at most {most:,} are read."
+            )
+        return text.encode(
+            "utf-8", "replace"
+        ).decode()  # JSON can hold half a surrogate pair, which no tokenizer reads
 
 
 def whole(asked: dict, name: str, least: int, most: int) -> int:
@@ -206,7 +260,11 @@ def read_clamp(one) -> Clamp:
 def check_host(request: Request) -> None:
     """Only loopback names: a name of elsewhere that points here is an attack on the person in front of the browser."""
     host = request.headers.get("host", "").lower()
-    name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+    name = (
+        host[: host.index("]") + 1]
+        if host.startswith("[") and "]" in host
+        else host.partition(":")[0]
+    )
     if name not in HOSTS:
         raise Refused(403, "Only 127.0.0.1 and localhost are answered.")
 
@@ -216,7 +274,10 @@ def check_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and origin.lower() != f"http://{request.headers['host'].lower()}":
         raise Refused(403, "Requests from other origins are refused.")
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if (
+        request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        != "application/json"
+    ):
         raise Refused(415, "The body must be application/json.")
 
 
@@ -226,7 +287,12 @@ async def refused(_request: Request, error: Refused) -> Response:
 
 async def unusable(_request: Request, error: ToolError) -> Response:
     status = 404 if isinstance(error, UsageError) and "shard" in error.message else 400
-    return PlainTextResponse(json.dumps({"error": f"{error.message} {error.next_step}"}), status_code=status, media_type="application/json", headers=HEADERS)
+    return PlainTextResponse(
+        json.dumps({"error": f"{error.message} {error.next_step}"}),
+        status_code=status,
+        media_type="application/json",
+        headers=HEADERS,
+    )
 
 
 def serve(server: Server, port: int, said: Callable[[str], None]) -> None:
@@ -239,8 +305,11 @@ def serve(server: Server, port: int, said: Callable[[str], None]) -> None:
             door.bind(("127.0.0.1", port))
         except OSError as error:
             raise UsageError(
-                f"Port {port} cannot be had: {error.strerror}.", f"Choose another: python main.py explore {server.features.run.name} --port {port + 1}"
+                f"Port {port} cannot be had: {error.strerror}.",
+                f"Choose another: python main.py explore {server.features.run.name} --port {port + 1}",
             ) from None
         said(f"http://127.0.0.1:{port}/  (Ctrl-C ends)")
-        config = uvicorn.Config(server.application(), log_level="warning", limit_concurrency=32, timeout_keep_alive=5)
+        config = uvicorn.Config(
+            server.application(), log_level="warning", limit_concurrency=32, timeout_keep_alive=5
+        )
         uvicorn.Server(config).run(sockets=[door])

@@ -23,7 +23,9 @@ def vectors(features: Features, ordinals: np.ndarray) -> np.ndarray:
     for shard in np.unique(home):
         here = home == shard
         raw = read_array(folder / f"activations-{shard:05d}.npy")[ordinals[here] - bounds[shard]]
-        out[here] = (raw.astype(np.uint32) << 16).view(np.float32) if layout["dtype"] == "bfloat16" else raw
+        out[here] = (
+            (raw.astype(np.uint32) << 16).view(np.float32) if layout["dtype"] == "bfloat16" else raw
+        )
     return out
 
 
@@ -38,7 +40,11 @@ def chosen_tokens(features: Features, pair: tuple[int, int]) -> np.ndarray:
     """Ordinals, ascending: tokens at random, and as many as there is room for on which either feature fires."""
     rng = np.random.default_rng(features.run.settings.seed)
     firing = [features.postings.firings(f)[0] for f in pair]
-    parts = [rng.choice(features.postings.n_tokens, min(TOKENS, features.postings.n_tokens), replace=False)]
+    parts = [
+        rng.choice(
+            features.postings.n_tokens, min(TOKENS, features.postings.n_tokens), replace=False
+        )
+    ]
     parts += [rng.choice(where, min(EACH, len(where)), replace=False) for where in firing]
     return np.unique(np.concatenate(parts))
 
@@ -46,11 +52,18 @@ def chosen_tokens(features: Features, pair: tuple[int, int]) -> np.ndarray:
 def cosines(directions: np.ndarray) -> np.ndarray:
     """Cosines of every two different rows of directions (F, D): (F (F - 1) / 2,)."""
     unit = directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
-    parts = [(unit[i : i + BLOCK] @ unit.T)[np.arange(i, min(i + BLOCK, len(unit)))[:, None] < np.arange(len(unit))] for i in range(0, len(unit), BLOCK)]
+    parts = [
+        (unit[i : i + BLOCK] @ unit.T)[
+            np.arange(i, min(i + BLOCK, len(unit)))[:, None] < np.arange(len(unit))
+        ]
+        for i in range(0, len(unit), BLOCK)
+    ]
     return np.concatenate(parts)
 
 
-def space_figure(features: Features, pair: tuple[int, int], names: tuple[str, str], dark: bool = False) -> Figure:
+def space_figure(
+    features: Features, pair: tuple[int, int], names: tuple[str, str], dark: bool = False
+) -> Figure:
     """Tokens in the plane of two directions, the same tokens by what the two features do, and the cosines of all pairs of directions."""
     ordinals = chosen_tokens(features, pair)
     first, second = (activations(features, f, ordinals) for f in pair)
@@ -71,16 +84,37 @@ def space_figure(features: Features, pair: tuple[int, int], names: tuple[str, st
         for kind, (colour, name) in looks.items():
             here = state == kind
             if here.any():
-                plane.scatter(x[here] @ e1, x[here] @ e2, s=7, color=colour, linewidth=0, label=name)
+                plane.scatter(
+                    x[here] @ e1, x[here] @ e2, s=7, color=colour, linewidth=0, label=name
+                )
                 space.scatter(first[here], second[here], s=9, color=colour, linewidth=0)
         reach = 0.9 * float(np.abs(x @ e1).max())
         for feature, colour in zip(pair, (COLOURS["score"], COLOURS["clamped"]), strict=True):
-            to = (reach * float(directions[feature] @ e1), reach * float(directions[feature] @ e2)) / np.linalg.norm(directions[feature])
-            plane.annotate("", to, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.6})
-        plane.set(title="Activation space", xlabel=f"along the direction of {pair[0]}", ylabel=f"across it, towards {pair[1]}")
-        space.set(title="Feature space", xlabel=f"activation of feature {pair[0]}", ylabel=f"activation of feature {pair[1]}")
+            to = (
+                reach * float(directions[feature] @ e1),
+                reach * float(directions[feature] @ e2),
+            ) / np.linalg.norm(directions[feature])
+            plane.annotate(
+                "", to, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.6}
+            )
+        plane.set(
+            title="Activation space",
+            xlabel=f"along the direction of {pair[0]}",
+            ylabel=f"across it, towards {pair[1]}",
+        )
+        space.set(
+            title="Feature space",
+            xlabel=f"activation of feature {pair[0]}",
+            ylabel=f"activation of feature {pair[1]}",
+        )
         draw_cosines(angles, directions, theme)
-        figure.legend(*plane.get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9, markerscale=2)
+        figure.legend(
+            *plane.get_legend_handles_labels(),
+            loc="outside lower left",
+            ncols=4,
+            fontsize=9,
+            markerscale=2,
+        )
         return figure
 
 
@@ -88,9 +122,27 @@ def draw_cosines(axes, directions: np.ndarray, theme: dict) -> None:
     """The cosines of all pairs, and the density of those of independent random directions, which is normal with variance 1 / D."""
     n, width = directions.shape
     found = cosines(directions)
-    axes.hist(found, bins=120, density=True, color=COLOURS["score"], alpha=0.7, label=f"{n:,} decoder directions")
+    axes.hist(
+        found,
+        bins=120,
+        density=True,
+        color=COLOURS["score"],
+        alpha=0.7,
+        label=f"{n:,} decoder directions",
+    )
     grid = np.linspace(-0.5, 0.5, 200)
-    axes.plot(grid, np.exp(-(grid**2) * width / 2) * np.sqrt(width / (2 * np.pi)), color=theme["ink"], linewidth=1.2, label="random directions")
-    axes.set(title="Superposition", xlabel=f"cosine of two of the directions ({width} dimensions)", ylabel="density", xlim=(-0.5, 0.5))
+    axes.plot(
+        grid,
+        np.exp(-(grid**2) * width / 2) * np.sqrt(width / (2 * np.pi)),
+        color=theme["ink"],
+        linewidth=1.2,
+        label="random directions",
+    )
+    axes.set(
+        title="Superposition",
+        xlabel=f"cosine of two of the directions ({width} dimensions)",
+        ylabel="density",
+        xlim=(-0.5, 0.5),
+    )
     axes.set_ylim(top=1.25 * axes.get_ylim()[1])
     axes.legend(fontsize=8, loc="upper right")

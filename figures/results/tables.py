@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from core.files import read_json
-from figures.gallery import shown_by
 from figures.markdown import code
-from figures.report import against, named_groups
+from figures.report.gallery import shown_by
+from figures.report.report import against, named_groups
 from figures.results.numbers import Numbers
-from figures.terminal import useful_text, visible
+from figures.text import useful_text, visible
 
 SHORT = 110  # characters of a text in a table
 SETS = {"hand": "by hand", "rules": "automatic"}
@@ -30,18 +30,39 @@ def sites(n: Numbers) -> list[list[str]]:
 
 
 def splits(n: Numbers) -> list[list[str]]:
-    uses = {"explain": "training, labelling", "calibrate": "early stopping, calibration of scores", "score": "every figure that is quoted"}
-    return [[name, f"{v['documents']:,}", f"{v['tokens']:,}", uses[name]] for name, v in n.main["capture"]["splits"].items()]
+    uses = {
+        "train": "training, labelling",
+        "val": "early stopping, calibration of scores",
+        "test": "every figure that is quoted",
+    }
+    return [
+        [name, f"{v['documents']:,}", f"{v['tokens']:,}", uses[name]]
+        for name, v in n.main["capture"]["splits"].items()
+    ]
 
 
 def sizes(n: Numbers) -> list[list[str]]:
-    return [[r["series"], r["name"], f"{r['l0']:.0f}", f"{r['fvu']:.1%}", f"{r['recovered_mean']:.0%}", f"{r['dead_share']:.1%}"] for r in n.sizes]
+    return [
+        [
+            r["series"],
+            r["name"],
+            f"{r['l0']:.0f}",
+            f"{r['fvu']:.1%}",
+            f"{r['recovered_mean']:.0%}",
+            f"{r['dead_share']:.1%}",
+        ]
+        for r in n.sizes
+    ]
 
 
 def labels(h: dict) -> list[list[str]]:
     """Of one feature read by hand: each set's label with its scores."""
     kinds = ("simulation", "simulation-corpus", "detection")
-    return [[SETS[name], shortened(text), *(number(h["scores"][name].get(kind)) for kind in kinds)] for name, text in h["texts"].items() if name in SETS]
+    return [
+        [SETS[name], shortened(text), *(number(h["scores"][name].get(kind)) for kind in kinds)]
+        for name, text in h["texts"].items()
+        if name in SETS
+    ]
 
 
 def promoted(h: dict) -> str:
@@ -51,7 +72,11 @@ def promoted(h: dict) -> str:
 def scores(n: Numbers) -> list[list[str]]:
     """This subject, the untrained one and random directions, by simulation and detection."""
     rows = []
-    for name, units in (("this subject", n.main), ("untrained subject", n.control), ("random directions", n.random)):
+    for name, units in (
+        ("this subject", n.main),
+        ("untrained subject", n.control),
+        ("random directions", n.random),
+    ):
         s, d = (units[f"score/rules/{kind}"] for kind in ("simulation", "detection"))
         above = f"{s['share_above_null']:.0%}"
         rows.append(
@@ -69,7 +94,11 @@ def scores(n: Numbers) -> list[list[str]]:
 
 
 def named(n: Numbers) -> list[list[str]]:
-    return [[layer, title, size] for layer, _, title, size in named_groups(n.features) if not title.startswith("mixed")]
+    return [
+        [layer, title, size]
+        for layer, _, title, size in named_groups(n.features)
+        if not title.startswith("mixed")
+    ]
 
 
 def ami_null(n: Numbers) -> str:
@@ -82,7 +111,11 @@ def agreement(n: Numbers) -> str:
     known = [(h["feature"], h["same"]) for h in n.hand if h["same"] is not None]
     missing = [str(h["feature"]) for h in n.hand if h["same"] is None]
     told = ", ".join(f"{value:.2f} ({feature})" for feature, value in known)
-    silent = f' For {" and ".join(missing)} there is none, since a label that says "unclear" predicts nothing.' if missing else ""
+    silent = (
+        f' For {" and ".join(missing)} there is none, since a label that says "unclear" predicts nothing.'
+        if missing
+        else ""
+    )
     return f"the correlation of what they predict over all held-out tokens is {told}.{silent}"
 
 
@@ -90,7 +123,10 @@ def agreement(n: Numbers) -> str:
 
 
 def texts(record: dict) -> list[list[str]]:
-    return [[shortened(p), shortened(b), shortened(c)] for p, b, c in zip(record["prompts"], record["baseline"], record["clamped"], strict=True)]
+    return [
+        [shortened(p), shortened(b), shortened(c)]
+        for p, b, c in zip(record["prompts"], record["baseline"], record["clamped"], strict=True)
+    ]
 
 
 def doses(record: dict) -> list[list[str]]:
@@ -118,12 +154,22 @@ def verdict(record: dict) -> str:
     """What the two tests say of a clamp."""
     if record["works"] and record["found_again"]:
         return "it writes its own tokens, and is found again"
-    return "it writes its own tokens" if record["works"] else "it is found again" if record["found_again"] else "the clamp fails"
+    return (
+        "it writes its own tokens"
+        if record["works"]
+        else "it is found again"
+        if record["found_again"]
+        else "the clamp fails"
+    )
 
 
 def failed(n: Numbers, names: dict[int, str]) -> str:
     """Which clamps fail both tests."""
-    called = [f"{r['features'][0]} ({names[r['features'][0]] or 'not interpretable'})" for r in n.by_hand if not (r["works"] or r["found_again"])]
+    called = [
+        f"{r['features'][0]} ({names[r['features'][0]] or 'not interpretable'})"
+        for r in n.by_hand
+        if not (r["works"] or r["found_again"])
+    ]
     return f"By both tests these fail: {', '.join(called)}." if called else "None fails both tests."
 
 
@@ -132,5 +178,13 @@ def gallery(n: Numbers) -> list[list[str]]:
     for r in n.gallery:
         feature = r["features"][0]
         label = visible(r["labels"].get(str(feature)) or "no label")
-        rows.append([feature, shortened(label), f"{shown_by(r)[0]['dose']:g}x", shortened(r["baseline"][0]), shortened(r["clamped"][0])])
+        rows.append(
+            [
+                feature,
+                shortened(label),
+                f"{shown_by(r)[0]['dose']:g}x",
+                shortened(r["baseline"][0]),
+                shortened(r["clamped"][0]),
+            ]
+        )
     return rows

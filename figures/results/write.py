@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from core.clamps.experiments import experiments
 from core.errors import UsageError
-from core.experiments import experiments
-from figures.drawings import Drawing, draw, drawings_of
 from figures.markdown import code, marked, picture, table
-from figures.report import write_text
+from figures.plots.doses import dose_curves, dose_sizes
+from figures.plots.training import training_curves
+from figures.report.drawings import Drawing, draw, drawings_of
+from figures.report.report import write_text
 from figures.results import tables
 from figures.results.numbers import Numbers
 from figures.results.pictures import matches_figure, sites_figure, sizes_figure
 from figures.results.space import space_figure
-from figures.steering import dose_curves, dose_sizes
-from figures.training import training_curves
 
 IMAGES = "images/results"
 BORROWED = ("density", "map", "nulls", "together", "scores")  # from the run's own report
@@ -49,24 +49,37 @@ def write_results(folder: Path, out: Path, readme: Path) -> list[Path]:
 def around(readme: Path) -> tuple[str, str]:
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UsageError(f"{readme} does not say where the answers go.", f"Put these two lines where they should stand: {BEGIN} and {END}")
+        raise UsageError(
+            f"{readme} does not say where the answers go.",
+            f"Put these two lines where they should stand: {BEGIN} and {END}",
+        )
     return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
 
 
 def render(name: str, shared: dict, figure: Callable[[str], str]) -> str:
     """A template beside this file, filled."""
     source = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     known = lambda shown: lambda v, digits=0: "-" if v is None else shown(v, digits)
-    source.filters |= {"pct": known(lambda v, d: f"{v:.{d}%}"), "f": known(lambda v, d: f"{v:.{d}f}"), "count": known(lambda v, d: f"{v:,}")}
+    source.filters |= {
+        "pct": known(lambda v, d: f"{v:.{d}%}"),
+        "f": known(lambda v, d: f"{v:.{d}f}"),
+        "count": known(lambda v, d: f"{v:,}"),
+    }
     return source.get_template(name).render(**shared, figure=figure)
 
 
 def linked(made: dict[str, dict], folder: str, name: str, caption: bool = True) -> str:
     """A figure for both themes; its caption, unless it is not wanted, says what it shows and of how many."""
     text = picture(name, made)
-    text = text.replace(f'"{name}-dark.png"', f'"{folder}/{name}-dark.png"').replace(f'"{name}.png"', f'"{folder}/{name}.png"')
+    text = text.replace(f'"{name}-dark.png"', f'"{folder}/{name}-dark.png"').replace(
+        f'"{name}.png"', f'"{folder}/{name}.png"'
+    )
     return text if caption else text.split("\n\n")[0]
 
 
@@ -75,7 +88,9 @@ def context(n: Numbers) -> dict:
     names = {entry["feature"]: entry["name"] for entry in n.read}
     penalties = [r["order"] for r in n.sizes if "penalty" in r["series"]]
     stopping = n.main.run.manifest("sweep/stopping").settings
-    margin = lambda r: r["useful_found"]["found"] - r["useful_found"]["random_found"] if r["found_again"] else 0.0
+    margin = lambda r: (
+        r["useful_found"]["found"] - r["useful_found"]["random_found"] if r["found_again"] else 0.0
+    )
     best = max(n.by_hand, key=lambda r: (margin(r), r["works"]))  # the one whose text shows most
     written, found = ([r for r in n.by_hand if r[test]] for test in ("works", "found_again"))
     return {
@@ -125,11 +140,14 @@ def drawings(numbers: Numbers) -> list[Drawing]:
 
 def stopping_figure(stopping: dict, column: Callable, dark: bool):
     curves = [np.array(column("steps", name), float) for name in ("step", "fvu", "l0", "dead")]
-    checks = [np.array(column("checks", name), float) for name in ("step", "calibrate_fvu")]
+    checks = [np.array(column("checks", name), float) for name in ("step", "val_fvu")]
     return training_curves(*curves, *checks, stopping["training"]["best_step"], dark)
 
 
 def dose_drawing(record: dict) -> Drawing:
     return Drawing(
-        f"dose-{record['features'][0]}", "Dose and response", lambda dark: dose_curves(record, dark), f"{len(record['doses'])} doses; {dose_sizes(record)}."
+        f"dose-{record['features'][0]}",
+        "Dose and response",
+        lambda dark: dose_curves(record, dark),
+        f"{len(record['doses'])} doses; {dose_sizes(record)}.",
     )

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from autointerp.statistics import auroc, balanced_interval, bootstrap_median, correlation, document_sums, interval, matched_null, wilson
+from autointerp.statistics import (
+    auroc,
+    balanced_interval,
+    bootstrap_median,
+    correlation,
+    document_sums,
+    interval,
+    matched_null,
+    wilson,
+)
 
 
 @pytest.fixture
@@ -18,7 +27,9 @@ def test_correlation_of_summed_documents_is_pearsons(rng):
     assert sums.shape == (len(np.unique(documents)), 6)
     assert correlation(sums.sum(0)) == pytest.approx(np.corrcoef(p, a)[0, 1], abs=1e-12)
     keep = documents != documents[0]
-    assert correlation(sums.sum(0) - sums[0]) == pytest.approx(np.corrcoef(p[keep], a[keep])[0, 1], abs=1e-12)
+    assert correlation(sums.sum(0) - sums[0]) == pytest.approx(
+        np.corrcoef(p[keep], a[keep])[0, 1], abs=1e-12
+    )
 
 
 def test_the_sign_is_kept(rng):
@@ -28,7 +39,11 @@ def test_the_sign_is_kept(rng):
 
 @pytest.mark.parametrize("value", [0.0, 3.7, 1e6, 1e-9])
 def test_a_constant_prediction_has_no_correlation(rng, value):
-    assert np.isnan(correlation(document_sums(np.full(400, value), rng.normal(size=400), np.zeros(400, int)).sum(0)))
+    assert np.isnan(
+        correlation(
+            document_sums(np.full(400, value), rng.normal(size=400), np.zeros(400, int)).sum(0)
+        )
+    )
 
 
 def test_an_interval_is_the_jackknife_of_fishers_z(rng):
@@ -42,7 +57,9 @@ def test_an_interval_is_the_jackknife_of_fishers_z(rng):
     left = [np.arctanh(np.corrcoef(p[documents != d], a[documents != d])[0, 1]) for d in range(6)]
     pseudo = 6 * np.arctanh(r) - 5 * np.array(left)
     half = t.ppf(0.975, 5) * pseudo.std(ddof=1) / np.sqrt(6)
-    assert interval(document_sums(p, a, documents)) == pytest.approx((np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half)))
+    assert interval(document_sums(p, a, documents)) == pytest.approx(
+        (np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half))
+    )
 
 
 def test_no_interval_from_two_documents_or_when_one_carries_everything(rng):
@@ -72,8 +89,14 @@ def test_the_area_is_that_of_scikit_learn_with_ties(rng):
     from sklearn.metrics import roc_auc_score
 
     fires, silent = rng.integers(0, 6, 40), rng.integers(0, 5, 70)
-    assert auroc(fires, silent) == pytest.approx(roc_auc_score(np.r_[np.ones(40), np.zeros(70)], np.r_[fires, silent]))
-    assert auroc(np.ones(3), np.zeros(2)) == 1 and auroc(np.zeros(3), np.zeros(2)) == 0.5 and np.isnan(auroc(np.ones(3), np.zeros(0)))
+    assert auroc(fires, silent) == pytest.approx(
+        roc_auc_score(np.r_[np.ones(40), np.zeros(70)], np.r_[fires, silent])
+    )
+    assert (
+        auroc(np.ones(3), np.zeros(2)) == 1
+        and auroc(np.zeros(3), np.zeros(2)) == 0.5
+        and np.isnan(auroc(np.ones(3), np.zeros(0)))
+    )
 
 
 def test_wilsons_interval_is_scipys():

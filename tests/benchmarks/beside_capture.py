@@ -20,7 +20,10 @@ import time
 if __name__ == "__main__":
     sys.path[0] = str(pathlib.Path(__file__).parents[2])
 
-from tests.benchmarks.turns import Contender, take_turns  # noqa: E402
+from tests.benchmarks.turns import (
+    Contender,  # noqa: E402
+    take_turns,  # noqa: E402
+)
 
 LAYER, TOKENS, WIDTH, CONTEXT, BATCHES = 3, 32_768, 256, 128, (8, 32, 128)
 
@@ -35,7 +38,12 @@ def rows(n_tokens=TOKENS):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(subject_folder())
-    ids = tokenizer("\n".join(json.loads(line)["text"] for line in corpus(n_tokens).read_text(encoding="utf-8").splitlines()))["input_ids"]
+    ids = tokenizer(
+        "\n".join(
+            json.loads(line)["text"]
+            for line in corpus(n_tokens).read_text(encoding="utf-8").splitlines()
+        )
+    )["input_ids"]
     return torch.tensor(ids[: n_tokens // CONTEXT * CONTEXT]).view(-1, CONTEXT)
 
 
@@ -45,7 +53,10 @@ def corpus(n_tokens):
 
     path, held = pathlib.Path(tempfile.gettempdir()) / f"benchmark-corpus-{n_tokens}.jsonl", 0
     with open(path, "w", encoding="utf-8") as out:
-        for file in sorted(pathlib.Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"), key=lambda file: (len(file.parts), file)):
+        for file in sorted(
+            pathlib.Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"),
+            key=lambda file: (len(file.parts), file),
+        ):
             text = file.read_text(encoding="utf-8", errors="replace")
             out.write(json.dumps({"text": text}) + "\n")
             held += len(text)
@@ -81,15 +92,19 @@ def passes(step):
 
 
 def ours(n_tokens=300_000):
-    from core.capture import capture
+    from core.activations.capture import capture
     from core.run import Run
     from core.settings import CaptureSettings, RunSettings
 
     text = corpus(int(n_tokens))
     while True:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run.create(f"{folder}/run", RunSettings(corpus=str(text), site=f"resid_post.{LAYER}"))
-            yield capture(run, CaptureSettings(context=CONTEXT, tokens=int(n_tokens))).summary["tokens"]
+            run = Run.create(
+                f"{folder}/run", RunSettings(corpus=str(text), site=f"resid_post.{LAYER}")
+            )
+            yield capture(run, CaptureSettings(context=CONTEXT, tokens=int(n_tokens))).summary[
+                "tokens"
+            ]
 
 
 def bound(dtype="bfloat16"):
@@ -99,7 +114,10 @@ def bound(dtype="bfloat16"):
     class Stop(Exception):
         pass
 
-    model, seen = AutoModelForCausalLM.from_pretrained(subject_folder(), dtype=getattr(torch, dtype)).eval(), {}
+    model, seen = (
+        AutoModelForCausalLM.from_pretrained(subject_folder(), dtype=getattr(torch, dtype)).eval(),
+        {},
+    )
 
     def stop(_module, _inputs, output):
         seen["x"] = output[0] if isinstance(output, tuple) else output
@@ -121,7 +139,9 @@ def nnsight(dtype="float32"):
     from nnsight import LanguageModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    plain = AutoModelForCausalLM.from_pretrained(subject_folder(), dtype=getattr(torch, dtype)).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        subject_folder(), dtype=getattr(torch, dtype)
+    ).eval()
     model = LanguageModel(plain, tokenizer=AutoTokenizer.from_pretrained(subject_folder()))
 
     def step(tokens):
@@ -146,7 +166,9 @@ def transformer_lens():
 
     def step(tokens):
         with torch.no_grad():
-            return model.run_with_cache(tokens, names_filter=[site], stop_at_layer=LAYER + 1)[1][site]
+            return model.run_with_cache(tokens, names_filter=[site], stop_at_layer=LAYER + 1)[1][
+                site
+            ]
 
     return passes(step)
 
@@ -159,7 +181,13 @@ def saelens():
     from sae_lens.training.activations_store import ActivationsStore
 
     site = f"transformer.h.{LAYER}"
-    model = load_model("AutoModelForCausalLM", subject_folder(), device="cpu", model_from_pretrained_kwargs={"dtype": torch.float32}, hook_names=[site])
+    model = load_model(
+        "AutoModelForCausalLM",
+        subject_folder(),
+        device="cpu",
+        model_from_pretrained_kwargs={"dtype": torch.float32},
+        hook_names=[site],
+    )
     dataset = Dataset.from_dict({"tokens": rows(4 * TOKENS).tolist()})
     dataset.set_format("torch")
     store = ActivationsStore(
@@ -182,7 +210,9 @@ def saelens():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for peer in ("saelens", "nnsight", "transformer-lens"):
         parser.add_argument(f"--{peer}", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=3)
@@ -190,9 +220,19 @@ def main():
     parser.add_argument("--tokens", type=int, default=300_000)
     parser.add_argument("--log", type=argparse.FileType("w"))
     asked = parser.parse_args()
-    make = functools.partial(Contender, module="tests.benchmarks.beside_capture", threads=asked.threads, log=asked.log)
-    contenders = [make(sys.executable, name="ours", arguments=(asked.tokens,), as_main=True), make(sys.executable, name="bound")]
-    found = {"saelens": asked.saelens, "nnsight": asked.nnsight, "nnsight_bfloat16": asked.nnsight, "transformer_lens": asked.transformer_lens}
+    make = functools.partial(
+        Contender, module="tests.benchmarks.beside_capture", threads=asked.threads, log=asked.log
+    )
+    contenders = [
+        make(sys.executable, name="ours", arguments=(asked.tokens,), as_main=True),
+        make(sys.executable, name="bound"),
+    ]
+    found = {
+        "saelens": asked.saelens,
+        "nnsight": asked.nnsight,
+        "nnsight_bfloat16": asked.nnsight,
+        "transformer_lens": asked.transformer_lens,
+    }
     contenders += [make(python, name=name) for name, python in found.items() if python]
     take_turns(contenders, asked.rounds, "tok")
 

@@ -20,8 +20,17 @@ import types
 if __name__ == "__main__":
     sys.path[0] = str(pathlib.Path(__file__).parents[2])
 
-from tests.benchmarks.beside_capture import CONTEXT, LAYER, corpus, rows, subject_folder  # noqa: E402
-from tests.benchmarks.turns import Contender, take_turns  # noqa: E402
+from tests.benchmarks.beside_capture import (
+    CONTEXT,  # noqa: E402
+    LAYER,  # noqa: E402
+    corpus,  # noqa: E402
+    rows,  # noqa: E402
+    subject_folder,  # noqa: E402
+)
+from tests.benchmarks.turns import (
+    Contender,  # noqa: E402
+    take_turns,  # noqa: E402
+)
 
 BATCH, HOOK = 32, f"h.{LAYER}"
 
@@ -36,10 +45,31 @@ def published(run, folder):
     sae = load_sae(Run.open(run).folder("train"))
     place = folder / "sae" / HOOK
     place.mkdir(parents=True)
-    tensors = {"encoder.weight": sae.W_enc.T.contiguous(), "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    tensors = {
+        "encoder.weight": sae.W_enc.T.contiguous(),
+        "encoder.bias": sae.b_enc,
+        "W_dec": sae.W_dec,
+        "b_dec": sae.b_dec,
+    }
     save_file(tensors, place / "sae.safetensors")
-    form = {"activation": "topk", "num_latents": sae.n_features, "k": sae.form.k, "d_in": sae.d_in, "expansion_factor": sae.n_features // sae.d_in}
-    (place / "cfg.json").write_text(json.dumps(form | {"normalize_decoder": True, "multi_topk": False, "skip_connection": False, "transcode": False}))
+    form = {
+        "activation": "topk",
+        "num_latents": sae.n_features,
+        "k": sae.form.k,
+        "d_in": sae.d_in,
+        "expansion_factor": sae.n_features // sae.d_in,
+    }
+    (place / "cfg.json").write_text(
+        json.dumps(
+            form
+            | {
+                "normalize_decoder": True,
+                "multi_topk": False,
+                "skip_connection": False,
+                "transcode": False,
+            }
+        )
+    )
     return place
 
 
@@ -47,12 +77,16 @@ def published(run, folder):
 
 
 def our_run(folder, n_tokens):
-    from core.capture import capture
+    from core.activations.capture import capture
     from core.run import Run
     from core.settings import CaptureSettings, RunSettings, TrainSettings
-    from core.train import train
+    from core.training.train import train
 
-    settings = RunSettings(corpus=str(corpus(n_tokens)), site=f"resid_post.{LAYER}", sae=str(pathlib.Path(folder) / "sae" / HOOK))
+    settings = RunSettings(
+        corpus=str(corpus(n_tokens)),
+        site=f"resid_post.{LAYER}",
+        sae=str(pathlib.Path(folder) / "sae" / HOOK),
+    )
     run = Run.create(f"{folder}/run", settings)
     capture(run, CaptureSettings(context=CONTEXT, tokens=n_tokens))
     train(run, TrainSettings())
@@ -60,7 +94,7 @@ def our_run(folder, n_tokens):
 
 
 def our_index(folder, n_tokens):
-    from core.index import index
+    from core.firings.index import index
     from core.settings import IndexSettings
 
     run = our_run(folder, int(n_tokens))
@@ -72,9 +106,9 @@ def our_examples(folder, _n_tokens):
     import numpy as np
 
     from autointerp.examples import Examples
-    from autointerp.postings import Postings
-    from core.corpus import Tokens
+    from core.firings.postings import Postings
     from core.run import Run
+    from core.text.tokens import Tokens
 
     run = None
     while True:
@@ -83,7 +117,15 @@ def our_examples(folder, _n_tokens):
         examples, made = Examples(postings, Tokens(run.folder("capture"))), 0
         for first, block in postings.blocks():
             for feature, firings in enumerate(block, first):
-                made += bool(examples.snippets(feature, "all", {"top": 20, "strata": 4}, np.random.default_rng(feature), firings))
+                made += bool(
+                    examples.snippets(
+                        feature,
+                        "all",
+                        {"top": 20, "strata": 4},
+                        np.random.default_rng(feature),
+                        firings,
+                    )
+                )
         yield made
 
 
@@ -92,8 +134,15 @@ def our_examples(folder, _n_tokens):
 
 def without_vllm():
     """delphi imports vllm for a client that is not used here."""
-    parts = {"vllm": ("LLM", "SamplingParams"), "vllm.inputs": ("TokensPrompt",), "vllm.distributed": ()}
-    parts["vllm.distributed.parallel_state"] = ("destroy_distributed_environment", "destroy_model_parallel")
+    parts = {
+        "vllm": ("LLM", "SamplingParams"),
+        "vllm.inputs": ("TokensPrompt",),
+        "vllm.distributed": (),
+    }
+    parts["vllm.distributed.parallel_state"] = (
+        "destroy_distributed_environment",
+        "destroy_model_parallel",
+    )
     for name, members in parts.items():
         module = types.ModuleType(name)
         for member in members:
@@ -112,14 +161,27 @@ def delphi_index(folder, n_tokens):
     tokens, out = rows(int(n_tokens)), pathlib.Path(folder) / "delphi"
     tokens = tokens[: len(tokens) // BATCH * BATCH]
     model = AutoModel.from_pretrained(subject_folder(), dtype=torch.float32).eval()
-    hooks, transcode = load_sparsify_hooks(model, str(pathlib.Path(folder) / "sae"), [HOOK], compile=False)
+    hooks, transcode = load_sparsify_hooks(
+        model, str(pathlib.Path(folder) / "sae"), [HOOK], compile=False
+    )
     while True:
         shutil.rmtree(out, ignore_errors=True)
         (out / "log").mkdir(parents=True)
-        cache = LatentCache(model, hooks, batch_size=BATCH, transcode=transcode, log_path=out / "log")
+        cache = LatentCache(
+            model, hooks, batch_size=BATCH, transcode=transcode, log_path=out / "log"
+        )
         cache.run(tokens.numel(), tokens)
         cache.save_splits(n_splits=5, save_dir=out)
-        cache.save_config(out, CacheConfig(dataset_repo="local", batch_size=BATCH, cache_ctx_len=CONTEXT, n_tokens=tokens.numel()), subject_folder())
+        cache.save_config(
+            out,
+            CacheConfig(
+                dataset_repo="local",
+                batch_size=BATCH,
+                cache_ctx_len=CONTEXT,
+                n_tokens=tokens.numel(),
+            ),
+            subject_folder(),
+        )
         yield tokens.numel()
 
 
@@ -131,12 +193,20 @@ def delphi_examples(folder, _n_tokens):
 
     tokenizer = AutoTokenizer.from_pretrained(subject_folder())
     while True:
-        found = LatentDataset(str(pathlib.Path(folder) / "delphi"), SamplerConfig(), ConstructorConfig(min_examples=10), tokenizer=tokenizer, modules=[HOOK])
+        found = LatentDataset(
+            str(pathlib.Path(folder) / "delphi"),
+            SamplerConfig(),
+            ConstructorConfig(min_examples=10),
+            tokenizer=tokenizer,
+            modules=[HOOK],
+        )
         yield sum(1 for _ in found)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run")
     parser.add_argument("--delphi", metavar="PYTHON")
     parser.add_argument("--tokens", type=int, default=200_000)
@@ -146,15 +216,30 @@ def main():
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         published(asked.run, pathlib.Path(folder))
-        make = functools.partial(Contender, module="tests.benchmarks.beside_index", arguments=(folder, asked.tokens), threads=asked.threads, log=asked.log)
+        make = functools.partial(
+            Contender,
+            module="tests.benchmarks.beside_index",
+            arguments=(folder, asked.tokens),
+            threads=asked.threads,
+            log=asked.log,
+        )
         rates = []
         for what, unit in (("index", "tok"), ("examples", "feature")):
-            contenders = [make(sys.executable, name=f"our_{what}", as_main=True)] + [make(asked.delphi, name=f"delphi_{what}")] * bool(asked.delphi)
+            contenders = [make(sys.executable, name=f"our_{what}", as_main=True)] + [
+                make(asked.delphi, name=f"delphi_{what}")
+            ] * bool(asked.delphi)
             rates.append(take_turns(contenders, asked.rounds, unit))
         if asked.delphi:
-            features = json.loads((pathlib.Path(folder) / "sae" / HOOK / "cfg.json").read_text())["num_latents"]
-            ours, theirs = (asked.tokens / rates[0][f"{who}_index"] + features / rates[1][f"{who}_examples"] for who in ("our", "delphi"))
-            print(f"index and examples together: {ours:.1f} s and {theirs:.1f} s, {theirs / ours:.1f} times")
+            features = json.loads((pathlib.Path(folder) / "sae" / HOOK / "cfg.json").read_text())[
+                "num_latents"
+            ]
+            ours, theirs = (
+                asked.tokens / rates[0][f"{who}_index"] + features / rates[1][f"{who}_examples"]
+                for who in ("our", "delphi")
+            )
+            print(
+                f"index and examples together: {ours:.1f} s and {theirs:.1f} s, {theirs / ours:.1f} times"
+            )
 
 
 if __name__ == "__main__":

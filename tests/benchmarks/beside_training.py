@@ -18,7 +18,10 @@ import threading
 if __name__ == "__main__":
     sys.path[0] = str(pathlib.Path(__file__).parents[2])
 
-from tests.benchmarks.turns import Contender, take_turns  # noqa: E402
+from tests.benchmarks.turns import (
+    Contender,  # noqa: E402
+    take_turns,  # noqa: E402
+)
 
 BATCH, K, STEPS = 4096, 32, {"256x2048": 10, "768x6144": 3}
 
@@ -44,7 +47,12 @@ class Requests:
 
     def __init__(self, shape):
         self.batches, self.d, self.f = vectors(shape)
-        self.allowed, self.done, self.left, self.given = threading.Semaphore(0), threading.Semaphore(0), 0, 0
+        self.allowed, self.done, self.left, self.given = (
+            threading.Semaphore(0),
+            threading.Semaphore(0),
+            0,
+            0,
+        )
 
     def __iter__(self):
         return self
@@ -76,7 +84,7 @@ def ours(shape, architecture):
     import torch
 
     from core.settings import TrainSettings
-    from core.trainer import Data, Trainer
+    from core.training.trainer import Data, Trainer
 
     batches, d, f = vectors(shape)
     data = Data(None, np.arange(10**7), batches[0], torch.zeros(d), 1.0, batches[0])
@@ -101,10 +109,21 @@ def saelens(shape, architecture):
     from sae_lens.training.sae_trainer import SAETrainer
 
     requests = Requests(shape)
-    name, options = ("Standard", {"l1_coefficient": 1e-2}) if architecture == "l1" else ("TopK", {"k": K})
-    config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=requests.d, d_sae=requests.f, device="cpu", **options)
+    name, options = (
+        ("Standard", {"l1_coefficient": 1e-2}) if architecture == "l1" else ("TopK", {"k": K})
+    )
+    config = getattr(sae_lens, f"{name}TrainingSAEConfig")(
+        d_in=requests.d, d_sae=requests.f, device="cpu", **options
+    )
     sae = getattr(sae_lens, f"{name}TrainingSAE")(config)
-    config = SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=BATCH, lr=1e-3, lr_end=1e-3, device="cpu", autocast=True)
+    config = SAETrainerConfig(
+        total_training_samples=10**9,
+        train_batch_size_samples=BATCH,
+        lr=1e-3,
+        lr_end=1e-3,
+        device="cpu",
+        autocast=True,
+    )
     return requests.turns(SAETrainer(cfg=config, sae=sae, data_provider=requests).fit, STEPS[shape])
 
 
@@ -114,9 +133,26 @@ def dictlearn(shape, architecture):
     from dictionary_learning.training import trainSAE
 
     requests = Requests(shape)
-    config = {"steps": 10**6, "activation_dim": requests.d, "dict_size": requests.f, "layer": 0, "lm_name": "none", "device": "cpu", "warmup_steps": 1}
-    config |= {"trainer": StandardTrainer, "sparsity_warmup_steps": 1} if architecture == "l1" else {"trainer": TopKTrainer, "k": K}
-    return requests.turns(lambda: trainSAE(data=requests, trainer_configs=[config], steps=10**6, save_dir=None, device="cpu"), STEPS[shape])
+    config = {
+        "steps": 10**6,
+        "activation_dim": requests.d,
+        "dict_size": requests.f,
+        "layer": 0,
+        "lm_name": "none",
+        "device": "cpu",
+        "warmup_steps": 1,
+    }
+    config |= (
+        {"trainer": StandardTrainer, "sparsity_warmup_steps": 1}
+        if architecture == "l1"
+        else {"trainer": TopKTrainer, "k": K}
+    )
+    return requests.turns(
+        lambda: trainSAE(
+            data=requests, trainer_configs=[config], steps=10**6, save_dir=None, device="cpu"
+        ),
+        STEPS[shape],
+    )
 
 
 def sparsify(shape, architecture):
@@ -144,9 +180,15 @@ def sparsify(shape, architecture):
 
         def forward(self, input_ids=None, **_):
             n, length = input_ids.shape
-            return self.layer(torch.zeros(n, length, requests.d) if n == 1 else next(requests).view(n, length, requests.d))
+            return self.layer(
+                torch.zeros(n, length, requests.d)
+                if n == 1
+                else next(requests).view(n, length, requests.d)
+            )
 
-    rows = Dataset.from_dict({"input_ids": torch.zeros(200 * BATCH // 128, 128, dtype=torch.int64).tolist()}).with_format("torch")
+    rows = Dataset.from_dict(
+        {"input_ids": torch.zeros(200 * BATCH // 128, 128, dtype=torch.int64).tolist()}
+    ).with_format("torch")
     coder = SparseCoderConfig(num_latents=requests.f, k=K)
     config = TrainConfig(coder, batch_size=BATCH // 128, hookpoints=["layer"], optimizer="adam", log_to_wandb=False, save_every=10**9,
                          save_dir=tempfile.mkdtemp())  # fmt: skip
@@ -154,10 +196,14 @@ def sparsify(shape, architecture):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for peer in ("saelens", "dictlearn", "sparsify"):
         parser.add_argument(f"--{peer}", metavar="PYTHON")
-    parser.add_argument("--shape", action="append", choices=list(STEPS), help="width x features; both by default")
+    parser.add_argument(
+        "--shape", action="append", choices=list(STEPS), help="width x features; both by default"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log", type=argparse.FileType("w"))
@@ -167,11 +213,24 @@ def main():
         for architecture in ("l1", "topk"):
             print(f"-- {shape} {architecture}", flush=True)
             make = functools.partial(
-                Contender, module="tests.benchmarks.beside_training", arguments=(shape, architecture), threads=asked.threads, log=asked.log
+                Contender,
+                module="tests.benchmarks.beside_training",
+                arguments=(shape, architecture),
+                threads=asked.threads,
+                log=asked.log,
             )
-            contenders = [make(sys.executable, name="ours", as_main=True), make(sys.executable, name="bound", as_main=True)]
-            named = [name for name, python in pythons.items() if python and (name, architecture) != ("sparsify", "l1")]
-            take_turns(contenders + [make(pythons[name], name=name) for name in named], asked.rounds, "vec")
+            contenders = [
+                make(sys.executable, name="ours", as_main=True),
+                make(sys.executable, name="bound", as_main=True),
+            ]
+            named = [
+                name
+                for name, python in pythons.items()
+                if python and (name, architecture) != ("sparsify", "l1")
+            ]
+            take_turns(
+                contenders + [make(pythons[name], name=name) for name in named], asked.rounds, "vec"
+            )
 
 
 if __name__ == "__main__":

@@ -12,21 +12,29 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from core.clamp import clamp_edit  # noqa: E402
-from core.live import Live  # noqa: E402
+from core.clamps.clamp import clamp_edit  # noqa: E402
+from core.clamps.live import LoadedModel  # noqa: E402
 from core.records import Clamp  # noqa: E402
-from tests.benchmarks.speed import asked, compare  # noqa: E402
+from tests.benchmarks.speed import (
+    asked,  # noqa: E402
+    compare,  # noqa: E402
+)
 
 NEW, PROMPT = 64, "def main(arguments, values):\n    for name in values:\n        print(name)\n" * 2
 
 
 def main():
     run, rounds = asked(__doc__.splitlines()[0], 7)
-    live = Live(run)
+    live = LoadedModel(run)
     prompt = live.subject.tokenizer.decode(live.subject.prompt_tokens(PROMPT)[1:33])
     direct = {"none": None, "clamp": clamp_edit(live.sae, [Clamp(0, "ablate", 0.0)])}
     for rows in (1, 8):
-        turns = {name: lambda e=edit, n=rows: live.subject.generate([prompt] * n, NEW, live.site, temperature=0, edit=e) for name, edit in direct.items()}
+        turns = {
+            name: lambda e=edit, n=rows: live.subject.generate(
+                [prompt] * n, NEW, live.site, temperature=0, edit=e
+            )
+            for name, edit in direct.items()
+        }
         with torch.inference_mode():
             compare(f"batch {rows}", "tok", rows * NEW, turns["clamp"], turns["none"], rounds)
 

@@ -14,7 +14,12 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from autointerp.statistics import balanced_interval, correlation, document_sums, interval  # noqa: E402
+from autointerp.statistics import (
+    balanced_interval,  # noqa: E402
+    correlation,  # noqa: E402
+    document_sums,  # noqa: E402
+    interval,  # noqa: E402
+)
 
 
 def documents(rng, count):
@@ -48,13 +53,25 @@ def panels(rng, d, level):
 
 
 def accuracy_table(rng, draws):
-    print("\nbalanced accuracy; the chance that a firing window is told right is .5, .7, .9\n documents  coverage          median widths")
+    print(
+        "\nbalanced accuracy; the chance that a firing window is told right is .5, .7, .9\n documents  coverage          median widths"
+    )
     for d in (3, 5, 8, 10, 15, 20, 30, 100):
         cells = []
         for level in (0.5, 0.7, 0.9):
             made = np.array([panels(rng, d, level) for _ in range(draws)])
-            cells.append((((made[:, 1] <= made[:, 0]) & (made[:, 0] <= made[:, 2])).mean(), np.median(made[:, 2] - made[:, 1])))
-        print(f"{d:10}  " + " ".join(f"{c:.3f}" for c, _ in cells) + "   " + " ".join(f"{w:.2f}" for _, w in cells))
+            cells.append(
+                (
+                    ((made[:, 1] <= made[:, 0]) & (made[:, 0] <= made[:, 2])).mean(),
+                    np.median(made[:, 2] - made[:, 1]),
+                )
+            )
+        print(
+            f"{d:10}  "
+            + " ".join(f"{c:.3f}" for c, _ in cells)
+            + "   "
+            + " ".join(f"{w:.2f}" for _, w in cells)
+        )
 
 
 def main():
@@ -76,7 +93,9 @@ def main():
             for k, (low, high) in enumerate(found):
                 hits[k] += low <= truth <= high
                 widths[k].append(high - low)
-        print(f"{d:10}  {hits[0] / defined:9.3f}  {hits[1] / defined:9.3f}  {np.median(widths[0]):.2f} {np.median(widths[1]):.2f}  ({defined} defined)")
+        print(
+            f"{d:10}  {hits[0] / defined:9.3f}  {hits[1] / defined:9.3f}  {np.median(widths[0]):.2f} {np.median(widths[1]):.2f}  ({defined} defined)"
+        )
     accuracy_table(rng, draws)
 
 

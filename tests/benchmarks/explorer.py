@@ -19,9 +19,16 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from autointerp.features import Features  # noqa: E402
-from core.files import write_array, write_json, write_table  # noqa: E402
+from core.files import (
+    write_array,  # noqa: E402
+    write_json,  # noqa: E402
+    write_table,  # noqa: E402
+)
 from core.run import Run  # noqa: E402
-from core.settings import CaptureSettings, RunSettings  # noqa: E402
+from core.settings import (
+    CaptureSettings,  # noqa: E402
+    RunSettings,  # noqa: E402
+)
 from figures.explorer.site import export_site  # noqa: E402
 
 VOCABULARY, TOKENS, ROW, PER_FEATURE = 50_257, 1_000_000, 256, 600
@@ -29,20 +36,34 @@ LETTERS = np.array(list("etaoinshrdlucmfwypvbgkqjxz_()"))
 
 
 def made_run(folder: Path, n_features: int, rng: np.random.Generator) -> Run:
-    run = Run.create(str(folder / "run"), RunSettings(subject="made-up", site="resid_post.6", corpus="made-up"))
-    words = sorted({("" if rng.random() < 0.4 else " ") + "".join(rng.choice(LETTERS, rng.integers(1, 9))) for _ in range(3 * VOCABULARY)})
+    run = Run.create(
+        str(folder / "run"), RunSettings(subject="made-up", site="resid_post.6", corpus="made-up")
+    )
+    words = sorted(
+        {
+            ("" if rng.random() < 0.4 else " ") + "".join(rng.choice(LETTERS, rng.integers(1, 9)))
+            for _ in range(3 * VOCABULARY)
+        }
+    )
     words = [words[i] for i in rng.permutation(len(words))[:VOCABULARY]]
     write_capture(run, words, rng)
     write_index(run, n_features, rng)
     some = lambda n: [words[i] for i in np.minimum(rng.zipf(1.3, n), VOCABULARY - 1)]
     effects = pd.DataFrame({"feature": range(n_features)})
     for side, sign in (("promoted", 1.0), ("suppressed", -1.0)):
-        effects[f"{side}_id"] = [rng.integers(0, VOCABULARY, 20).tolist() for _ in range(n_features)]
+        effects[f"{side}_id"] = [
+            rng.integers(0, VOCABULARY, 20).tolist() for _ in range(n_features)
+        ]
         effects[side] = [[words[i] for i in ids] for ids in effects[f"{side}_id"]]
-        effects[f"{side}_logit"] = [(sign * np.sort(rng.uniform(2, 12, 20))[::-1]).tolist() for _ in range(n_features)]
+        effects[f"{side}_logit"] = [
+            (sign * np.sort(rng.uniform(2, 12, 20))[::-1]).tolist() for _ in range(n_features)
+        ]
     commit(run, "effects", {"effects.parquet": effects}, ["index"])
     quoted = lambda w: '"' + w.strip().replace('"', "") + '"'
-    texts = [f"{quoted(a)}, {quoted(b)} or {quoted(c)} after {quoted(d)}; {quoted(e)} (weak)" for a, b, c, d, e in (some(5) for _ in range(n_features))]
+    texts = [
+        f"{quoted(a)}, {quoted(b)} or {quoted(c)} after {quoted(d)}; {quoted(e)} (weak)"
+        for a, b, c, d, e in (some(5) for _ in range(n_features))
+    ]
     labels = pd.DataFrame(
         {
             "feature": range(n_features),
@@ -87,8 +108,12 @@ def write_capture(run: Run, words: list[str], rng: np.random.Generator) -> None:
     }  # fmt: skip
     for name, array in tables.items():
         write_array(work.folder / f"{name}.npy", array)
-    (work.folder / "text.txt").write_text("".join(words[i] for i in ids[: rows[-1]]), encoding="utf-8")
-    write_json(work.folder / "documents.json", [f"module_{i % 97}/file_{i}.py" for i in range(n_documents)])
+    (work.folder / "text.txt").write_text(
+        "".join(words[i] for i in ids[: rows[-1]]), encoding="utf-8"
+    )
+    write_json(
+        work.folder / "documents.json", [f"module_{i % 97}/file_{i}.py" for i in range(n_documents)]
+    )
     write_json(work.folder / "vocabulary.json", words)
     write_json(work.folder / "shards.json", {"stored": True, "bounds": [0, int(rows[-1])]})
     work.commit({"tokens": int(rows[-1])})
@@ -116,12 +141,27 @@ def write_cluster(run: Run, n_features: int, words: list[str], rng: np.random.Ge
     n_groups = max(2, n_features // 40)
     centres, group = rng.normal(size=(n_groups, 2)) * 10, rng.integers(-1, n_groups, n_features)
     place = centres[group] + rng.normal(size=(n_features, 2)) * 0.4
-    table = pd.DataFrame({"feature": range(n_features), "status": "alive", "x": place[:, 0], "y": place[:, 1], "group": group})
+    table = pd.DataFrame(
+        {
+            "feature": range(n_features),
+            "status": "alive",
+            "x": place[:, 0],
+            "y": place[:, 1],
+            "group": group,
+        }
+    )
     commit(run, "cluster", {
         "features.parquet": table, "groups.json": [{"group": g, "family": g % 9} for g in range(n_groups)],
         "neighbours.npy": rng.integers(0, n_features, (n_features, 15)), "cosines.npy": np.sort(rng.random((n_features, 15)).astype(np.float32))[:, ::-1],
     }, ["index"])  # fmt: skip
-    titles = pd.DataFrame({"group": range(n_groups), "title": [f'words: "{words[g].strip()}", "{words[g + 1].strip()}"' for g in range(n_groups)]})
+    titles = pd.DataFrame(
+        {
+            "group": range(n_groups),
+            "title": [
+                f'words: "{words[g].strip()}", "{words[g + 1].strip()}"' for g in range(n_groups)
+            ],
+        }
+    )
     commit(run, "title", {"titles.parquet": titles}, ["cluster"])
 
 
@@ -130,17 +170,28 @@ def drawn(site: Path) -> dict:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"file://{site}/index.html")
         page.wait_for_selector("body[data-ready]", timeout=60_000)
         median = "(f) => { const t = []; for (let i = 0; i < 15; i++) { const s = performance.now(); f(i); document.getElementById('map').getContext('2d').getImageData(0, 0, 1, 1); t.push(performance.now() - s); } return t.sort((a, b) => a - b)[7]; }"
         found = {
             name: round(page.evaluate(f"({median})({body})"), 1)
-            for name, body in (("whole drawing", "() => map.draw()"), ("step of a pan", "(i) => { map.centre[0] += 0.001 * (i % 2 ? 1 : -1); map.blit(); }"))
+            for name, body in (
+                ("whole drawing", "() => map.draw()"),
+                (
+                    "step of a pan",
+                    "(i) => { map.centre[0] += 0.001 * (i % 2 ? 1 : -1); map.blit(); }",
+                ),
+            )
         }
         found["search as you type"] = round(
-            page.evaluate(f"async () => {{ run.words = await load('words'); search.build(); return ({median})(() => search.run('st')); }}"), 1
+            page.evaluate(
+                f"async () => {{ run.words = await load('words'); search.build(); return ({median})(() => search.run('st')); }}"
+            ),
+            1,
         )
         browser.close()
     return found
@@ -153,7 +204,11 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp())
-    run = Run.open(str(folder / "run")) if (folder / "run" / "run.json").exists() else made_run(folder, given.features, np.random.default_rng(0))
+    run = (
+        Run.open(str(folder / "run"))
+        if (folder / "run" / "run.json").exists()
+        else made_run(folder, given.features, np.random.default_rng(0))
+    )
     started = time.time()
     made = export_site(Features(run), folder / "site")
     print(

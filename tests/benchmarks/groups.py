@@ -18,12 +18,19 @@ sys.path.insert(0, str(ROOT))
 
 from sklearn.metrics import adjusted_rand_score  # noqa: E402
 
-from autointerp import attempts, cluster  # noqa: E402
-from autointerp.embedding import unit_rows  # noqa: E402
-from autointerp.group_tables import finest, kept_share  # noqa: E402
-from autointerp.proof import verdict  # noqa: E402
+from autointerp.clusters import cluster  # noqa: E402
+from autointerp.clusters import replicates as attempts  # noqa: E402
+from autointerp.clusters.geometry import unit_rows  # noqa: E402
+from autointerp.clusters.tables import (
+    finest,  # noqa: E402
+    kept_share,  # noqa: E402
+)
+from autointerp.clusters.validation import verdict  # noqa: E402
 from autointerp.settings import ClusterSettings  # noqa: E402
-from tests.autointerp.clouds import anisotropic, planted  # noqa: E402
+from tests.support.clouds import (
+    anisotropic,  # noqa: E402
+    planted,  # noqa: E402
+)
 
 
 def planted_leaves(n: int, d: int = 768, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -31,15 +38,28 @@ def planted_leaves(n: int, d: int = 768, seed: int = 0) -> tuple[np.ndarray, np.
     rng = np.random.default_rng(seed)
     n_noise, n_leaves = n // 5, max(16, n // 64)
     above = unit_rows(rng.standard_normal((24, d)))
-    leaves = unit_rows(above[rng.integers(0, 24, n_leaves)] * 0.75 + unit_rows(rng.standard_normal((n_leaves, d))) * 0.66)
+    leaves = unit_rows(
+        above[rng.integers(0, 24, n_leaves)] * 0.75
+        + unit_rows(rng.standard_normal((n_leaves, d))) * 0.66
+    )
     share = (1 + np.arange(n_leaves)) ** -0.5
     leaf = rng.choice(n_leaves, n - n_noise, p=share / share.sum())
-    spread = unit_rows(rng.standard_normal((n - n_noise, d))) * 0.60 * rng.uniform(0.7, 1.3, (n - n_noise, 1))
-    x = unit_rows(np.concatenate([leaves[leaf] * 0.80 + spread, rng.standard_normal((n_noise, d))]).astype(np.float32))
+    spread = (
+        unit_rows(rng.standard_normal((n - n_noise, d)))
+        * 0.60
+        * rng.uniform(0.7, 1.3, (n - n_noise, 1))
+    )
+    x = unit_rows(
+        np.concatenate([leaves[leaf] * 0.80 + spread, rng.standard_normal((n_noise, d))]).astype(
+            np.float32
+        )
+    )
     return x, np.r_[leaf, np.full(n_noise, -1)]
 
 
-def found_in(x: np.ndarray, settings: ClusterSettings, seed: int) -> tuple[np.ndarray, list[dict], dict, dict[str, float]]:
+def found_in(
+    x: np.ndarray, settings: ClusterSettings, seed: int
+) -> tuple[np.ndarray, list[dict], dict, dict[str, float]]:
     """(labels by layer, records, proof, seconds of each step) by the steps of the stage that look at directions."""
     clock, took = time.perf_counter(), {}
 
@@ -49,13 +69,15 @@ def found_in(x: np.ndarray, settings: ClusterSettings, seed: int) -> tuple[np.nd
 
     with tempfile.TemporaryDirectory() as folder:
         steps = Path(folder) / "steps"
-        ground = cluster.grounded(steps, x, settings, seed)
+        ground = cluster.neighbour_graph(steps, x, settings, seed)
         lap("neighbours")
         attempts.finish(attempts.start(steps))
         lap("layouts")
         tree, sizes, labels, _ = cluster.results(steps, ground, x, settings, seed)
         lap("tree")
-        records, proof = cluster.proven(steps, x, ground, tree, sizes, labels, np.arange(len(x)), settings, seed)
+        records, proof = cluster.validate(
+            steps, x, ground, tree, sizes, labels, np.arange(len(x)), settings, seed
+        )
         lap("tables")
     return labels, records, proof, took
 
@@ -65,12 +87,22 @@ def speed(n: int, proof: bool) -> None:
     settings = ClusterSettings() if proof else ClusterSettings(nulls=0, seeds=0, subsamples=0)
     started = time.perf_counter()
     labels, _, _, took = found_in(x, settings, 0)
-    own, inner = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, inner = (
+        resource.getrusage(who).ru_maxrss / 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     signal = leaf >= 0
-    layers = ", ".join(f"{c.max() + 1} groups (ARI with the leaves {adjusted_rand_score(leaf[signal], c[signal]):.3f})" for c in labels.T)
+    layers = ", ".join(
+        f"{c.max() + 1} groups (ARI with the leaves {adjusted_rand_score(leaf[signal], c[signal]):.3f})"
+        for c in labels.T
+    )
     noise = (finest(labels)[~signal] < 0).mean()
-    print(f"{n} x 768: {time.perf_counter() - started:.0f} s {took}, peak {own:.0f} MiB here and {inner:.0f} MiB in the largest other process")
-    print(f"  {layers}; {len(np.unique(leaf[signal]))} planted; {noise:.1%} of the planted noise is in no group")
+    print(
+        f"{n} x 768: {time.perf_counter() - started:.0f} s {took}, peak {own:.0f} MiB here and {inner:.0f} MiB in the largest other process"
+    )
+    print(
+        f"  {layers}; {len(np.unique(leaf[signal]))} planted; {noise:.1%} of the planted noise is in no group"
+    )
 
 
 def believe(seeds: int) -> None:
@@ -86,13 +118,28 @@ def believe(seeds: int) -> None:
             labels, records, proof, _ = found_in(x, ClusterSettings(seeds=0, subsamples=4), seed)
             kept = kept_share(records, labels.shape[1] - 1)
             n_groups = int(finest(labels).max(initial=-1)) + 1
-            verdicts.append(verdict(n_groups, proof["cohesion"], [c["cohesion"] for c in proof["nulls"]], kept, None).kind)
-            print(f"{name} {seed}: {verdicts[-1]} ({n_groups} groups, cohesion {proof['cohesion']:.3f}, kept {kept})", file=sys.stderr, flush=True)
-        print(f"{name}: " + ", ".join(f"{kind} {verdicts.count(kind)}" for kind in sorted(set(verdicts))) + f" of {seeds}", flush=True)
+            verdicts.append(
+                verdict(
+                    n_groups, proof["cohesion"], [c["cohesion"] for c in proof["nulls"]], kept, None
+                ).kind
+            )
+            print(
+                f"{name} {seed}: {verdicts[-1]} ({n_groups} groups, cohesion {proof['cohesion']:.3f}, kept {kept})",
+                file=sys.stderr,
+                flush=True,
+            )
+        print(
+            f"{name}: "
+            + ", ".join(f"{kind} {verdicts.count(kind)}" for kind in sorted(set(verdicts)))
+            + f" of {seeds}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("speed", "believe"))
     parser.add_argument("n", type=int, nargs="?", default=16384)
     parser.add_argument("--proof", action="store_true", help="speed: with the whole proof")

@@ -3,14 +3,14 @@
     python tests/benchmarks/labellers.py RUN [--features 400] [--refit]
 
     label        the printed label; with --refit fitted anew by the code as it stands, else the set `rules` of the run
-    token set    the best set of as many lexemes as the label has terms, chosen on explain by mean activation and count
+    token set    the best set of as many lexemes as the label has terms, chosen on train by mean activation and count
     n-gram       after Neuron2Graph (Foote et al. 2023), from counts instead of forward passes: for each of 200 firings, half of them the largest, the
                  shortest suffix of at most three tokens on which the feature fires more often than not; predicts the mean activation behind the longest match
-    table        E[activation | token] on explain: unreadable, a reference
+    table        E[activation | token] on train: unreadable, a reference
     pair table   E[activation | token and previous token], where the pair stands at least three times; a reference
     null         another feature's label
 
-All are fitted on explain and scored on the tokens of the score split that are no copies. Lines: median over the features, and by kind of label.
+All are fitted on train and scored on the tokens of the test split that are no copies. Lines: median over the features, and by kind of label.
 """
 
 import argparse
@@ -23,14 +23,14 @@ import pandas as pd
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from autointerp import rules  # noqa: E402
-from autointerp.corpus_score import HeldOut  # noqa: E402
-from autointerp.postings import Postings  # noqa: E402
-from autointerp.rule_fitting import fit_rules  # noqa: E402
-from autointerp.scoring import Context  # noqa: E402
+from autointerp.rules import language as rules  # noqa: E402
+from autointerp.rules.fit import fit_rules  # noqa: E402
+from autointerp.scores.context import Context  # noqa: E402
+from autointerp.scores.simulation_corpus import HeldOut  # noqa: E402
 from autointerp.settings import ScoreSettings  # noqa: E402
-from core.corpus import Tokens  # noqa: E402
+from core.firings.postings import Postings  # noqa: E402
 from core.run import Run  # noqa: E402
+from core.text.tokens import Tokens  # noqa: E402
 
 SUFFIX, EXAMPLES, OFTEN = 3, 200, 0.5
 
@@ -65,8 +65,11 @@ def table(fit, held, a, level, least=1):
 
 
 def token_set(fit, held, a, size, n_codes):
-    """The best set of `size` lexemes: greedy by the correlation on explain, over the lexemes of largest mean activation times the root of their count."""
-    mass, count = np.bincount(fit.codes, a, n_codes), np.bincount(fit.codes, minlength=n_codes).astype(float)
+    """The best set of `size` lexemes: greedy by the correlation on train, over the lexemes of largest mean activation times the root of their count."""
+    mass, count = (
+        np.bincount(fit.codes, a, n_codes),
+        np.bincount(fit.codes, minlength=n_codes).astype(float),
+    )
     order = np.argsort(-mass / np.sqrt(np.maximum(count, 1)))[:60]
     chosen, n, total = [], len(a), a.sum()
     for _ in range(size):
@@ -83,7 +86,9 @@ def token_set(fit, held, a, size, n_codes):
 def n_gram(fit, held, a, rng):
     fires = np.flatnonzero(a)
     top = fires[np.argsort(-a[fires])[: EXAMPLES // 2]]
-    examples = np.unique(np.r_[top, rng.choice(fires, min(EXAMPLES // 2, len(fires)), replace=False)])
+    examples = np.unique(
+        np.r_[top, rng.choice(fires, min(EXAMPLES // 2, len(fires)), replace=False)]
+    )
     out, left = np.zeros(len(held.codes)), examples
     for level in range(SUFFIX):
         keys, inverse, counts = fit.unique[level]
@@ -106,19 +111,37 @@ def main():
     parser.add_argument("--refit", action="store_true")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
-    tokens, postings = Tokens(run.folder("capture")), Postings(run.folder("index"), run.folder("capture"))
-    labels = pd.read_parquet(run.folder("label/rules") / "labels.parquet").set_index("feature").sort_index()
-    chosen = np.sort(np.random.default_rng(0).choice(labels.index, min(arguments.features, len(labels)), replace=False))
+    tokens, postings = (
+        Tokens(run.folder("capture")),
+        Postings(run.folder("index"), run.folder("capture")),
+    )
+    labels = (
+        pd.read_parquet(run.folder("label/rules") / "labels.parquet")
+        .set_index("feature")
+        .sort_index()
+    )
+    chosen = np.sort(
+        np.random.default_rng(0).choice(
+            labels.index, min(arguments.features, len(labels)), replace=False
+        )
+    )
     context = Context(run, ScoreSettings(), labels["text"], labels["kind"], postings, tokens)
     texts, kinds = labels["text"], labels["kind"]
     if arguments.refit:
         began = time.perf_counter()
-        fitted = {f.feature: f for f in fit_rules(postings, tokens, context.corpus, chosen, workers=0)}
+        fitted = {
+            f.feature: f for f in fit_rules(postings, tokens, context.corpus, chosen, workers=0)
+        }
         print(f"fitted {len(fitted)} labels in {time.perf_counter() - began:.0f} s")
         chosen = np.array(sorted(fitted))
-        texts, kinds = ({f: getattr(r, name) for f, r in fitted.items()} for name in ("text", "kind"))
+        texts, kinds = (
+            {f: getattr(r, name) for f, r in fitted.items()} for name in ("text", "kind")
+        )
     held_out, corpus = HeldOut.build(context), context.corpus
-    fit, held = (Split(corpus, o) for o in (np.flatnonzero(tokens.in_split("explain")), np.flatnonzero(held_out.scored)))
+    fit, held = (
+        Split(corpus, o)
+        for o in (np.flatnonzero(tokens.in_split("train")), np.flatnonzero(held_out.scored))
+    )
     fit.unique = [np.unique(k, return_inverse=True, return_counts=True) for k in fit.keys]
     rows, rng = [], np.random.default_rng(1)
     for i, f in enumerate(chosen):
@@ -128,7 +151,11 @@ def main():
         if not a.any() or not target.any():
             continue
         rule = rules.read_rule(texts[f])
-        size = max(1, sum(len(t) for p in rule.predicates for _, t in rules.slots(p)) + sum(len(p.contexts) for p in rule.predicates))
+        size = max(
+            1,
+            sum(len(t) for p in rule.predicates for _, t in rules.slots(p))
+            + sum(len(p.contexts) for p in rule.predicates),
+        )
         at = lambda text: rules.predict(rules.read_rule(text), corpus, held.ordinals).astype(float)
         single, _ = table(fit, held, a, 0)
         pairs, known = table(fit, held, a, 1, 3)
@@ -139,10 +166,17 @@ def main():
         })  # fmt: skip
     frame = pd.DataFrame(rows)
     shown = frame.groupby("kind").median(numeric_only=True).assign(n=frame["kind"].value_counts())
-    print(pd.concat([frame.median(numeric_only=True).to_frame("all").T.assign(n=len(frame)), shown]).round(3).to_string())
+    print(
+        pd.concat([frame.median(numeric_only=True).to_frame("all").T.assign(n=len(frame)), shown])
+        .round(3)
+        .to_string()
+    )
     print(
         "share of features on which the label is the better: "
-        + ", ".join(f"{b} {(frame['label'] > frame[b]).mean():.2f}" for b in ("token set", "n-gram", "table", "null"))
+        + ", ".join(
+            f"{b} {(frame['label'] > frame[b]).mean():.2f}"
+            for b in ("token set", "n-gram", "table", "null")
+        )
     )
 
 

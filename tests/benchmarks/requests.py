@@ -13,9 +13,10 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from autointerp.llm import Endpoint, answer  # noqa: E402
-from autointerp.replies import ReplyStore  # noqa: E402
-from tests.test_faults import fault_server  # noqa: E402
+from autointerp.llm.client import answer  # noqa: E402
+from autointerp.llm.endpoint import Endpoint  # noqa: E402
+from autointerp.llm.replies import ReplyStore  # noqa: E402
+from tests.jobs.test_faults import fault_server  # noqa: E402
 
 
 def main():
@@ -26,10 +27,20 @@ def main():
     with fault_server("--faults", "0", "--latency", arguments.latency) as (url, _):
         endpoint = Endpoint(url, "none-given")
         for concurrency in (8, 64, 256):
-            with tempfile.TemporaryDirectory() as folder, ReplyStore(pathlib.Path(folder) / "replies.sqlite") as store:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                ReplyStore(pathlib.Path(folder) / "replies.sqlite") as store,
+            ):
                 n = min(arguments.requests, 30 * concurrency)
                 ask = lambda name, n, c=concurrency, s=store: answer(
-                    [endpoint.request("m", [{"role": "user", "content": f"{name} {i} " + "x " * 1700}], max_tokens=64) for i in range(n)],
+                    [
+                        endpoint.request(
+                            "m",
+                            [{"role": "user", "content": f"{name} {i} " + "x " * 1700}],
+                            max_tokens=64,
+                        )
+                        for i in range(n)
+                    ],
                     s,
                     endpoint,
                     concurrency=c,
@@ -39,7 +50,9 @@ def main():
                 replies = ask("question", n)
                 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
                 assert not any(reply.error for reply in replies.values())
-                print(f"{concurrency:4} in flight: {n / wall:6.0f} requests/s, {1000 * cpu / n:.2f} ms of CPU a request")
+                print(
+                    f"{concurrency:4} in flight: {n / wall:6.0f} requests/s, {1000 * cpu / n:.2f} ms of CPU a request"
+                )
 
 
 if __name__ == "__main__":

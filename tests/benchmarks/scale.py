@@ -31,7 +31,9 @@ def write_corpus(path: pathlib.Path, n_tokens: int) -> None:
     with open(path, "w", encoding="utf-8") as out:
         while held < n_tokens * CHARACTERS:
             for file in sorted(pathlib.Path(sysconfig.get_paths()["purelib"]).rglob("*.py")):
-                text = f"# copy {copy}\n" * bool(copy) + file.read_text(encoding="utf-8", errors="replace")
+                text = f"# copy {copy}\n" * bool(copy) + file.read_text(
+                    encoding="utf-8", errors="replace"
+                )
                 out.write(json.dumps({"text": text}) + "\n")
                 held += len(text)
                 if held >= n_tokens * CHARACTERS:
@@ -44,19 +46,35 @@ def write_sae(folder: pathlib.Path, n_features: int, activation: str) -> None:
     import torch
 
     from core.records import Site
-    from core.saes import SAE, Form, save_sae
-    from core.subject import Subject
+    from core.saes import SAE, SAEConfig, save_sae
+    from core.subject.subject import Subject
 
     subject = Subject.load("data/subject")
-    x = subject.read(Site.parse("resid_post.3"), torch.tensor([subject.prompt_tokens((ROOT / "main.py").read_text())[:256]]))[0, 1:].float()
-    directions = torch.nn.functional.normalize(torch.randn(n_features, x.shape[1], generator=torch.Generator().manual_seed(0)), dim=1)
-    tensors = {"W_enc": directions.T.contiguous(), "b_enc": torch.zeros(n_features), "W_dec": directions, "b_dec": x.mean(0)}
+    x = subject.read(
+        Site.parse("resid_post.3"),
+        torch.tensor([subject.prompt_tokens((ROOT / "main.py").read_text())[:256]]),
+    )[0, 1:].float()
+    directions = torch.nn.functional.normalize(
+        torch.randn(n_features, x.shape[1], generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    tensors = {
+        "W_enc": directions.T.contiguous(),
+        "b_enc": torch.zeros(n_features),
+        "W_dec": directions,
+        "b_dec": x.mean(0),
+    }
     folder.mkdir()
     if activation == "topk":
-        save_sae(SAE(Form("random", "topk", 50), tensors), folder)
+        save_sae(SAE(SAEConfig("random", "topk", 50), tensors), folder)
         return
     threshold = ((x - x.mean(0)) @ directions.T).quantile(1 - 50 / n_features)
-    save_sae(SAE(Form("random", "jumprelu"), tensors | {"threshold": threshold.clamp(min=0).expand(n_features).clone()}), folder)
+    save_sae(
+        SAE(
+            SAEConfig("random", "jumprelu"),
+            tensors | {"threshold": threshold.clamp(min=0).expand(n_features).clone()},
+        ),
+        folder,
+    )
 
 
 def anonymous_mb(pid: int) -> float:
@@ -77,20 +95,29 @@ def measured(*arguments: str) -> tuple[float, float, float, str]:
     """(seconds, processor seconds, peak anonymous MB, what it said of the disk beforehand) of one command of main.py."""
     start, before, peak = time.perf_counter(), processor_seconds(), 0.0
     with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen([sys.executable, "main.py", *arguments], cwd=ROOT, stderr=told, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "main.py", *arguments],
+            cwd=ROOT,
+            stderr=told,
+            stdout=subprocess.DEVNULL,
+        )
         while process.poll() is None:
             peak = max(peak, anonymous_mb(process.pid))
             time.sleep(0.2)
         told.seek(0)
         lines = told.read().splitlines()
     if process.returncode:
-        raise SystemExit(f"main.py {' '.join(arguments)} ended with {process.returncode}: {lines[-2:]}")
+        raise SystemExit(
+            f"main.py {' '.join(arguments)} ended with {process.returncode}: {lines[-2:]}"
+        )
     said = next((line for line in lines if "MB on disk" in line), "")
     return time.perf_counter() - start, processor_seconds() - before, peak, said
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=10_000_000)
     parser.add_argument("--features", type=int, default=24_576)
     parser.add_argument("--activation", choices=("jumprelu", "topk"), default="jumprelu")
@@ -101,13 +128,31 @@ def main() -> None:
         for share in (20, 1):
             write_corpus(place / "corpus.jsonl", asked.tokens // share)
             run = str(place / f"run-{share}")
-            measured("new", run, "--corpus", str(place / "corpus.jsonl"), "--sae", str(place / "sae"), "--site", "resid_post.3")
+            measured(
+                "new",
+                run,
+                "--corpus",
+                str(place / "corpus.jsonl"),
+                "--sae",
+                str(place / "sae"),
+                "--site",
+                "resid_post.3",
+            )
             for verb in ("capture", "train", "index"):
                 seconds, processor, peak, said = measured(verb, run)
                 manifest = json.loads((pathlib.Path(run) / verb / "manifest.json").read_text())
-                n, size = manifest["summary"].get("tokens", 0), sum(f.stat().st_size for f in (pathlib.Path(run) / verb).iterdir())
-                print(f"{verb:8} {n:12,} tokens {seconds:7.0f} s {n / seconds:10,.0f} tok/s {n / processor:10,.0f} tok per processor s", end=" ")
-                print(f"{peak:7,.0f} MB anonymous {size / 1e6:7,.0f} MB on disk; said: {said}", flush=True)
+                n, size = (
+                    manifest["summary"].get("tokens", 0),
+                    sum(f.stat().st_size for f in (pathlib.Path(run) / verb).iterdir()),
+                )
+                print(
+                    f"{verb:8} {n:12,} tokens {seconds:7.0f} s {n / seconds:10,.0f} tok/s {n / processor:10,.0f} tok per processor s",
+                    end=" ",
+                )
+                print(
+                    f"{peak:7,.0f} MB anonymous {size / 1e6:7,.0f} MB on disk; said: {said}",
+                    flush=True,
+                )
     finally:
         shutil.rmtree(place)
 

@@ -19,15 +19,25 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from core.activations import ActivationStore, Rows, read_rows  # noqa: E402
-from core.corpus import Tokens  # noqa: E402
-from core.index import invert_shard  # noqa: E402
+from core.activations.passes import (
+    TextRows,  # noqa: E402
+    read_rows,  # noqa: E402
+)
+from core.activations.store import ActivationStore  # noqa: E402
+from core.firings.index import invert_shard  # noqa: E402
 from core.records import Site  # noqa: E402
 from core.run import Run  # noqa: E402
 from core.saes import load_sae  # noqa: E402
-from core.settings import TrainSettings, from_table  # noqa: E402
-from core.subject import load_subject  # noqa: E402
-from core.train import Trainer, load_data  # noqa: E402
+from core.settings import (
+    TrainSettings,  # noqa: E402
+    from_table,  # noqa: E402
+)
+from core.subject.subject import load_subject  # noqa: E402
+from core.text.tokens import Tokens  # noqa: E402
+from core.training.train import (
+    Trainer,  # noqa: E402
+    load_data,  # noqa: E402
+)
 
 ROWS, STEPS, VECTORS = 128, 12, 32_768
 
@@ -56,7 +66,9 @@ def compare(name, unit, count, ours, bound, rounds):
     pairs = [(seconds(ours), seconds(bound)) for _ in range(rounds)]
     mine, bare = (float(np.median([p[i] for p in pairs])) for i in (0, 1))
     ratio = float(np.median([b / o for o, b in pairs]))
-    print(f"{name:8} {count / mine:10,.0f} {unit}/s   bound {count / bare:10,.0f} {unit}/s   {ratio:.2f} of the bound")
+    print(
+        f"{name:8} {count / mine:10,.0f} {unit}/s   bound {count / bare:10,.0f} {unit}/s   {ratio:.2f} of the bound"
+    )
 
 
 class Stop(Exception):
@@ -65,8 +77,17 @@ class Stop(Exception):
 
 def capture_pair(run):
     """(our read of ROWS rows, the bare loop over the same rows, tokens in them)."""
-    subject, tokens, site = load_subject(run), Tokens(run.folder("capture")), Site.parse(run.settings.site)
-    rows = Rows(tokens.ids, np.asarray(tokens.row_offsets), np.load(tokens.folder / "first.npy"), subject.bos)
+    subject, tokens, site = (
+        load_subject(run),
+        Tokens(run.folder("capture")),
+        Site.parse(run.settings.site),
+    )
+    rows = TextRows(
+        tokens.ids,
+        np.asarray(tokens.row_offsets),
+        np.load(tokens.folder / "first.npy"),
+        subject.bos,
+    )
     by_length = np.argsort(np.diff(rows.offsets[: ROWS + 1]), kind="stable")
     batches = [rows.tokens(group) for group in np.array_split(by_length, ROWS // 16)]
 
@@ -81,7 +102,11 @@ def capture_pair(run):
                     subject.model(input_ids=batch, use_cache=False)
         handle.remove()
 
-    return (lambda: read_rows(subject, [site], rows, np.arange(ROWS), 4096)), bare, int(rows.offsets[ROWS])
+    return (
+        (lambda: read_rows(subject, [site], rows, np.arange(ROWS), 4096)),
+        bare,
+        int(rows.offsets[ROWS]),
+    )
 
 
 def train_pair(run):
@@ -89,10 +114,18 @@ def train_pair(run):
     settings = from_table(TrainSettings, run.manifest("train").settings)
     data = load_data(run.folder("capture"), settings.batch, 0)
     trainer = Trainer(settings, data, 0, pathlib.Path(tempfile.mkdtemp()))
-    batches = [x.float() / data.scale for _, x in zip(range(STEPS), data.store.shuffled(data.explain, settings.batch, 0, 0), strict=False)]
+    batches = [
+        x.float() / data.scale
+        for _, x in zip(
+            range(STEPS), data.store.shuffled(data.train, settings.batch, 0, 0), strict=False
+        )
+    ]
     d, f, k = batches[0].shape[1], trainer.sae.n_features, settings.k
     directions = torch.nn.functional.normalize(torch.randn(f, d), dim=1)
-    encoder, decoder = torch.nn.Parameter(directions.T.clone()), torch.nn.Parameter(directions.clone())
+    encoder, decoder = (
+        torch.nn.Parameter(directions.T.clone()),
+        torch.nn.Parameter(directions.clone()),
+    )
     optimiser = torch.optim.Adam([encoder, decoder], lr=1e-3, fused=True)
 
     def bare():

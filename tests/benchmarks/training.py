@@ -18,7 +18,11 @@ import tempfile
 import time
 import warnings
 
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 if __name__ == "__main__" and "MALLOC_TOP_PAD_" not in os.environ:  # as main.py runs
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
 
@@ -28,9 +32,12 @@ from torch.nn.functional import embedding_bag, linear, normalize  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from core.saes.jumprelu import BANDWIDTH  # noqa: E402
+from core.saes.architectures.jumprelu import BANDWIDTH  # noqa: E402
 from core.settings import TrainSettings  # noqa: E402
-from core.trainer import Data, Trainer  # noqa: E402
+from core.training.trainer import (
+    Data,  # noqa: E402
+    Trainer,  # noqa: E402
+)
 
 BATCH, K, PENALTY, RATE = 4096, 32, 1e-3, 1e-3
 
@@ -41,7 +48,9 @@ def made_vectors(d, f, n=16_384):
     directions = normalize(torch.randn(f, d, generator=generator), dim=1)
     chosen = torch.randint(0, f, (n, 20), generator=generator)
     weights = torch.rand(n, 20, generator=generator) * 2
-    x = embedding_bag(chosen, directions, per_sample_weights=weights, mode="sum") + 0.02 * torch.randn(n, d, generator=generator)
+    x = embedding_bag(
+        chosen, directions, per_sample_weights=weights, mode="sum"
+    ) + 0.02 * torch.randn(n, d, generator=generator)
     return x / x.std()
 
 
@@ -51,7 +60,13 @@ class Bound:
     def __init__(self, loss, d, f, dtype):
         rows = normalize(torch.randn(f, d, generator=torch.Generator().manual_seed(1)), dim=1)
         more = len(inspect.signature(loss).parameters) - 5
-        parameters = rows, torch.zeros(f), rows.clone(), torch.zeros(d), *(torch.full((f,), 0.05) for _ in range(more))
+        parameters = (
+            rows,
+            torch.zeros(f),
+            rows.clone(),
+            torch.zeros(d),
+            *(torch.full((f,), 0.05) for _ in range(more)),
+        )
         self.parameters = [torch.nn.Parameter(p) for p in parameters]
         self.optimiser = torch.optim.Adam(self.parameters, lr=RATE, fused=True)
         self.loss, self.dtype = loss, dtype
@@ -74,7 +89,11 @@ def dense_l1(x, W_enc, b_enc, W_dec, b_dec):
 def dense_topk(x, W_enc, b_enc, W_dec, b_dec):
     pre = linear(x - b_dec, W_enc, b_enc)
     values, features = pre.topk(K, sorted=False)
-    return (torch.zeros_like(pre).scatter(1, features, values.relu()) @ W_dec + b_dec - x).square().mean()
+    return (
+        (torch.zeros_like(pre).scatter(1, features, values.relu()) @ W_dec + b_dec - x)
+        .square()
+        .mean()
+    )
 
 
 def sparse_topk(x, W_enc, b_enc, W_dec, b_dec):
@@ -87,7 +106,9 @@ class Sparse(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, W_enc, b_enc, W_dec, b_dec):
         centred = x - b_dec
-        values, features = torch.addmm(b_enc.bfloat16(), centred.bfloat16(), W_enc.bfloat16().T).topk(K, sorted=False)
+        values, features = torch.addmm(
+            b_enc.bfloat16(), centred.bfloat16(), W_enc.bfloat16().T
+        ).topk(K, sorted=False)
         values = values.relu().float()
         ctx.save_for_backward(centred, W_enc, W_dec, values, features)
         return embedding_bag(features, W_dec, per_sample_weights=values, mode="sum") + b_dec
@@ -98,11 +119,27 @@ class Sparse(torch.autograd.Function):
         g_values = (g.bfloat16() @ W_dec.bfloat16().T).gather(1, features).float() * (values > 0)
         flat = features.flatten()
         order = flat.argsort(stable=True)
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(flat, minlength=len(W_enc)).cumsum(0)])
+        starts = torch.cat(
+            [
+                torch.zeros(1, dtype=torch.int64),
+                torch.bincount(flat, minlength=len(W_enc)).cumsum(0),
+            ]
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch: sparse CSR is in beta
-            matrices = [torch.sparse_csr_tensor(starts, order // K, v.flatten()[order], (len(W_enc), len(g))) for v in (g_values, values)]
-        return None, matrices[0] @ centred, torch.zeros(len(W_enc)).index_add_(0, flat, g_values.flatten()), matrices[1] @ g, g.sum(0)
+            matrices = [
+                torch.sparse_csr_tensor(
+                    starts, order // K, v.flatten()[order], (len(W_enc), len(g))
+                )
+                for v in (g_values, values)
+            ]
+        return (
+            None,
+            matrices[0] @ centred,
+            torch.zeros(len(W_enc)).index_add_(0, flat, g_values.flatten()),
+            matrices[1] @ g,
+            g.sum(0),
+        )
 
 
 def dense_batch_topk(x, W_enc, b_enc, W_dec, b_dec):
@@ -127,7 +164,11 @@ def dense_gated(x, W_enc, b_enc, W_dec, b_dec, r, b_mag):
     gate = (product + b_enc).relu()
     f = (product * r.exp() + b_mag).relu() * (gate > 0)
     by_gate = gate @ W_dec.detach() + b_dec.detach() - x
-    return (f @ W_dec + b_dec - x).square().mean() + PENALTY * gate.sum(1).mean() + by_gate.square().mean()
+    return (
+        (f @ W_dec + b_dec - x).square().mean()
+        + PENALTY * gate.sum(1).mean()
+        + by_gate.square().mean()
+    )
 
 
 def dense_jumprelu(x, W_enc, b_enc, W_dec, b_dec, threshold):
@@ -148,7 +189,9 @@ class Jump(torch.autograd.Function):
     def backward(ctx, g, g_l0):
         pre, threshold, fires = ctx.saved_tensors
         near = (pre - threshold).abs() < BANDWIDTH / 2
-        return g * fires, -(threshold * (near * g).sum(0, dtype=torch.float32) + g_l0 / len(pre) * near.sum(0)) / BANDWIDTH
+        return g * fires, -(
+            threshold * (near * g).sum(0, dtype=torch.float32) + g_l0 / len(pre) * near.sum(0)
+        ) / BANDWIDTH
 
 
 class Bare:
@@ -175,8 +218,12 @@ def compare(architecture, d, f, rounds):
     x = made_vectors(d, f)
     data = Data(None, np.arange(10**7), x[:64], torch.zeros(d), 1.0, x[:BATCH])
     settings = TrainSettings(architecture, f / d, K, l1=PENALTY, rate=RATE, warmup=1)
-    trainer, other = (Trainer(settings, data, 0, pathlib.Path(tempfile.mkdtemp())) for _ in range(2))
-    loops = {"ours": trainer, "bare": Bare(trainer, other)} | {name: Bound(loss, d, f, trainer.dtype) for name, loss in BOUNDS[architecture].items()}
+    trainer, other = (
+        Trainer(settings, data, 0, pathlib.Path(tempfile.mkdtemp())) for _ in range(2)
+    )
+    loops = {"ours": trainer, "bare": Bare(trainer, other)} | {
+        name: Bound(loss, d, f, trainer.dtype) for name, loss in BOUNDS[architecture].items()
+    }
     times = {name: [] for name in loops}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for turn in range(rounds + 3):
@@ -195,7 +242,9 @@ def compare(architecture, d, f, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", action="append", help="width x features; default 256x2048 and 768x6144")
+    parser.add_argument(
+        "--shape", action="append", help="width x features; default 256x2048 and 768x6144"
+    )
     parser.add_argument("--architecture", action="append", choices=BOUNDS, help="default all")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=0)

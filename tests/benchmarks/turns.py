@@ -15,9 +15,18 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 AS_MAIN = MALLOC | {"TOKENIZERS_PARALLELISM": "true"}  # as main.py runs
-QUIET = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "SPARSIFY_DISABLE_TRITON": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_MODE": "disabled",
+    "SPARSIFY_DISABLE_TRITON": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 WORK = "import sys; sys.path.insert(0, sys.argv[1]); from tests.benchmarks.turns import work; work(*sys.argv[2:])"
 
 
@@ -47,17 +56,36 @@ class Contender:
 
     def __init__(self, python, module, name, arguments=(), threads=2, log=None, as_main=False):
         self.name, self.seconds, self.units, self.peak = name, [], 0, 0.0
-        command = [str(python), "-c", WORK, str(ROOT), module, name, str(threads), *map(str, arguments)]
-        environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(threads)} | (AS_MAIN if as_main else {})
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log or subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, bufsize=1, **pipes)
+        command = [
+            str(python),
+            "-c",
+            WORK,
+            str(ROOT),
+            module,
+            name,
+            str(threads),
+            *map(str, arguments),
+        ]
+        environment = (
+            os.environ | QUIET | {"OMP_NUM_THREADS": str(threads)} | (AS_MAIN if as_main else {})
+        )
+        pipes = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": log or subprocess.DEVNULL,
+        }
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, bufsize=1, **pipes
+        )
 
     def turn(self):
         """Seconds a unit of one turn; raises SystemExit when the process has ended."""
         self.process.stdin.write("go\n")
         answer = self.process.stdout.readline().split()
         if not answer:
-            raise SystemExit(f"{self.name} ended with {self.process.wait()}; give --log FILE to see why")
+            raise SystemExit(
+                f"{self.name} ended with {self.process.wait()}; give --log FILE to see why"
+            )
         self.units, seconds, self.peak = int(answer[1]), float(answer[2]), float(answer[3])
         return seconds / self.units
 
@@ -82,5 +110,8 @@ def take_turns(contenders, rounds, unit):
         each = np.array(contender.seconds)
         rates[contender.name] = 1 / float(np.median(each))
         ratio = float(np.median(each / first))
-        print(f"{contender.name:24} {rates[contender.name]:12,.0f} {unit}/s   {contender.peak:7,.0f} MB   {contenders[0].name} / it {ratio:6.2f}", flush=True)
+        print(
+            f"{contender.name:24} {rates[contender.name]:12,.0f} {unit}/s   {contender.peak:7,.0f} MB   {contenders[0].name} / it {ratio:6.2f}",
+            flush=True,
+        )
     return rates

@@ -14,8 +14,22 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 collect_ignore_glob = [] if os.environ.get("BROWSER") else ["test_*.py"]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-HOSTILE = ["<script>window.hacked=1</script>", "</style><b>", "\u202eevil", "\x00\x1b[31m", "<img src=x onerror=window.hacked=1>"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HOSTILE = [
+    "<script>window.hacked=1</script>",
+    "</style><b>",
+    "\u202eevil",
+    "\x00\x1b[31m",
+    "<img src=x onerror=window.hacked=1>",
+]
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +52,10 @@ def hostile_run(job, tmp_path_factory):
     titles = pd.read_parquet(folder / "title" / "titles.parquet")
     titles["title"] = HOSTILE[4]
     titles.to_parquet(folder / "title" / "titles.parquet")
-    (folder / "notes.jsonl").write_text(json.dumps({"feature": 3, "text": HOSTILE[1], "time": "2026-01-01"}) + "\n", encoding="utf-8")
+    (folder / "notes.jsonl").write_text(
+        json.dumps({"feature": 3, "text": HOSTILE[1], "time": "2026-01-01"}) + "\n",
+        encoding="utf-8",
+    )
     (folder / "clamps").mkdir(exist_ok=True)
     measures = {k: 0.5 for name in ("", "random_", "feature_") for m in ("kl", "target", "loss", "own", "perplexity", "distinct", "found") for k in (f"{name}{m}", f"{name}{m}_low", f"{name}{m}_high")}  # fmt: skip
     record = {"clamps": ["set 3=2x"], "features": [3], "labels": {"3": HOSTILE[0]}, "prompts": [HOSTILE[1]], "baseline": ["the cat sat"], "clamped": [HOSTILE[4]], "seeds": [0],
@@ -67,7 +84,9 @@ def served(hostile_run):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "main.py", "explore", str(hostile_run), "--port", str(port)], cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "main.py", "explore", str(hostile_run), "--port", str(port)], cwd=ROOT
+    )
     address = f"http://127.0.0.1:{port}"
     for _ in range(480):
         try:
@@ -98,7 +117,9 @@ def page(chromium, request):
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
     made = context.new_page()
     made.wrong, made.asked = [], []
-    made.on("console", lambda m: made.wrong.append(m.text) if m.type in ("error", "warning") else None)
+    made.on(
+        "console", lambda m: made.wrong.append(m.text) if m.type in ("error", "warning") else None
+    )
     made.on("pageerror", lambda e: made.wrong.append(str(e)))
     made.on("request", lambda r: made.asked.append(r.url))
     yield made

@@ -7,7 +7,9 @@ import pytest
 
 from core.run import Run
 
-BOTH = pytest.mark.parametrize("page", [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)], indirect=True)
+BOTH = pytest.mark.parametrize(
+    "page", [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)], indirect=True
+)
 AA = """() => {
   const parse = (c) => c.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
@@ -43,14 +45,18 @@ def test_open_search_and_click_through(page, site):
     assert page.locator("#feature h2").inner_text() == "run"
     page.fill("#search", "17")
     page.wait_for_selector("#results [role=option]")
-    assert page.locator("#results [role=option]").first.locator(".number").first.inner_text() == "17"
+    assert (
+        page.locator("#results [role=option]").first.locator(".number").first.inner_text() == "17"
+    )
     page.keyboard.press("Enter")
     page.wait_for_selector(".verdict")
     assert shown_feature(page) == "17" and "f=17" in page.url
     neighbour = page.locator(".relations .feature-link").first
     number = neighbour.inner_text()
     neighbour.click()
-    page.wait_for_function("n => document.querySelector('.number-badge')?.textContent === n", arg=number)
+    page.wait_for_function(
+        "n => document.querySelector('.number-badge')?.textContent === n", arg=number
+    )
     page.go_back()
     page.wait_for_function("() => document.querySelector('.number-badge')?.textContent === '17'")
     assert all(url.startswith(("file://", "data:", "blob:")) for url in page.asked)
@@ -59,13 +65,24 @@ def test_open_search_and_click_through(page, site):
 
 def test_the_url_is_the_state(page, site):
     open_site(page, site, "v=list&s=-density&min=0.3&f=3&t=quantiles")
-    before = [page.locator("table.features").inner_text(), shown_feature(page), page.locator("[role=tab][aria-selected=true]").inner_text()]
+    before = [
+        page.locator("table.features").inner_text(),
+        shown_feature(page),
+        page.locator("[role=tab][aria-selected=true]").inner_text(),
+    ]
     page.reload()
     page.wait_for_selector("body[data-ready]")
     page.wait_for_selector(".verdict")
-    assert [page.locator("table.features").inner_text(), shown_feature(page), page.locator("[role=tab][aria-selected=true]").inner_text()] == before
+    assert [
+        page.locator("table.features").inner_text(),
+        shown_feature(page),
+        page.locator("[role=tab][aria-selected=true]").inner_text(),
+    ] == before
     assert before[1:] == ["3", "Quantiles"]
-    densities = [float(t.split()[0]) for t in page.locator("table.features td:nth-child(4)").all_inner_texts()]
+    densities = [
+        float(t.split()[0])
+        for t in page.locator("table.features td:nth-child(4)").all_inner_texts()
+    ]
     assert densities == sorted(densities, reverse=True)
 
 
@@ -73,20 +90,35 @@ def test_partners_are_those_of_the_index(page, site, hostile_run):
     """What stands under "Fires together with" are the stage's partners by phi, and a click on one opens it."""
     folder = hostile_run / "cluster"
     feature = int(np.argmax((np.load(folder / "partners.npy") >= 0).sum(1)))
-    partners, phi = (np.load(folder / f"{name}.npy")[feature].tolist() for name in ("partners", "partners_phi"))
+    partners, phi = (
+        np.load(folder / f"{name}.npy")[feature].tolist() for name in ("partners", "partners_phi")
+    )
     known = [(str(p), f"{v:.2f}") for p, v in zip(partners, phi, strict=True) if p >= 0][:6]
     open_site(page, site, f"f={feature}")
-    section = page.locator("#feature section", has=page.get_by_role("heading", name="Fires together with"))
-    rows = [tuple(row.locator("td").all_inner_texts()[:2]) for row in section.locator("tbody tr").all()]
+    section = page.locator(
+        "#feature section", has=page.get_by_role("heading", name="Fires together with")
+    )
+    rows = [
+        tuple(row.locator("td").all_inner_texts()[:2]) for row in section.locator("tbody tr").all()
+    ]
     assert rows == known and len(rows) > 1
     section.locator(".feature-link").nth(1).click()
-    page.wait_for_function("n => document.querySelector('.number-badge')?.textContent === n", arg=known[1][0])
+    page.wait_for_function(
+        "n => document.querySelector('.number-badge')?.textContent === n", arg=known[1][0]
+    )
 
 
 def test_the_verdict_needs_no_scrolling(page, site):
     open_site(page, site, "f=12")
     page.wait_for_selector(".histogram")
-    for part in (".verdict h2", ".score", ".histogram", ".logits", "[role=tablist]", ".snippet summary"):
+    for part in (
+        ".verdict h2",
+        ".score",
+        ".histogram",
+        ".logits",
+        "[role=tablist]",
+        ".snippet summary",
+    ):
         box = page.locator(f"#feature {part}").first.bounding_box()
         assert box["y"] + box["height"] <= 844, part
 
@@ -105,7 +137,10 @@ def test_keyboard_alone_reaches_everything(page, site):
         if page.evaluate("document.activeElement.getAttribute('role')") == "tab":
             break
     page.keyboard.press("ArrowRight")
-    assert page.locator("[role=tab][aria-selected=true]").inner_text() == "Quantiles" and "t=quantiles" in page.url
+    assert (
+        page.locator("[role=tab][aria-selected=true]").inner_text() == "Quantiles"
+        and "t=quantiles" in page.url
+    )
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # opens the first snippet
@@ -143,7 +178,9 @@ def test_the_map_is_drawn_pans_zooms_and_picks(page, site):
     page.mouse.move(box["x"] + where[1] + 60, box["y"] + where[2] + 20, steps=4)
     page.mouse.up()
     page.wait_for_function("() => location.hash.includes('m=')")
-    assert page.evaluate("map.zoom") > 1.5 and page.locator(".home").is_visible()  # a drag opens nothing
+    assert (
+        page.evaluate("map.zoom") > 1.5 and page.locator(".home").is_visible()
+    )  # a drag opens nothing
     x, y = page.evaluate("f => map.toScreen(map.x[f], map.y[f])", where[0])
     picked = page.evaluate("([x, y]) => pick(x, y)", [x, y])
     page.mouse.click(box["x"] + x, box["y"] + y)
@@ -153,7 +190,10 @@ def test_the_map_is_drawn_pans_zooms_and_picks(page, site):
 
 def test_colours_of_the_map_are_a_choice_in_the_url(page, site):
     open_site(page, site, "c=score")
-    assert page.locator("#colour").input_value() == "score" and "score 0" in page.locator("#legend").inner_text()
+    assert (
+        page.locator("#colour").input_value() == "score"
+        and "score 0" in page.locator("#legend").inner_text()
+    )
     page.select_option("#colour", "density")
     assert "c=density" in page.url and "of tokens" in page.locator("#legend").inner_text()
 
@@ -166,7 +206,9 @@ def test_text_is_readable_in_both_themes_and_at_390_pixels(page, site):
         page.wait_for_selector("body[data-ready]")
         page.wait_for_timeout(150)
         assert page.evaluate(AA) == [], state
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{state} is wider than the screen"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            f"{state} is wider than the screen"
+        )
 
 
 def test_the_theme_can_be_changed_and_is_kept(page, site):
@@ -188,14 +230,18 @@ def test_hostile_text_shows_as_text(page, site):
     assert "<img src=x onerror=window.hacked=1>" in text
     page.goto(f"file://{site}/index.html#v=clamp&x=1")
     page.wait_for_selector(".pair")
-    assert "<img src=x onerror=window.hacked=1>" in page.locator(".pair .clamped").inner_text().replace("\n", "")
+    assert "<img src=x onerror=window.hacked=1>" in page.locator(
+        ".pair .clamped"
+    ).inner_text().replace("\n", "")
     page.evaluate("state.set({v: '', x: '', f: ''})")
     page.fill("#search", "hacked")
     page.wait_for_selector("#results [role=option]")
     for view in ("v=list", "f=12"):
         page.goto(f"file://{site}/index.html#{view}")
         page.wait_for_timeout(200)
-    shown = page.evaluate("[visible('\\u202e'), visible('\\0'), visible('a\\nb'), visible('\\ud800')]")
+    shown = page.evaluate(
+        "[visible('\\u202e'), visible('\\0'), visible('a\\nb'), visible('\\ud800')]"
+    )
     assert shown == ["\\u202e", "\\u0000", "a↵b", "\\ud800"]
 
 
@@ -233,7 +279,12 @@ def test_a_text_a_clamp_and_a_note(page, served, hostile_run):
     page.fill(".note-form input[name=text]", "weekdays <b>")
     page.click(".note-form button.primary")
     page.wait_for_selector("p.note")
-    notes = [json.loads(line) for line in (Run.open(str(hostile_run)).path / "notes.jsonl").read_text(encoding="utf-8").splitlines()]
+    notes = [
+        json.loads(line)
+        for line in (Run.open(str(hostile_run)).path / "notes.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]
     assert {"feature": int(feature), "text": "weekdays <b>"}.items() <= notes[-1].items()
     page.fill("#search", "weekdays")
     page.wait_for_selector("#results [role=option]")

@@ -18,7 +18,9 @@ def copy(tmp_path):
         shutil.copytree(FIXTURES / name, folder)
         path = folder / file
         table = json.loads(path.read_text()) | (settings or {})
-        path.write_text(json.dumps({key: value for key, value in table.items() if value is not None}))
+        path.write_text(
+            json.dumps({key: value for key, value in table.items() if value is not None})
+        )
         if tensors:
             from safetensors.torch import load_file, save_file
 

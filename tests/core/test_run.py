@@ -12,8 +12,15 @@ import pytest
 from core.errors import NotReady, UsageError
 from core.files import read_json, write_array, write_json
 from core.run import Run, differences, run_path
-from core.settings import CaptureSettings, RunSettings, TrainSettings, from_table, key_table, setting
-from tests.core.tiny import Killed
+from core.settings import (
+    CaptureSettings,
+    RunSettings,
+    TrainSettings,
+    from_table,
+    key_table,
+    setting,
+)
+from tests.support.tiny import Killed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,13 +60,18 @@ def test_a_unit_is_committed_with_the_hashes_of_its_files(run):
     assert manifest.files["content.json"]["bytes"] == len('"hello"\n')
     assert list(manifest.files) == ["content.json"]
     assert manifest.settings == {"size": 1}
-    assert not (run.path / "capture.partial").exists() and not (run.path / "capture" / "plan.json").exists()
+    assert (
+        not (run.path / "capture.partial").exists()
+        and not (run.path / "capture" / "plan.json").exists()
+    )
 
 
 def test_a_second_begin_with_the_same_key_has_nothing_to_do(run):
     make(run, "capture")
     assert make(run, "capture", "y") is None
-    assert run.begin("capture", 1, Knobs(speed=9), []) is None, "what only changes the speed is not in the key"
+    assert run.begin("capture", 1, Knobs(speed=9), []) is None, (
+        "what only changes the speed is not in the key"
+    )
     assert content(run, "capture") == "x"
 
 
@@ -74,7 +86,12 @@ def test_keys_chain_over_inputs_settings_version_and_the_run(run, tmp_path):
         return make(other, "train", inputs=["capture"], **how).key
 
     assert key_of_train("same") == train.key
-    others = {key_of_train("a", subject="t"), key_of_train("b", capture_size=2), key_of_train("c", version=2), key_of_train("d", size=2)}
+    others = {
+        key_of_train("a", subject="t"),
+        key_of_train("b", capture_size=2),
+        key_of_train("c", version=2),
+        key_of_train("d", size=2),
+    }
     assert len(others | {train.key}) == 5
 
 
@@ -95,14 +112,25 @@ def test_what_follows_is_stale_after_an_input_was_made_anew(run):
     make(run, "cluster", inputs=["train"])
     make(run, "title", inputs=["cluster"])
     make(run, "capture", "new", size=2, redo=True)
-    assert [run.state(u) for u in ("capture", "train", "index", "cluster", "title")] == ["done", "stale", "stale", "stale", "stale"]
+    assert [run.state(u) for u in ("capture", "train", "index", "cluster", "title")] == [
+        "done",
+        "stale",
+        "stale",
+        "stale",
+        "stale",
+    ]
     with pytest.raises(NotReady, match="train is stale") as caught:
         make(run, "index", inputs=["capture", "train"], redo=True)
     assert "train" in caught.value.next_step
     with pytest.raises(NotReady, match="capture was made anew"):
         make(run, "train", inputs=["capture"])
     make(run, "train", inputs=["capture"], redo=True)
-    assert [run.state(u) for u in ("train", "index", "cluster", "title")] == ["done", "stale", "stale", "stale"]
+    assert [run.state(u) for u in ("train", "index", "cluster", "title")] == [
+        "done",
+        "stale",
+        "stale",
+        "stale",
+    ]
 
 
 def test_redo_with_the_same_key_leaves_nothing_stale(run):
@@ -127,7 +155,9 @@ def test_a_missing_input_names_the_verb_to_run(run):
 def test_a_partial_unit_does_not_exist_and_is_gone_on_with(run):
     work = run.begin("capture", 1, Knobs(), [])
     write_json(work.folder / "first.json", 1)
-    assert run.state("capture") == "partial" and run.find("capture") is None and run.committed() == []
+    assert (
+        run.state("capture") == "partial" and run.find("capture") is None and run.committed() == []
+    )
     assert run.plan("capture") == {"size": 1}
     again = run.begin("capture", 1, Knobs(speed=5), [])
     assert again.resumed and read_json(again.folder / "first.json") == 1
@@ -143,7 +173,9 @@ def test_a_partial_unit_of_another_key_is_thrown_away(run, changed):
 
 @pytest.mark.parametrize("old_exists", [False, True])
 @pytest.mark.parametrize("nth", range(1, 8))
-def test_a_kill_anywhere_in_a_commit_leaves_the_old_unit_or_the_new_one(run, monkeypatch, old_exists, nth):
+def test_a_kill_anywhere_in_a_commit_leaves_the_old_unit_or_the_new_one(
+    run, monkeypatch, old_exists, nth
+):
     """Each system call of a commit in turn is the one at which the process dies; afterwards the same command must end well."""
     import shutil
 
@@ -159,7 +191,9 @@ def test_a_kill_anywhere_in_a_commit_leaves_the_old_unit_or_the_new_one(run, mon
             nonlocal calls
             calls += 1
             if calls == nth:
-                if original is real_rmtree:  # killed in the middle of it: some of the folder is still there
+                if (
+                    original is real_rmtree
+                ):  # killed in the middle of it: some of the folder is still there
                     (Path(args[0]) / "manifest.json").unlink(missing_ok=True)
                 raise Killed
             return original(*args, **kwargs)
@@ -183,7 +217,9 @@ def test_a_kill_anywhere_in_a_commit_leaves_the_old_unit_or_the_new_one(run, mon
     else:
         assert state == "partial" and not old_exists
         work = opened.begin("capture", 1, Knobs(2), [])
-        assert work.resumed and read_json(work.folder / "content.json") == "new", "what was done is gone on with"
+        assert work.resumed and read_json(work.folder / "content.json") == "new", (
+            "what was done is gone on with"
+        )
     assert opened.committed() == (["capture"] if state == "done" else [])
     for last in ("again", "and again"):
         work = opened.begin("capture", 1, Knobs(2), [], redo=True)
@@ -198,7 +234,9 @@ def test_the_old_unit_comes_back_when_the_new_one_never_took_its_place(run):
     folder = run.path / "score" / "rules"
     os.replace(folder / "simulation", folder / "simulation.old")
     assert content(run, "score/rules/simulation") == "old"
-    assert run.committed() == ["score/rules/simulation"] and not (folder / "simulation.old").exists()
+    assert (
+        run.committed() == ["score/rules/simulation"] and not (folder / "simulation.old").exists()
+    )
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -223,8 +261,16 @@ def test_notes_replies_and_other_units_survive_a_redo(run):
     (run.path / "llm" / "replies.sqlite").write_text("paid")
     make(run, "label/rules", "new", inputs=["capture"], redo=True)
     make(run, "capture", "new", size=2, redo=True)
-    assert (run.path / "notes.jsonl").read_text() == "mine\n" and (run.path / "llm" / "replies.sqlite").read_text() == "paid"
-    assert run.committed() == ["capture", "label/llm-x", "label/rules", "score/rules/detection", "score/rules/simulation"]
+    assert (run.path / "notes.jsonl").read_text() == "mine\n" and (
+        run.path / "llm" / "replies.sqlite"
+    ).read_text() == "paid"
+    assert run.committed() == [
+        "capture",
+        "label/llm-x",
+        "label/rules",
+        "score/rules/detection",
+        "score/rules/simulation",
+    ]
     assert content(run, "label/llm-x") == content(run, "score/rules/detection") == "x"
     assert content(run, "label/rules") == "new"
 
@@ -246,10 +292,21 @@ with Run.open(sys.argv[1]).locked("train"):
 
 @pytest.mark.parametrize("end", ["well", "die"])
 def test_a_second_process_is_told_who_holds_the_run_until_that_one_ends(run, end):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path), end], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path), end],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(NotReady, match=rf"in use by process {holder.pid} \(train, since \d\d:\d\d:\d\d\)") as caught, run.locked("index"):
+        with (
+            pytest.raises(
+                NotReady, match=rf"in use by process {holder.pid} \(train, since \d\d:\d\d:\d\d\)"
+            ) as caught,
+            run.locked("index"),
+        ):
             pass
         assert caught.value.code == 3
     finally:
@@ -275,12 +332,18 @@ def test_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path, monkeypat
     Run.create("mine", RunSettings())
     with pytest.raises(NotReady, match="Runs here: mine"):
         Run.open("nowhere")
-    assert Run.open("mine").name == "mine" and Run.open("mine").path == run_path("mine") == Path("data/runs/mine")
+    assert Run.open("mine").name == "mine" and Run.open("mine").path == run_path("mine") == Path(
+        "data/runs/mine"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"colour": "red"}, "no setting 'colour'"), ({"weights": "shaky"}, "weights is 'shaky'"), ({"format": 99}, "another version")],
+    [
+        ({"colour": "red"}, "no setting 'colour'"),
+        ({"weights": "shaky"}, "weights is 'shaky'"),
+        ({"format": 99}, "another version"),
+    ],
 )
 def test_a_run_file_that_cannot_be_understood_is_an_error(run, change, told):
     table = read_json(run.path / "run.json") | change
@@ -305,9 +368,17 @@ def test_settings_go_through_a_table_and_unknown_ones_are_errors():
 
 
 def test_what_only_changes_the_speed_is_not_in_the_key_and_all_else_is():
-    outside = {name for kind in (RunSettings, CaptureSettings, TrainSettings) for name in asdict(kind()).keys() - key_table(kind()).keys()}
+    outside = {
+        name
+        for kind in (RunSettings, CaptureSettings, TrainSettings)
+        for name in asdict(kind()).keys() - key_table(kind()).keys()
+    }
     assert outside == {"device", "batch_tokens", "workers", "checkpoint_every"}
 
 
 def test_differences_lists_each_change():
-    assert differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4}) == ["b 2 -> 5", "c 3 -> None", "d None -> 4"]
+    assert differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4}) == [
+        "b 2 -> 5",
+        "c 3 -> None",
+        "d None -> 4",
+    ]

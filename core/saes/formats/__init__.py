@@ -24,7 +24,18 @@ from core.saes.formats.published import Published
 
 __all__ = ["Published", "load_published"]
 
-LAYOUTS = (learned_dicts, own, saelens, sparsify, llama_scope, dictionary_learning, gemma_scope, openai_gpt2, bare_tensors, linear_layers)
+LAYOUTS = (
+    learned_dicts,
+    own,
+    saelens,
+    sparsify,
+    llama_scope,
+    dictionary_learning,
+    gemma_scope,
+    openai_gpt2,
+    bare_tensors,
+    linear_layers,
+)
 
 
 def load_published(spec: str) -> Published:
@@ -38,5 +49,11 @@ def load_published(spec: str) -> Published:
             try:
                 return layout.load(place)
             except KeyError as error:
-                raise UsageError(f"{spec} lacks the tensor {error}.", "Download it again, or give another folder.") from None
-    raise UsageError(f"{spec} is in no layout that is known here: its file holds {sorted(place.keys)[:12]}.", "docs/formats.md lists the layouts.")
+                raise UsageError(
+                    f"{spec} lacks the tensor {error}.",
+                    "Download it again, or give another folder.",
+                ) from None
+    raise UsageError(
+        f"{spec} is in no layout that is known here: its file holds {sorted(place.keys)[:12]}.",
+        "docs/formats.md lists the layouts.",
+    )

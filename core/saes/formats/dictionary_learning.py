@@ -22,10 +22,10 @@ from torch import Tensor
 from core.records import NAMED_SITES, Site
 from core.saes.formats import folding
 from core.saes.formats.names import hub_name, site_of_hook
-from core.saes.formats.places import Place
+from core.saes.formats.places import Source
 from core.saes.formats.published import Published, refused
 from core.saes.formats.tensors import as_floats
-from core.saes.sae import SAE, Form, check_shapes
+from core.saes.sae import SAE, SAEConfig, check_shapes
 
 FORMS = {  # class -> (activation, whether b_dec is taken off the input)
     "AutoEncoder": ("relu", True),
@@ -44,26 +44,41 @@ TRANSPOSED = {"encoder.weight": "W_enc", "decoder.weight": "W_dec"}
 SITES = {"resid": "resid_post", "mlp": "mlp_out", "attn": "attn_out", "attention": "attn_out"}
 
 
-def matches(place: Place) -> bool:
-    return place.weights.suffix == ".pt" and ("ae" in place.keys or place.weights.name.startswith("ae") or "trainer" in _config(place))
+def matches(place: Source) -> bool:
+    return place.weights.suffix == ".pt" and (
+        "ae" in place.keys or place.weights.name.startswith("ae") or "trainer" in _config(place)
+    )
 
 
-def _config(place: Place) -> dict:
+def _config(place: Source) -> dict:
     """config.json of the folder, or of the one above for files in `checkpoints/`."""
     return place.config("config.json", "../config.json")
 
 
-def load(place: Place) -> Published:
+def load(place: Source) -> Published:
     """Raises UsageError for an unknown class and for a file that does not say which of its classes it is."""
     table = _config(place)
-    trainer, buffer, content, norm = table.get("trainer") or {}, table.get("buffer") or {}, place.content, None
+    trainer, buffer, content, norm = (
+        table.get("trainer") or {},
+        table.get("buffer") or {},
+        place.content,
+        None,
+    )
     if not isinstance(content, dict):
-        raise refused(place.name, "it holds no table of tensors", "Use the ae.pt that training wrote.")
+        raise refused(
+            place.name, "it holds no table of tensors", "Use the ae.pt that training wrote."
+        )
     if "ae" in content:
-        trainer, norm, content = content.get("config") or trainer, _norm_factor(place, content), content["ae"]
+        trainer, norm, content = (
+            content.get("config") or trainer,
+            _norm_factor(place, content),
+            content["ae"],
+        )
     kind = trainer.get("dict_class") or _class_of(place, set(content))
     if kind not in FORMS:
-        raise refused(place.name, f"its class {kind!r} is not known", f"Known are: {', '.join(FORMS)}.")
+        raise refused(
+            place.name, f"its class {kind!r} is not known", f"Known are: {', '.join(FORMS)}."
+        )
     activation, subtract = FORMS[kind]
     k = _k(place, trainer, content) if activation == "topk" else 0
     tensors = _named(kind, content)
@@ -73,18 +88,29 @@ def load(place: Place) -> Published:
     if kind == "AutoEncoder":
         tensors = folding.unit_decoder(tensors)
     subject = hub_name(trainer.get("lm_name") or "")
-    sae = SAE(Form(kind, activation, k, subtract_b_dec=subtract), tensors)
-    return Published(sae, _site(trainer, buffer), subject, int(buffer.get("ctx_len") or 0), True, f"dictionary_learning, {place.name}")
+    sae = SAE(SAEConfig(kind, activation, k, subtract_b_dec=subtract), tensors)
+    return Published(
+        sae,
+        _site(trainer, buffer),
+        subject,
+        int(buffer.get("ctx_len") or 0),
+        True,
+        f"dictionary_learning, {place.name}",
+    )
 
 
-def _norm_factor(place: Place, backup: dict) -> float:
+def _norm_factor(place: Source, backup: dict) -> float:
     """What activations were divided by while a backup was trained; it says None where they were not."""
     if "norm_factor" not in backup:
-        raise refused(place.name, "it is a backup without norm_factor, so the scale of its activations is not known", "Use the finished ae.pt.")
+        raise refused(
+            place.name,
+            "it is a backup without norm_factor, so the scale of its activations is not known",
+            "Use the finished ae.pt.",
+        )
     return float(backup["norm_factor"] or 1.0)
 
 
-def _class_of(place: Place, keys: set[str]) -> str:
+def _class_of(place: Source, keys: set[str]) -> str:
     """The class whose tensors these are, where only one has them."""
     if "group_sizes" in keys:
         return "MatryoshkaBatchTopKSAE"
@@ -96,21 +122,38 @@ def _class_of(place: Place, keys: set[str]) -> str:
         return "AutoEncoder"
     if {"encoder.weight", "decoder.bias"} <= keys:
         return "AutoEncoderNew"
-    reason = "AutoEncoderTopK and BatchTopKSAE have the same tensors and config.json is missing" if "k" in keys else f"its tensors {sorted(keys)} are unknown"
+    reason = (
+        "AutoEncoderTopK and BatchTopKSAE have the same tensors and config.json is missing"
+        if "k" in keys
+        else f"its tensors {sorted(keys)} are unknown"
+    )
     raise refused(place.name, reason, "Put the config.json that belongs to it beside the weights.")
 
 
-def _k(place: Place, trainer: dict, content: dict) -> int:
+def _k(place: Source, trainer: dict, content: dict) -> int:
     k, said = content.get("k"), trainer.get("k")
     if k is None and said is None or None not in (k, said) and int(k) != int(said):
-        raise refused(place.name, f"its k is {k} in the weights and {said} in the settings", "Put the config.json that belongs to it beside the weights.")
+        raise refused(
+            place.name,
+            f"its k is {k} in the weights and {said} in the settings",
+            "Put the config.json that belongs to it beside the weights.",
+        )
     return int(said if k is None else k)
 
 
 def _named(kind: str, content: dict) -> dict[str, Tensor]:
     """Tensors (D, F) and (F, D) under our names; a threshold of one number for each feature."""
-    tensors = as_floats({name: value for name, value in content.items() if isinstance(value, Tensor) and name not in ("k", "group_sizes")})
-    tensors = {TRANSPOSED.get(name) or NAMES.get(name, name): t.T if name in TRANSPOSED else t for name, t in tensors.items()}
+    tensors = as_floats(
+        {
+            name: value
+            for name, value in content.items()
+            if isinstance(value, Tensor) and name not in ("k", "group_sizes")
+        }
+    )
+    tensors = {
+        TRANSPOSED.get(name) or NAMES.get(name, name): t.T if name in TRANSPOSED else t
+        for name, t in tensors.items()
+    }
     if "gate_scale" in tensors:
         tensors["gate_scale"] = tensors["gate_scale"].exp()
     if kind == "AutoEncoderTopK":
@@ -132,4 +175,8 @@ def _site(trainer: dict, buffer: dict) -> Site | None:
         inward = buffer.get("io") == "in"
         return Site("input", module=site.module) if site and site.module and inward else site
     layer = trainer.get("layer")
-    return Site("resid_post", layer=int(layer)) if isinstance(layer, int) and buffer.get("io", "out") == "out" else None
+    return (
+        Site("resid_post", layer=int(layer))
+        if isinstance(layer, int) and buffer.get("io", "out") == "out"
+        else None
+    )

@@ -14,7 +14,11 @@ Tensors = dict[str, Tensor]
 
 def scaled_input(tensors: Tensors, scale: float) -> Tensors:
     """Of an SAE trained on scale * x, one that reads x; what is added before the activation does not change."""
-    changed = {"W_enc": tensors["W_enc"] * scale, "W_dec": tensors["W_dec"] / scale, "b_dec": tensors["b_dec"] / scale}
+    changed = {
+        "W_enc": tensors["W_enc"] * scale,
+        "W_dec": tensors["W_dec"] / scale,
+        "b_dec": tensors["b_dec"] / scale,
+    }
     return tensors | changed
 
 
@@ -33,14 +37,24 @@ def unit_decoder(tensors: Tensors) -> Tensors:
     """Rows of W_dec at length 1, their old length in the activations. For TopK this changes which features are the largest."""
     lengths = tensors["W_dec"].norm(dim=1).clamp(min=1e-8)  # (F,)
     changed = {"W_dec": tensors["W_dec"] / lengths[:, None], "W_enc": tensors["W_enc"] * lengths}
-    changed |= {name: tensors[name] * lengths for name in ("b_enc", "threshold", "gate_bias") if name in tensors}
+    changed |= {
+        name: tensors[name] * lengths
+        for name in ("b_enc", "threshold", "gate_bias")
+        if name in tensors
+    }
     return tensors | changed
 
 
-def whitened_input(tensors: Tensors, mean: Tensor, matrix: Tensor, inverse: Tensor, subtract_b_dec: bool) -> Tensors:
+def whitened_input(
+    tensors: Tensors, mean: Tensor, matrix: Tensor, inverse: Tensor, subtract_b_dec: bool
+) -> Tensors:
     """Of an SAE trained on (x - mean) @ matrix (D, D), one that reads x. Without b_dec on the input, the mean goes into the encoder's bias."""
     W_enc = matrix @ tensors["W_enc"]
-    changed = {"W_enc": W_enc, "W_dec": tensors["W_dec"] @ inverse, "b_dec": tensors["b_dec"] @ inverse + mean}
+    changed = {
+        "W_enc": W_enc,
+        "W_dec": tensors["W_dec"] @ inverse,
+        "b_dec": tensors["b_dec"] @ inverse + mean,
+    }
     if not subtract_b_dec:
         shift = mean @ W_enc
         changed["b_enc"] = tensors["b_enc"] - shift

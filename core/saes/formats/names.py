@@ -16,7 +16,13 @@ HOOKS = {  # TransformerLens, below `blocks.L.`
 }
 GEMMA = re.compile(r"gemma-[23]-")  # normalise what a module gives before they add it
 AFTER_NORM = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
-MODULES = {"": "resid_post", "mlp": "mlp_out", "attn": "attn_out", "attention": "attn_out", "self_attn": "attn_out"}  # below a layer
+MODULES = {
+    "": "resid_post",
+    "mlp": "mlp_out",
+    "attn": "attn_out",
+    "attention": "attn_out",
+    "self_attn": "attn_out",
+}  # below a layer
 HUB_NAMES = (  # TransformerLens' name -> the hub's
     (r"gpt2-small", "gpt2"),
     (r"(pythia-.*)", r"EleutherAI/\1"),
@@ -55,6 +61,8 @@ def site_of_module(path: str, subject: str = "") -> Site | None:
     """The site of a module path inside the base model, as sparsify names its folders: `layers.5` is resid_post.5."""
     found = re.fullmatch(r"(?:.*\.)?(?:layers|h)\.(\d+)(?:\.(\w+))?", path)
     kind = found and MODULES.get(found[2] or "")
-    if kind in AFTER_NORM and GEMMA.search(subject):  # there the named site is behind the norm, and this is the module itself
+    if kind in AFTER_NORM and GEMMA.search(
+        subject
+    ):  # there the named site is behind the norm, and this is the module itself
         return Site("output", module=f"model.{path}")
     return Site(kind, layer=int(found[1])) if kind else None

@@ -8,8 +8,13 @@ OVERRIDES = {  # settings that take the place of those in the files
     "jbloom/GPT2-Small-SAEs-Reformatted": CENTRED,  # gpt2-small-res-jb
     "jbloom/GPT2-Small-Feature-Splitting-Experiment-Layer-8": CENTRED,  # gpt2-small-res-jb-feature-splitting
     "tommmcgrath/gpt2-small-mlp-out-saes": CENTRED,  # gpt2-small-mlp-tm
-    "JoshEngels/Mistral-7B-Residual-Stream-SAEs": {"normalize_activations": "constant_norm_rescale"},  # mistral-7b-res-wg
-    **{f"neuronpedia/gpt2-small__res_{kind}-ajt": AS_IT_IS for kind in ("sce", "scefr", "scl", "sle", "slefr", "sll")},
+    "JoshEngels/Mistral-7B-Residual-Stream-SAEs": {
+        "normalize_activations": "constant_norm_rescale"
+    },  # mistral-7b-res-wg
+    **{
+        f"neuronpedia/gpt2-small__res_{kind}-ajt": AS_IT_IS
+        for kind in ("sce", "scefr", "scl", "sle", "slefr", "sll")
+    },
 }
 FACTORS = {  # of expected_average_only_in, by layer
     "tommmcgrath/gpt2-small-mlp-out-saes": {
@@ -22,9 +27,14 @@ FACTORS = {  # of expected_average_only_in, by layer
 
 def overrides(repo: str) -> dict:
     """Settings of the release in `repo` that take the place of those in its files. The hub does not tell capitals apart."""
-    return next((table for name, table in OVERRIDES.items() if name.casefold() == repo.casefold()), {})
+    return next(
+        (table for name, table in OVERRIDES.items() if name.casefold() == repo.casefold()), {}
+    )
 
 
 def factor(repo: str, layer: int) -> float | None:
     """What activations of `layer` were multiplied by in the training of the release in `repo`."""
-    return next((table.get(layer) for name, table in FACTORS.items() if name.casefold() == repo.casefold()), None)
+    return next(
+        (table.get(layer) for name, table in FACTORS.items() if name.casefold() == repo.casefold()),
+        None,
+    )

@@ -13,19 +13,30 @@ from core.saes.formats.names import HOOKS
 from core.saes.sae import SAE
 
 VERSION = "6.54.12"  # of the layout; below 6 the settings would be read as flat ones
-ARCHITECTURES = {"relu": "standard", "topk": "topk", "topk_signed": "abstopk", "jumprelu": "jumprelu", "gated": "gated"}
+ARCHITECTURES = {
+    "relu": "standard",
+    "topk": "topk",
+    "topk_signed": "abstopk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+}
 NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm": "constant_norm_rescale"}
 GATED = {"b_enc": "b_gate", "gate_bias": "b_mag"}
 
 
-def save_saelens(sae: SAE, folder: Path, site: Site, subject: str, context: int, prepend_bos: bool = True) -> None:
+def save_saelens(
+    sae: SAE, folder: Path, site: Site, subject: str, context: int, prepend_bos: bool = True
+) -> None:
     """Write `sae`, which reads `site` of `subject` in rows of `context` tokens, into `folder`.
 
     Raises UsageError for what SAELens has no place for: groups of features of which one fires, and the input of a module.
     """
     form = sae.form
     if form.activation not in ARCHITECTURES:
-        raise UsageError(f"SAELens has no SAE with activation {form.activation!r}.", "Keep it in this program's own sae.safetensors.")
+        raise UsageError(
+            f"SAELens has no SAE with activation {form.activation!r}.",
+            "Keep it in this program's own sae.safetensors.",
+        )
     config = {
         "architecture": ARCHITECTURES[form.activation], "d_in": sae.d_in, "d_sae": sae.n_features, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": form.subtract_b_dec, "normalize_activations": NORMS[form.norm],
@@ -53,7 +64,18 @@ def _place(site: Site, subject: str) -> dict:
     """A named site as the hook of TransformerLens, a module's output as the module of the Hugging Face model."""
     hooks = {kind: hook for hook, kind in HOOKS.items()}
     if site.kind in hooks:
-        return {"model_name": subject, "model_class_name": "HookedTransformer", "hook_name": f"blocks.{site.layer}.{hooks[site.kind]}"}
+        return {
+            "model_name": subject,
+            "model_class_name": "HookedTransformer",
+            "hook_name": f"blocks.{site.layer}.{hooks[site.kind]}",
+        }
     if site.kind == "output":
-        return {"model_name": subject, "model_class_name": "AutoModelForCausalLM", "hook_name": site.module, "hf_hook_name": str(site)}
-    raise UsageError(f"SAELens has no name for {site}.", "It reads named sites and the outputs of modules.")
+        return {
+            "model_name": subject,
+            "model_class_name": "AutoModelForCausalLM",
+            "hook_name": site.module,
+            "hf_hook_name": str(site),
+        }
+    raise UsageError(
+        f"SAELens has no name for {site}.", "It reads named sites and the outputs of modules."
+    )

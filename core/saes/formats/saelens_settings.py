@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from core.saes.formats.places import Place
+from core.saes.formats.places import Source
 from core.saes.formats.published import refused
 from core.saes.formats.saelens_releases import overrides
 
@@ -26,7 +26,11 @@ SETTINGS = {  # of version 6: what forms the SAE, then what only its training ne
     "jumprelu_tanh_scale", "l0_coefficient", "l0_warm_up_steps", "l1_coefficient", "l1_warm_up_steps", "lp_norm", "matryoshka_widths",
     "pre_act_loss_coefficient", "target_l0", "topk_threshold_lr", "use_matryoshka_aux_loss", "use_sparse_activations",
 }  # fmt: skip
-OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
+OLD_NAMES = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
 
 
 @dataclass(frozen=True)
@@ -37,31 +41,43 @@ class Settings:
     norm: str  # as SAELens calls it
     subtract_b_dec: bool
     k: int
-    rescaled: bool  # activations are measured, and the largest chosen, as if decoder rows had length 1
+    rescaled: (
+        bool  # activations are measured, and the largest chosen, as if decoder rows had length 1
+    )
     factor: float | None  # for expected_average_only_in
     finetuned: bool  # `scaling_factor` belongs to the decoder
     meta: dict
     old: bool
 
 
-def read_settings(place: Place) -> Settings:
+def read_settings(place: Source) -> Settings:
     """The settings beside the weights, with what SAELens' list of releases overrides."""
     table = place.config("cfg.json")
     if not table:
-        raise refused(place.name, "its cfg.json is missing", "Put the cfg.json that belongs to it beside the weights.")
+        raise refused(
+            place.name,
+            "its cfg.json is missing",
+            "Put the cfg.json that belongs to it beside the weights.",
+        )
     meta = table.get("metadata") or {}
     version = str(table.get("sae_lens_version") or meta.get("sae_lens_version") or "0")
     old = int(re.match(r"\d*", version)[0] or 0) < 6
     if old:
-        table = {OLD_NAMES.get(name, name): value for name, value in table.items()} | {"metadata": {}}
+        table = {OLD_NAMES.get(name, name): value for name, value in table.items()} | {
+            "metadata": {}
+        }
         meta = table
     elif unknown := table.keys() - SETTINGS:
-        raise refused(place.name, f"its settings hold {sorted(unknown)}, which may change what it computes", "Load it with a version that knows them.")
+        raise refused(
+            place.name,
+            f"its settings hold {sorted(unknown)}, which may change what it computes",
+            "Load it with a version that knows them.",
+        )
     released = overrides(place.repo)
     return _checked(place, table | released, meta | released, old)
 
 
-def _checked(place: Place, table: dict, meta: dict, old: bool) -> Settings:
+def _checked(place: Source, table: dict, meta: dict, old: bool) -> Settings:
     activation = table.get("activation_fn", "relu") if old else "relu"
     arguments = (table.get("activation_fn_kwargs") or {}) if old else {}
     architecture = "topk" if activation == "topk" else table.get("architecture", "standard")
@@ -69,16 +85,36 @@ def _checked(place: Place, table: dict, meta: dict, old: bool) -> Settings:
     norm = table.get("normalize_activations") or "none"
     norm = "expected_average_only_in" if norm is True else norm
     if architecture not in ARCHITECTURES or activation not in ("relu", "topk", None):
-        raise refused(place.name, f"architecture {architecture!r} with activation {activation!r} is not an SAE that is known here", _known())
+        raise refused(
+            place.name,
+            f"architecture {architecture!r} with activation {activation!r} is not an SAE that is known here",
+            _known(),
+        )
     if norm not in (*NORMS, *FOLDED):
         raise refused(place.name, f"its normalisation {norm!r} is not known", _known())
     if meta.get("hook_head_index") is not None:
-        raise refused(place.name, f"it reads one attention head alone ({meta['hook_head_index']}), and there is no such site", _known())
+        raise refused(
+            place.name,
+            f"it reads one attention head alone ({meta['hook_head_index']}), and there is no such site",
+            _known(),
+        )
     if architecture in ("topk", "abstopk") and not k:
-        raise refused(place.name, "its settings do not say k", "Put the cfg.json that belongs to it beside the weights.")
-    rescaled, factor = bool(table.get("rescale_acts_by_decoder_norm")), table.get("norm_scaling_factor", meta.get("norm_scaling_factor"))
-    subtract, finetuned = bool(table.get("apply_b_dec_to_input", True)), bool(table.get("finetuning_scaling_factor"))
-    chosen = int(k) if architecture in ("topk", "abstopk") else 0  # elsewhere k is an average that training aimed at
+        raise refused(
+            place.name,
+            "its settings do not say k",
+            "Put the cfg.json that belongs to it beside the weights.",
+        )
+    rescaled, factor = (
+        bool(table.get("rescale_acts_by_decoder_norm")),
+        table.get("norm_scaling_factor", meta.get("norm_scaling_factor")),
+    )
+    subtract, finetuned = (
+        bool(table.get("apply_b_dec_to_input", True)),
+        bool(table.get("finetuning_scaling_factor")),
+    )
+    chosen = (
+        int(k) if architecture in ("topk", "abstopk") else 0
+    )  # elsewhere k is an average that training aimed at
     return Settings(architecture, norm, subtract, chosen, rescaled, factor, finetuned, meta, old)
 
 

@@ -30,7 +30,10 @@ def read_weights(path: Path) -> object:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except (OSError, EOFError, SafetensorError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read: {_first_line(error)}.", "Download it again, or give another file.") from None
+        raise UsageError(
+            f"{path} cannot be read: {_first_line(error)}.",
+            "Download it again, or give another file.",
+        ) from None
     return read_pickle(path)
 
 
@@ -40,15 +43,28 @@ def read_pickle(path: Path, records: dict[str, type] | None = None) -> object:
     Raises UsageError when the file asks for anything else; nothing in it is run.
     """
     try:
-        with torch.serialization.safe_globals([(kind, name) for name, kind in (records or {}).items()]):
+        with torch.serialization.safe_globals(
+            [(kind, name) for name, kind in (records or {}).items()]
+        ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
             f"{path} holds more than tensors and is not opened: {_asked_for(error)}.",
             "Ask its authors for a .safetensors file, or convert it where you trust it.",
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read: {_first_line(error)}.", "Download it again, or give another file.") from None
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise UsageError(
+            f"{path} cannot be read: {_first_line(error)}.",
+            "Download it again, or give another file.",
+        ) from None
 
 
 def _asked_for(error: Exception) -> str:
@@ -64,4 +80,6 @@ def _first_line(error: Exception) -> str:
 
 def as_floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in float32, contiguous."""
-    return {name: tensor.detach().to(torch.float32).contiguous() for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().to(torch.float32).contiguous() for name, tensor in tensors.items()
+    }

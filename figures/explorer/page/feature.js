@@ -2,7 +2,7 @@
 /* One feature: the verdict first (labels, scores, what it is), then where it fires, what is near it, what it does, where all this is from. */
 
 const CHIPS = {
-  alive: "", rare: "Fires in fewer than 5 documents of the score split: too rare to score", dense: "Fires on over a tenth of the tokens",
+  alive: "", rare: "Fires in fewer than 5 documents of the test split: too rare to score", dense: "Fires on over a tenth of the tokens",
   dead: "Never fires on this corpus", isolated: "Its nearest direction is no nearer than chance",
 };
 

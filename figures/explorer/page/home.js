@@ -23,7 +23,7 @@ function figures() {
   const evaluate = summaryOf("evaluate");
   const score = Object.entries(run.start.units).filter(([unit, u]) => unit.startsWith("score/") && typeof u.summary.median === "number").map(([unit, u]) => [unit, u.summary]);
   const parts = [];
-  if (typeof evaluate.fvu === "number") parts.push(figure(percent(1 - evaluate.fvu), "of the variance explained", "1 − FVU on the score split"));
+  if (typeof evaluate.fvu === "number") parts.push(figure(percent(1 - evaluate.fvu), "of the variance explained", "1 − FVU on the test split"));
   if (typeof evaluate.recovered_mean === "number") parts.push(figure(percent(evaluate.recovered_mean), "of the loss recovered", "against mean ablation"));
   if (typeof evaluate.l0 === "number") parts.push(figure(short(evaluate.l0), "features fire on a token"));
   for (const [unit, s] of score) {

@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from autointerp.features import Features, read_notes
+from autointerp.features import Features
+from autointerp.labels.notes import read_notes
 from core.errors import UsageError
 from core.run import Run
-from figures.explorer.server import Doors, Limits, Server, serve
+from figures.explorer.server import Limits, LiveCalls, Server, serve
 
 HOST = "127.0.0.1:8765"
 JSON = {"content-type": "application/json"}
-CLAMP = {"clamps": [{"feature": 3, "mode": "set", "value": 2, "relative": True}], "prompt": "the cat", "tokens": 4, "samples": 1}
+CLAMP = {
+    "clamps": [{"feature": 3, "mode": "set", "value": 2, "relative": True}],
+    "prompt": "the cat",
+    "tokens": 4,
+    "samples": 1,
+}
 
 
 class Subject:
@@ -38,7 +44,9 @@ class Subject:
         return {"tokens": text.split(), "firings": firings}
 
     def clamp(self, clamps, maxima, prompt, tokens, samples, temperature, positions, seconds):
-        self.asked.append((clamps, maxima, prompt, tokens, samples, temperature, positions, seconds))
+        self.asked.append(
+            (clamps, maxima, prompt, tokens, samples, temperature, positions, seconds)
+        )
         if prompt == "slow":
             raise UsageError("It took longer than 60 seconds.", "Ask for fewer tokens or samples.")
         return {"clamps": [str(c) for c in clamps], "baseline": ["a"], "clamped": ["b"]}
@@ -51,7 +59,11 @@ def subject():
 
 @pytest.fixture
 def client(job_copy, subject):
-    server = Server(Features(Run.open(str(job_copy))), Doors(subject.read, subject.clamp), Limits(seconds=5.0))
+    server = Server(
+        Features(Run.open(str(job_copy))),
+        LiveCalls(subject.read, subject.clamp),
+        Limits(seconds=5.0),
+    )
     with TestClient(server.application(), base_url=f"http://{HOST}") as made:
         made.folder = job_copy
         yield made
@@ -62,12 +74,25 @@ def test_the_page_and_its_shards_are_served_with_a_policy(client):
         reply = client.get(path)
         assert reply.status_code == 200 and reply.content
         policy = reply.headers["content-security-policy"]
-        assert "default-src 'none'" in policy and "unsafe" not in policy and reply.headers["x-content-type-options"] == "nosniff"
+        assert (
+            "default-src 'none'" in policy
+            and "unsafe" not in policy
+            and reply.headers["x-content-type-options"] == "nosniff"
+        )
     assert client.get("/data/f-99999.js").status_code == 404
 
 
 @pytest.mark.parametrize(
-    "path", ["/../main.py", "/%2e%2e/server.py", "/..%2fserver.py", "/server.py", "/data/..%2f..%2fserver.js", "/data/notes.js", "/run.json"]
+    "path",
+    [
+        "/../main.py",
+        "/%2e%2e/server.py",
+        "/..%2fserver.py",
+        "/server.py",
+        "/data/..%2f..%2fserver.js",
+        "/data/notes.js",
+        "/run.json",
+    ],
 )
 def test_nothing_else_of_the_disk_is_served(client, path):
     assert client.get(path).status_code == 404
@@ -77,7 +102,12 @@ def test_nothing_else_of_the_disk_is_served(client, path):
 def test_only_loopback_names_are_answered(client, host, status):
     assert client.get("/", headers={"host": host}).status_code == status
     assert client.get("/data/start.js", headers={"host": host}).status_code == status
-    assert client.post("/api/note", json={"feature": 1, "text": "x"}, headers={"host": host}).status_code == status
+    assert (
+        client.post(
+            "/api/note", json={"feature": 1, "text": "x"}, headers={"host": host}
+        ).status_code
+        == status
+    )
 
 
 @pytest.mark.parametrize(("headers", "status"), [
@@ -85,14 +115,25 @@ def test_only_loopback_names_are_answered(client, host, status):
     ({"origin": f"https://{HOST}"}, 403), ({"content-type": "text/plain"}, 415), ({"content-type": "application/x-www-form-urlencoded"}, 415),
 ])  # fmt: skip
 def test_a_note_is_taken_from_this_page_alone(client, headers, status):
-    reply = client.post("/api/note", content=json.dumps({"feature": 1, "text": "weekdays"}), headers=JSON | headers)
+    reply = client.post(
+        "/api/note", content=json.dumps({"feature": 1, "text": "weekdays"}), headers=JSON | headers
+    )
     assert reply.status_code == status and "access-control-allow-origin" not in reply.headers
     assert [n["text"] for n in read_notes(client.folder)] == (["weekdays"] if status == 200 else [])
 
 
 def test_a_preflight_is_not_allowed_and_a_get_writes_nothing(client):
-    assert client.options("/api/note", headers={"origin": "http://evil.example", "access-control-request-method": "POST"}).status_code == 405
-    assert client.get("/api/note?feature=1&text=x").status_code in (404, 405) and read_notes(client.folder) == []
+    assert (
+        client.options(
+            "/api/note",
+            headers={"origin": "http://evil.example", "access-control-request-method": "POST"},
+        ).status_code
+        == 405
+    )
+    assert (
+        client.get("/api/note?feature=1&text=x").status_code in (404, 405)
+        and read_notes(client.folder) == []
+    )
 
 
 @pytest.mark.parametrize(("path", "body", "status", "said"), [
@@ -110,7 +151,13 @@ def test_what_cannot_be_answered_says_why(client, subject, path, body, status, s
 
 
 def test_broken_and_oversized_bodies_are_refused(client, subject):
-    for content, status in ((b"{", 400), (b"\xff\xfe", 400), (b"[" * 60_000, 400), (b'{"text": "' + b"x" * 70_000 + b'"}', 413), (b'{"text": NaN}', 400)):
+    for content, status in (
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 60_000, 400),
+        (b'{"text": "' + b"x" * 70_000 + b'"}', 413),
+        (b'{"text": NaN}', 400),
+    ):
         assert client.post("/api/text", content=content, headers=JSON).status_code == status
     assert subject.asked == []
 
@@ -119,26 +166,37 @@ def test_a_text_lists_what_fires_and_leaves_out_what_fires_on_the_other(client):
     reply = client.post("/api/text", json={"text": "cat sat"}).json()
     assert reply["tokens"] == ["cat", "sat"] and {r["feature"] for r in reply["features"]} == {3, 5}
     shares = [r["share"] for r in reply["features"]]
-    assert shares == sorted(shares, reverse=True) and {"label", "max", "activations"} <= set(reply["features"][0])
+    assert shares == sorted(shares, reverse=True) and {"label", "max", "activations"} <= set(
+        reply["features"][0]
+    )
     against = client.post("/api/text", json={"text": "cat sat", "against": "dog"}).json()
     assert [r["feature"] for r in against["features"]] == [3]
 
 
 def test_half_a_surrogate_pair_does_not_reach_the_tokenizer(client, subject):
-    assert client.post("/api/text", content=b'{"text": "cat \\ud800"}', headers=JSON).status_code == 200 and subject.asked == ["cat ?"]
+    assert client.post(
+        "/api/text", content=b'{"text": "cat \\ud800"}', headers=JSON
+    ).status_code == 200 and subject.asked == ["cat ?"]
 
 
 def test_a_clamp_reaches_the_subject_as_it_was_asked(client, subject):
     reply = client.post("/api/clamp", json=CLAMP | {"positions": "generated", "temperature": 0})
     clamps, maxima, *rest = subject.asked[0]
-    assert str(clamps[0]) == "set 3=2x" and maxima[3] == pytest.approx(Features(Run.open(str(client.folder))).stats(3).max)
+    assert str(clamps[0]) == "set 3=2x" and maxima[3] == pytest.approx(
+        Features(Run.open(str(client.folder))).stats(3).max
+    )
     assert rest == ["the cat", 4, 1, 0.0, "generated", 5.0] and set(reply.json()["labels"]) == {"3"}
-    assert not (client.folder / "clamps").exists()  # the page's clamps are not kept: notes are all that it writes
+    assert not (
+        client.folder / "clamps"
+    ).exists()  # the page's clamps are not kept: notes are all that it writes
 
 
 def test_the_subject_is_used_by_one_request_at_a_time(client, subject):
     subject.hold = 0.05
-    threads = [threading.Thread(target=lambda: client.post("/api/text", json={"text": "cat"})) for _ in range(5)]
+    threads = [
+        threading.Thread(target=lambda: client.post("/api/text", json={"text": "cat"}))
+        for _ in range(5)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -147,7 +205,9 @@ def test_the_subject_is_used_by_one_request_at_a_time(client, subject):
 
 
 def test_who_waits_too_long_is_told(job, subject):
-    server = Server(Features(Run.open(str(job))), Doors(subject.read, subject.clamp), Limits(seconds=0.1))
+    server = Server(
+        Features(Run.open(str(job))), LiveCalls(subject.read, subject.clamp), Limits(seconds=0.1)
+    )
     subject.hold = 0.6
     with TestClient(server.application(), base_url=f"http://{HOST}") as client:
         first = threading.Thread(target=lambda: client.post("/api/text", json={"text": "cat"}))
@@ -155,7 +215,11 @@ def test_who_waits_too_long_is_told(job, subject):
         time.sleep(0.2)
         reply = client.post("/api/text", json={"text": "dog"})
         first.join()
-    assert reply.status_code == 503 and "busy" in reply.json()["error"] and np.all([t == "cat" for t in subject.asked])
+    assert (
+        reply.status_code == 503
+        and "busy" in reply.json()["error"]
+        and np.all([t == "cat" for t in subject.asked])
+    )
 
 
 def test_a_port_that_is_taken_is_told(job, subject):
@@ -164,4 +228,8 @@ def test_a_port_that_is_taken_is_told(job, subject):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"Port {port} cannot be had"):
-            serve(Server(Features(Run.open(str(job))), Doors(subject.read, subject.clamp)), port, print)
+            serve(
+                Server(Features(Run.open(str(job))), LiveCalls(subject.read, subject.clamp)),
+                port,
+                print,
+            )

@@ -8,14 +8,24 @@ import re
 import numpy as np
 import pytest
 
-from autointerp.features import Features, Layer, add_note
+from autointerp.features import Features, Level
+from autointerp.labels.notes import add_note
 from core.errors import UsageError
 from core.files import read_json, write_json
 from core.run import Run
 from figures.explorer.shards import FIRST, PAGE, SIZE, SNIPPETS, Shards, short
 from figures.explorer.site import MARK, export_site
 
-HOSTILE = ["<script>alert(1)</script>", "</style>", '");alert(1);//', "\u202eevil\u2066", "\x00\x1b[31m", "\ud83d", "\u2028", "&lt;b&gt;"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</style>",
+    '");alert(1);//',
+    "\u202eevil\u2066",
+    "\x00\x1b[31m",
+    "\ud83d",
+    "\u2028",
+    "&lt;b&gt;",
+]
 
 
 def unpack(script: bytes):
@@ -41,21 +51,35 @@ def shards(job):
 def test_a_card_comes_back_as_it_was(shards):
     words = unpack(shards.script("words"))
     for feature in (0, 3, SIZE + 5):
-        card, kept = shards.features.card(feature, SNIPPETS), unpack(shards.script(f"f-{feature // SIZE:05d}"))[feature % SIZE]
-        assert kept["labels"] == short(card["labels"]) and kept["histogram"]["counts"] == card["histogram"]["counts"]
+        card, kept = (
+            shards.features.card(feature, SNIPPETS),
+            unpack(shards.script(f"f-{feature // SIZE:05d}"))[feature % SIZE],
+        )
+        assert (
+            kept["labels"] == short(card["labels"])
+            and kept["histogram"]["counts"] == card["histogram"]["counts"]
+        )
         assert len(kept["snippets"]) == len(card["snippets"]) > 5
         for packed, snippet in zip(kept["snippets"], card["snippets"], strict=True):
-            assert unpack_tokens(packed["t"], words) == snippet["tokens"] and packed["s"] == snippet["stratum"]
+            assert (
+                unpack_tokens(packed["t"], words) == snippet["tokens"]
+                and packed["s"] == snippet["stratum"]
+            )
             values = np.zeros(len(snippet["tokens"]))
             values[packed["a"][::2]] = packed["a"][1::2]
             assert values == pytest.approx(snippet["activations"], rel=5e-3)
         assert [words[n] for n in kept["promoted"][::2]] == [t["token"] for t in card["promoted"]]
-        assert kept["promoted"][1::2] == pytest.approx([t["logit"] for t in card["promoted"]], rel=1e-3)
+        assert kept["promoted"][1::2] == pytest.approx(
+            [t["logit"] for t in card["promoted"]], rel=1e-3
+        )
 
 
 def test_columns_agree_with_the_tables(shards):
     start, overview = unpack(shards.script("start")), shards.features.overview()
-    assert start["features"] == len(overview) and start["firings"] == shards.features.postings.n_firings.tolist()
+    assert (
+        start["features"] == len(overview)
+        and start["firings"] == shards.features.postings.n_firings.tolist()
+    )
     [column] = [c for c in start["scores"] if (c["set"], c["kind"]) == ("rules", "simulation")]
     kept = np.array([np.nan if v is None else v / 1000 for v in column["value"]])
     np.testing.assert_allclose(kept, overview["score"], atol=5.1e-4)
@@ -67,24 +91,42 @@ def test_groups_are_those_of_the_overview(job):
     """The small run of the tests has no groups, so some are planted."""
     features = Features(Run.open(str(job)))
     group = np.arange(features.postings.n_features) % 4 - 1
-    features.clusters = features.clusters.drop(columns=[c for c in features.clusters if c.startswith("layer_")])
-    features.clusters = features.clusters.assign(group=group[features.clusters.index], layer_0=group[features.clusters.index])
+    features.clusters = features.clusters.drop(
+        columns=[c for c in features.clusters if c.startswith("layer_")]
+    )
+    features.clusters = features.clusters.assign(
+        group=group[features.clusters.index], layer_0=group[features.clusters.index]
+    )
     [layer] = unpack(Shards(features).script("start"))["layers"]
-    assert layer["group"] == features.overview()["cluster"].tolist() and set(layer["group"]) == {-1, 0, 1, 2}
+    assert layer["group"] == features.overview()["cluster"].tolist() and set(layer["group"]) == {
+        -1,
+        0,
+        1,
+        2,
+    }
 
 
 def test_every_layer_of_groups_and_every_kind_of_score_is_there(job):
     """Three nested layers, and a kind of score that this version does not know, appear by themselves."""
     features = Features(Run.open(str(job)))
     n = features.postings.n_features
-    features.layers = [Layer(np.arange(n) // size, {g: f"L{size} {g}" for g in range(n)}, {g: g for g in range(n)}) for size in (50, 10, 2)]
+    features.layers = [
+        Level(np.arange(n) // size, {g: f"L{size} {g}" for g in range(n)}, {g: g for g in range(n)})
+        for size in (50, 10, 2)
+    ]
     features.scores = features.scores.assign(kind="detection")
     shards = Shards(features)
     start = unpack(shards.script("start"))
-    assert [max(layer["group"]) for layer in start["layers"]] == [(n - 1) // size for size in (50, 10, 2)]
+    assert [max(layer["group"]) for layer in start["layers"]] == [
+        (n - 1) // size for size in (50, 10, 2)
+    ]
     assert [(c["set"], c["kind"]) for c in start["scores"]] == [("rules", "detection")]
     card = unpack(shards.script("f-00000"))[12]
-    assert [(g["layer"], g["title"]) for g in card["groups"]] == [(0, "L50 0"), (1, "L10 1"), (2, "L2 6")]
+    assert [(g["layer"], g["title"]) for g in card["groups"]] == [
+        (0, "L50 0"),
+        (1, "L10 1"),
+        (2, "L2 6"),
+    ]
     assert card["labels"][0]["scores"][0]["kind"] == "detection"
 
 
@@ -96,21 +138,33 @@ def test_hostile_text_is_only_ever_base64(job_copy):
     for place, text in zip(frequent, HOSTILE, strict=True):
         vocabulary[place] = text
     (job_copy / "capture" / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (job_copy / "notes.jsonl").write_text("".join(json.dumps({"feature": 1, "text": text, "time": ""}) + "\n" for text in HOSTILE))
+    (job_copy / "notes.jsonl").write_text(
+        "".join(json.dumps({"feature": 1, "text": text, "time": ""}) + "\n" for text in HOSTILE)
+    )
     features = Features(run)
-    features.layers = [Layer(np.zeros(features.postings.n_features, int), {0: HOSTILE[0]}, {0: 0})]
+    features.layers = [Level(np.zeros(features.postings.n_features, int), {0: HOSTILE[0]}, {0: 0})]
     shards = Shards(features)
     found = {name: unpack(shards.script(name)) for name in ("start", "text", "words", "f-00000")}
-    assert set(HOSTILE) <= set(found["words"]) and [n["text"] for n in found["text"]["notes"]] == HOSTILE
-    assert found["start"]["layers"][0]["titles"]["0"] == HOSTILE[0] and len(found["f-00000"][1]["notes"]) == len(HOSTILE)
+    assert (
+        set(HOSTILE) <= set(found["words"])
+        and [n["text"] for n in found["text"]["notes"]] == HOSTILE
+    )
+    assert found["start"]["layers"][0]["titles"]["0"] == HOSTILE[0] and len(
+        found["f-00000"][1]["notes"]
+    ) == len(HOSTILE)
 
 
 def test_a_note_with_half_a_surrogate_pair_can_be_written_and_shown(job_copy):
     add_note(job_copy, 1, "half \ufffd pair")
-    assert unpack(Shards(Features(Run.open(str(job_copy)))).script("text"))["notes"][0]["text"] == "half \ufffd pair"
+    assert (
+        unpack(Shards(Features(Run.open(str(job_copy)))).script("text"))["notes"][0]["text"]
+        == "half \ufffd pair"
+    )
 
 
-@pytest.mark.parametrize("name", ["f-99999", "clamp-0009", "f-", "run", "features", "_map", "f-00001.js", ""])
+@pytest.mark.parametrize(
+    "name", ["f-99999", "clamp-0009", "f-", "run", "features", "_map", "f-00001.js", ""]
+)
 def test_a_name_that_is_no_shard_is_an_error(shards, name):
     with pytest.raises(UsageError, match="no shard"):
         shards.script(name)
@@ -119,8 +173,14 @@ def test_a_name_that_is_no_shard_is_an_error(shards, name):
 def test_the_site_is_written_whole_and_over_nothing_else(job, tmp_path):
     features = Features(Run.open(str(job)))
     made = export_site(features, tmp_path / "site")
-    names = {p.relative_to(tmp_path / "site").as_posix() for p in (tmp_path / "site").rglob("*") if p.is_file()}
-    assert {p.name for p in PAGE.iterdir()} | {f"data/{name}.js" for name in Shards(features).names()} == names and made["files"] == len(names)
+    names = {
+        p.relative_to(tmp_path / "site").as_posix()
+        for p in (tmp_path / "site").rglob("*")
+        if p.is_file()
+    }
+    assert {p.name for p in PAGE.iterdir()} | {
+        f"data/{name}.js" for name in Shards(features).names()
+    } == names and made["files"] == len(names)
     assert made["first_paint_bytes"] < 400_000
     export_site(features, tmp_path / "site")  # an export may be replaced
     (tmp_path / "mine").mkdir()
@@ -131,24 +191,52 @@ def test_the_site_is_written_whole_and_over_nothing_else(job, tmp_path):
 
 
 def test_the_same_run_gives_the_same_bytes(shards):
-    assert all(shards.script(name) == Shards(shards.features).script(name) for name in ("start", "text", "words", "f-00001"))
+    assert all(
+        shards.script(name) == Shards(shards.features).script(name)
+        for name in ("start", "text", "words", "f-00001")
+    )
 
 
 def test_the_page_makes_no_markup_of_text_and_asks_nobody():
     """Text becomes nodes through textContent alone, and nothing names another host."""
     for path in PAGE.iterdir():
         source = path.read_text(encoding="utf-8")
-        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "import("):
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "import(",
+        ):
             assert word not in source, f"{path.name}: {word}"
-        hosts = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+", source)) - {"http://www.w3.org"}  # the name of SVG, which nobody loads
+        hosts = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+", source)) - {
+            "http://www.w3.org"
+        }  # the name of SVG, which nobody loads
         assert not hosts, f"{path.name}: {hosts}"
-    scripts = re.findall(r'<script src="([^"]+)"', (PAGE / "index.html").read_text(encoding="utf-8"))
+    scripts = re.findall(
+        r'<script src="([^"]+)"', (PAGE / "index.html").read_text(encoding="utf-8")
+    )
     assert sorted(scripts) == sorted(p.name for p in PAGE.glob("*.js"))
 
 
 def test_an_experiment_becomes_a_shard(job_copy):
     (job_copy / "clamps").mkdir(exist_ok=True)
-    write_json(job_copy / "clamps" / "0007.json", {"clamps": ["set 3=2x"], "features": [3], "prompts": ["</script>"], "baseline": ["a"], "clamped": ["b"]})
+    write_json(
+        job_copy / "clamps" / "0007.json",
+        {
+            "clamps": ["set 3=2x"],
+            "features": [3],
+            "prompts": ["</script>"],
+            "baseline": ["a"],
+            "clamped": ["b"],
+        },
+    )
     shards = Shards(Features(Run.open(str(job_copy))))
-    assert "clamp-0007" in shards.names() and unpack(shards.script("clamp-0007"))["prompts"] == ["</script>"]
-    assert unpack(shards.script("start"))["clamps"] == [{"number": 7, "clamps": ["set 3=2x"], "features": [3], "prompts": 1, "doses": False}]
+    assert "clamp-0007" in shards.names() and unpack(shards.script("clamp-0007"))["prompts"] == [
+        "</script>"
+    ]
+    assert unpack(shards.script("start"))["clamps"] == [
+        {"number": 7, "clamps": ["set 3=2x"], "features": [3], "prompts": 1, "doses": False}
+    ]

@@ -10,7 +10,7 @@ import main
 import verbs
 from core.errors import UsageError
 from figures.results.write import BEGIN, END, around
-from tests.core.tiny import write_documents
+from tests.support.tiny import write_documents
 
 ROOT = pathlib.Path(__file__).parents[3]
 HERE = ROOT / "figures" / "results"
@@ -67,7 +67,12 @@ effects {run}
 label {run} --sample 10
 score {run}
 """
-SITES = {"early": "resid_post.0", "middle": "resid_post.1", "late": "resid_post.2", "mlp": "mlp_out.1"}
+SITES = {
+    "early": "resid_post.0",
+    "middle": "resid_post.1",
+    "late": "resid_post.2",
+    "mlp": "mlp_out.1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +83,28 @@ def made(tmp_path_factory, subject_folder, job, call):
     prompts = [{"prompt": f"the cat number {i} sat on the mat and the dog"} for i in range(80)]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)), encoding="utf-8")
     named = {"subject": subject_folder, "folder": folder}
-    sites = "".join(SITE.format(run=f"results-{name}", site=site, **named) for name, site in SITES.items())
+    sites = "".join(
+        SITE.format(run=f"results-{name}", site=site, **named) for name, site in SITES.items()
+    )
     (folder / "plan.txt").write_text(SMALL.format(sites=sites, **named), encoding="utf-8")
-    hand = [{"feature": f, "name": name, "reading": "Words.", "fails": "Often."} for f, name in ((0, "animals"), (1, ""))]
+    hand = [
+        {"feature": f, "name": name, "reading": "Words.", "fails": "Often."}
+        for f, name in ((0, "animals"), (1, ""))
+    ]
     (folder / "hand.json").write_text(json.dumps(hand), encoding="utf-8")
     (folder / "README.md").write_text(README, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert call("export", job, folder / "sae", "--to", "saelens")[0] == 0
-        code, _, err = call("results", "--plan", folder, "--out", folder / "docs", "--readme", folder / "README.md")
+        code, _, err = call(
+            "results", "--plan", folder, "--out", folder / "docs", "--readme", folder / "README.md"
+        )
         assert code == 0, err[-3000:]
         (folder / "AGAIN.md").write_text(README, encoding="utf-8")
         patch.setattr("figures.results.write.draw", lambda drawings, *_: [])  # once is enough
-        again = call("results", "--plan", folder, "--out", folder / "again", "--readme", folder / "AGAIN.md")
+        again = call(
+            "results", "--plan", folder, "--out", folder / "again", "--readme", folder / "AGAIN.md"
+        )
     return folder, again
 
 
@@ -101,41 +115,71 @@ def headings(text):
 def tables(text):
     """The header of every table, doses and labels of single features once."""
     lines = text.splitlines()
-    return list(dict.fromkeys(re.sub(r"\d+=\d+x", "F", above) for above, line in zip(lines, lines[1:], strict=False) if re.fullmatch(r"\|(---\|)+", line)))
+    return list(
+        dict.fromkeys(
+            re.sub(r"\d+=\d+x", "F", above)
+            for above, line in zip(lines, lines[1:], strict=False)
+            if re.fullmatch(r"\|(---\|)+", line)
+        )
+    )
 
 
 def figures(text):
-    return {re.sub(r"\d+", "F", name) for name in re.findall(r'src="images/results/([\w-]+)\.png"', text)}
+    return {
+        re.sub(r"\d+", "F", name)
+        for name in re.findall(r'src="images/results/([\w-]+)\.png"', text)
+    }
 
 
 def test_the_report_has_the_structure_of_the_one_that_is_committed(made):
-    small, whole = (made[0] / "docs" / "report.md").read_text(encoding="utf-8"), (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    small, whole = (
+        (made[0] / "docs" / "report.md").read_text(encoding="utf-8"),
+        (ROOT / "docs" / "report.md").read_text(encoding="utf-8"),
+    )
     assert headings(small) == headings(whole) and len(headings(small)) >= 8
-    optional = {"| feature | label | dose | without | with |"}  # of the gallery, which the small plan leaves out
+    optional = {
+        "| feature | label | dose | without | with |"
+    }  # of the gallery, which the small plan leaves out
     assert [t for t in tables(whole) if t not in optional] == tables(small)
-    assert figures(small) <= figures(whole) and figures(whole) - figures(small) <= {"map", "nulls", "together"}  # a tiny subject may have no groups
+    assert figures(small) <= figures(whole) and figures(whole) - figures(small) <= {
+        "map",
+        "nulls",
+        "together",
+    }  # a tiny subject may have no groups
 
 
 def test_every_picture_is_there_in_both_themes(made):
     folder = made[0]
-    for text, base in (((folder / "docs" / "report.md"), folder / "docs"), ((folder / "README.md"), folder)):
+    for text, base in (
+        ((folder / "docs" / "report.md"), folder / "docs"),
+        ((folder / "README.md"), folder),
+    ):
         names = re.findall(r'src(?:set)?="([^"]+)"', text.read_text(encoding="utf-8"))
         assert names and all((base / name).stat().st_size > 5000 for name in names)
 
 
 def test_the_readme_keeps_what_stands_around_the_answers(made):
     text = (made[0] / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("# A readme\n\nBefore.\n\n" + BEGIN) and text.endswith(END + "\n\nAfter.\n") and "old" not in text
+    assert (
+        text.startswith("# A readme\n\nBefore.\n\n" + BEGIN)
+        and text.endswith(END + "\n\nAfter.\n")
+        and "old" not in text
+    )
     assert len(re.findall(r"^\*\*[^*]+\?\*\*", text, re.MULTILINE)) == 6
     for answer in re.split(r"^\*\*[^*]+\?\*\*", text, flags=re.MULTILINE)[1:]:
-        assert len(answer.split(END)[0].strip().splitlines()) <= 10 and answer.count("<picture>") <= 1
+        assert (
+            len(answer.split(END)[0].strip().splitlines()) <= 10 and answer.count("<picture>") <= 1
+        )
 
 
 def test_a_second_time_nothing_is_made_again(made):
     folder, (code, _, err) = made
     assert code == 0 and "done in" not in err and "already done" in err
     assert len(list((folder / "data/runs/results/clamps").glob("*.json"))) == 2
-    assert len((folder / "data/runs/results/notes.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    assert (
+        len((folder / "data/runs/results/notes.jsonl").read_text(encoding="utf-8").splitlines())
+        == 2
+    )
 
 
 def test_no_figure_is_typed_by_hand():

@@ -1,0 +1,1 @@
+"""Decoder directions: neighbours, map, clusters, and how features are related."""

@@ -1,0 +1,1 @@
+"""Export to other tools' formats, and import from them."""

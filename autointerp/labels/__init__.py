@@ -1,0 +1,1 @@
+"""What each feature is called: label sets, notes, agreement between labellers."""

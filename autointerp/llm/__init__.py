@@ -1,0 +1,1 @@
+"""The one door to an LLM: endpoint, requests, replies, budget."""

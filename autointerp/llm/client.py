@@ -1,0 +1,289 @@
+"""The one door to an LLM: requests -> replies, and no request is paid for twice.
+
+    answer(requests, store, endpoint) -> {key of the request: Reply}
+
+A raw reply is written under the key of its request before anyone reads it: an interrupt, a crash or a better parser costs nothing.
+Three kinds of failure, each a `Reply` whose `error` is not empty:
+
+    the provider failed     nothing was received; not stored, asked again by the next call
+    the budget is spent     nothing was sent; not stored, asked by the next call that has one
+    a reply without text    refused, truncated or empty; paid for, so stored; to ask again, raise `repetition`
+
+What no other request would survive either (nobody listens, a wrong key, an unknown model, no credit, too many failures in a row) raises
+ProviderError. The endpoint is any OpenAI-compatible server. Parameters are sent as they are; what a model says it refuses is adapted
+once, from what it says and not from a list of models. Prices, budgets and pace are `spending`'s, what an endpoint can do is
+`probing`'s; not here: prompts, the meaning of a text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from autointerp.llm.budget import Budget, Meter, Pace, room
+from autointerp.llm.endpoint import (
+    Endpoint,
+    _not_there,
+    _server_text,
+    _wrong_key,
+    refused_parameter,
+)
+from autointerp.llm.replies import Reply, ReplyStore, Request, is_completion, one_line, read_reply
+from core.errors import ProviderError
+
+LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer pause has failed
+LONGEST_BACKOFF = 60.0  # seconds
+
+
+def retry_after(headers, now: float) -> float | None:
+    """Seconds that a response asks to wait: retry-after-ms, or Retry-After in seconds or as a date (`now` in seconds since 1970)."""
+    with contextlib.suppress(ValueError):
+        if milliseconds := headers.get("retry-after-ms"):
+            return max(0.0, float(milliseconds) / 1000)
+    value = headers.get("retry-after")
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+class _Fault(Exception):
+    """One attempt failed. `wait`: seconds that the server asked for, if it did; `final`: another attempt would end alike."""
+
+    def __init__(self, message: str, wait: float | None = None, final: bool = False):
+        super().__init__(message)
+        self.wait = wait
+        self.final = final or (wait or 0.0) > LONGEST_WAIT
+
+
+@dataclass
+class _Exchange:
+    """One call of `answer`: its limits, and what its workers share while they send."""
+
+    endpoint: Endpoint
+    store: ReplyStore
+    timeout: float  # seconds for one attempt
+    retries: int
+    max_failures: int
+    backoff: float  # seconds before the first retry
+    received: Callable[[Reply], None]
+    budget: Budget
+    pace: Pace
+    deadline: float  # seconds for one request, all attempts and waits together
+    n_paid: int = 0
+    failures_in_row: int = 0
+    resume_at: float = 0.0  # loop time; a rate limit asks all workers to send nothing before it
+
+    async def run(self, requests: list[Request], concurrency: int) -> None:
+        waiting = iter(requests)
+
+        async def work(client) -> None:
+            for request in waiting:
+                self._count(await self._admitted(client, request))
+
+        async with self.endpoint.client(self.timeout) as client:
+            workers = [
+                asyncio.create_task(work(client)) for _ in range(min(concurrency, len(requests)))
+            ]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    def _count(self, reply: Reply) -> None:
+        if reply.error != "budget":
+            self.failures_in_row = self.failures_in_row + 1 if reply.error else 0
+        self.received(reply)
+        if self.failures_in_row >= self.max_failures:
+            raise ProviderError(
+                f"{self.failures_in_row} requests in a row to {self.endpoint.url} gave nothing; the last: {reply.message}",
+                "See to the endpoint, then run the same command again: what was received is kept.",
+            )
+
+    async def _admitted(self, client, request: Request) -> Reply:
+        """The reply to one request, if the budget has room for it."""
+        if not await self.budget.admit(request):
+            return Reply(
+                request.key,
+                None,
+                error="budget",
+                message=f"not asked: it could cost more than is left of {self.budget.limit:g}",
+            )
+        reply = Reply(request.key, None)  # what an interrupt leaves
+        try:
+            reply = await self._ask(client, request)
+        finally:
+            self.budget.settle(request, reply)
+        return reply
+
+    async def _ask(self, client, request: Request) -> Reply:
+        """The reply to one request, stored; after the last attempt a Reply that carries the provider's failure."""
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + self.deadline
+        for attempt in range(self.retries + 1):
+            await self._turn(request, clock)
+            try:
+                raw = await self._attempt(client, request)
+            except _Fault as fault:
+                failure = Reply(
+                    request.key, None, error="provider", message=f"{fault} (attempt {attempt + 1})"
+                )
+                if fault.final or attempt == self.retries or clock() > ends_at:
+                    break
+                if fault.wait is None:
+                    await asyncio.sleep(
+                        min(LONGEST_BACKOFF, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
+                    )
+                else:
+                    self.resume_at = max(self.resume_at, clock() + fault.wait)
+                continue
+            self.store.put(request, raw)
+            self.n_paid += 1
+            return read_reply(request.key, raw)
+        return failure
+
+    async def _turn(self, request: Request, clock: Callable[[], float]) -> None:
+        """Wait until the limits a minute, and a server that asked for a pause, let one more attempt go."""
+        if (
+            pause := self.pace.delay(
+                self.budget.meter.expected_in(request) + room(request) / 4, clock()
+            )
+        ) > 0:
+            await asyncio.sleep(pause)
+        while (pause := self.resume_at - clock()) > 0:
+            await asyncio.sleep(pause)
+
+    async def _attempt(self, client, request: Request) -> str:
+        """The raw JSON of a completion. Raises _Fault when this attempt failed, ProviderError when all would."""
+        import aiohttp
+        import openai
+
+        while True:  # each turn but the last learns of one parameter that the model refuses
+            sent = self.endpoint.adapted(request)
+            try:
+                async with asyncio.timeout(
+                    self.timeout
+                ):  # the client's own counts from the last byte
+                    response = await client.chat.completions.with_raw_response.create(
+                        model=request.model, messages=request.messages, extra_body=sent
+                    )
+                break
+            except openai.APIStatusError as error:
+                refused = (
+                    refused_parameter(
+                        sent, str(error.param or ""), _server_text(self.endpoint, error)
+                    )
+                    if error.status_code in (400, 422)
+                    else ""
+                )
+                if not refused:
+                    raise self._status_fault(request, error) from None
+                self.endpoint.refused.setdefault(request.model, set()).add(refused)
+            except (openai.APIConnectionError, aiohttp.ClientError) as error:
+                raise self._connection_fault(error) from None
+            except TimeoutError:
+                raise _Fault(f"no reply within {self.timeout:g} s") from None
+        raw = self.endpoint.hide(response.text)
+        if not is_completion(raw):
+            raise _Fault(f"not a whole chat completion: {one_line(raw, 120)!r}")
+        return raw
+
+    def _status_fault(self, request: Request, error) -> Exception:
+        status, said = error.status_code, _server_text(self.endpoint, error)
+        if status == 401 or (
+            status == 403 and not self.n_paid
+        ):  # later, a 403 is a gateway's verdict on one text
+            return _wrong_key(self.endpoint, error)
+        if status == 402 or error.code == "insufficient_quota":
+            return ProviderError(
+                f"{self.endpoint.url} has no credit left (HTTP {status}): {said}",
+                "Add credit, then run the same command again.",
+            )
+        if status in (404, 405):
+            step = "Check --llm-model, and that --llm-url is the address that ends in /v1 on most servers."
+            return ProviderError(
+                f"{self.endpoint.url} cannot serve model {request.model!r} (HTTP {status}): {said}",
+                step,
+            )
+        transient = status in (408, 409, 425, 429) or status >= 500
+        return _Fault(
+            f"HTTP {status}: {said}",
+            retry_after(error.response.headers, time.time()),
+            final=not transient,
+        )
+
+    def _connection_fault(self, error) -> Exception:
+        """Fatal when nobody listens and nobody ever did; a server that goes away for a moment is worth another attempt."""
+        import aiohttp
+
+        causes = [error]
+        while causes[-1].__cause__:
+            causes.append(causes[-1].__cause__)
+        if not self.n_paid and any(
+            isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+            for cause in causes
+        ):
+            return _not_there(self.endpoint, error)
+        return _Fault(one_line(self.endpoint.hide(f"{error} {error.__cause__ or ''}")))
+
+
+def answer(
+    requests: Iterable[Request],
+    store: ReplyStore,
+    endpoint: Endpoint,
+    *,
+    concurrency: int = 16,
+    timeout: float = 300.0,
+    retries: int = 5,
+    max_failures: int = 20,
+    on_progress: Callable[[Reply], None] | None = None,
+    backoff: float = 0.5,
+    deadline: float = 1800.0,
+    budget: Budget | None = None,
+    pace: Pace | None = None,
+) -> dict[str, Reply]:
+    """{key: Reply} for every distinct request, in their order: from the store where it has them, else asked and stored on arrival.
+
+    `timeout` is seconds for one attempt, of which there are at most 1 + `retries`; waits double from `backoff` seconds and a server's
+    Retry-After holds back all workers; no attempt begins later than `deadline` seconds after the first. A request that `budget` does not
+    admit ends as a Reply with error "budget". `on_progress` gets each Reply once, stored ones first. Raises ProviderError after `max_failures`
+    failures in a row. Whatever it raises, Ctrl-C included, every reply received until then is in the store. Not for use inside a
+    running event loop.
+    """
+    wanted = {request.key: request for request in requests}
+    replies: dict[str, Reply] = {}
+
+    def received(reply: Reply) -> None:
+        replies[reply.key] = reply
+        if on_progress:
+            on_progress(reply)
+
+    missing = []
+    for key, request in wanted.items():
+        raw = store.get(key)
+        if raw is not None:
+            received(read_reply(key, raw))
+        elif request.endpoint != endpoint.url:
+            raise ValueError(f"a request for {request.endpoint} was handed to {endpoint.url}")
+        else:
+            missing.append(request)
+    if missing:
+        limits = (budget or Budget(0.0, Meter()), pace or Pace(), deadline)
+        exchange = _Exchange(
+            endpoint, store, timeout, retries, max_failures, backoff, received, *limits
+        )
+        asyncio.run(exchange.run(missing, concurrency))
+    return {key: replies[key] for key in wanted}

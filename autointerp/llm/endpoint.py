@@ -1,0 +1,171 @@
+"""Where an LLM answers: its URL, key and model, and what its error messages mean."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from autointerp.llm.replies import Request, one_line, public_url
+from core.errors import ProviderError, UsageError
+
+OPENAI = "https://api.openai.com/v1"
+CONNECT_SECONDS = 10.0  # a host that does not answer the door within this is not there
+SHORTEST_SECRET = 8  # characters; hiding shorter ones ("none", "x") would only damage replies
+SECRET_NAMES = re.compile(r"key|token|secret|sig|auth|pass", re.IGNORECASE)
+
+
+class Endpoint:
+    """Where requests go, the credentials for it, and the parameters that each of its models was found to refuse.
+
+    `url` defaults to OPENAI_BASE_URL, then to OpenAI; `api_key` to OPENAI_API_KEY. Credentials in the URL are used and never shown.
+    What models refuse is remembered while this object lives: make one a process.
+    """
+
+    def __init__(self, url: str = "", api_key: str = ""):
+        given = (url or os.environ.get("OPENAI_BASE_URL") or OPENAI).strip()
+        shown = given.rpartition("@")[2].partition("?")[0]
+        try:
+            parts = urlsplit(given)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise UsageError(
+                f"The endpoint {shown!r} is not a web address.",
+                "Give one such as http://localhost:11434/v1 or https://api.openai.com/v1.",
+            )
+        self.url = public_url(given)
+        self.host = parts.hostname
+        self.refused: dict[str, set[str]] = {}  # model -> names of parameters
+        self._query = dict(parse_qsl(parts.query))
+        self._key = (api_key or os.environ.get("OPENAI_API_KEY", "")).strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UsageError(
+                "The API key holds characters that no key has.",
+                "Set OPENAI_API_KEY again, to the key alone.",
+            )
+        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        self._basic = base64.b64encode(login.encode()).decode() if "@" in parts.netloc else ""
+        secrets = [self._key, self._basic, parts.password or "", unquote(parts.password or "")]
+        secrets += [value for name, value in self._query.items() if SECRET_NAMES.search(name)]
+        self._secrets = sorted(
+            {s for s in secrets if len(s) >= SHORTEST_SECRET}, key=len, reverse=True
+        )
+
+    def request(
+        self, model: str, messages: list[dict], repetition: int = 0, **parameters
+    ) -> Request:
+        """A request to this endpoint."""
+        return Request(self.url, model, messages, parameters, repetition)
+
+    def choose_model(self, name: str = "", timeout: float = 30.0) -> str:
+        """`name`, or else the only model that the endpoint offers; raises UsageError with their names when it is not the only one."""
+        return name or asyncio.run(self._only_model(timeout))
+
+    async def _only_model(self, timeout: float) -> str:
+        import aiohttp
+        import openai
+
+        async with self.client(timeout) as client:
+            try:
+                offered = [model.id async for model in client.models.list()]
+            except openai.APIStatusError as error:
+                if error.status_code in (401, 403):
+                    raise _wrong_key(self, error) from None
+                raise UsageError(
+                    f"{self.url} does not list its models (HTTP {error.status_code}).",
+                    "Name one with --llm-model.",
+                ) from None
+            except (openai.APIConnectionError, aiohttp.ClientError) as error:
+                raise _not_there(self, error) from None
+            except (AttributeError, TypeError, ValueError):
+                raise UsageError(
+                    f"{self.url} does not list its models in a form that can be read.",
+                    "Name one with --llm-model.",
+                ) from None
+        if len(offered) != 1:
+            names = ", ".join(offered[:40]) or "(none)"
+            raise UsageError(
+                f"{self.url} offers {len(offered)} models and none was named.",
+                f"Add --llm-model with one of: {names}.",
+            )
+        return offered[0]
+
+    def client(self, timeout: float):
+        """An AsyncOpenAI that never retries by itself; raises UsageError when OpenAI is asked without a key."""
+        import openai
+
+        if self.host == "api.openai.com" and not self._key:
+            raise UsageError(
+                "api.openai.com needs a key, and OPENAI_API_KEY is not set.",
+                "Set OPENAI_API_KEY, or name another server with --llm-url.",
+            )
+        return openai.AsyncOpenAI(
+            base_url=self.url,
+            api_key=self._key or "none",  # local servers take any
+            default_query=self._query,
+            default_headers={"Authorization": f"Basic {self._basic}"} if self._basic else None,
+            max_retries=0,
+            timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+            http_client=openai.DefaultAioHttpClient(),
+        )
+
+    def adapted(self, request: Request) -> dict:
+        """The request's parameters without those that its model refuses."""
+        refused = self.refused.get(request.model, set())
+        sent = {name: value for name, value in request.parameters.items() if name not in refused}
+        if "max_tokens" in refused and "max_tokens" in request.parameters:
+            sent["max_completion_tokens"] = request.parameters["max_tokens"]
+        return sent
+
+    def hide(self, text: str) -> str:
+        """`text` without the credentials, should a server repeat them."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def refused_parameter(sent: dict, named: str, text: str) -> str:
+    """Which of the parameters `sent` an error complains of, or "". `named` is the error's own `param`, where it gives one.
+
+    Renaming max_tokens asks for more than its mention: vLLM names both spellings when the context is too long.
+    """
+    if (
+        "max_tokens" in sent
+        and "max_completion_tokens" in text
+        and re.search(r"instead|unsupported|not supported", text, re.IGNORECASE)
+    ):
+        return "max_tokens"
+    complained = named or text
+    return next(
+        (
+            name
+            for name in ("temperature", "response_format")
+            if name in sent and name in complained
+        ),
+        "",
+    )
+
+
+def _server_text(endpoint: Endpoint, error) -> str:
+    """What an error response says, in one line, without credentials."""
+    said = error.body.get("message") if isinstance(error.body, dict) else None
+    return one_line(endpoint.hide(str(said or error.response.text or "no explanation")))
+
+
+def _wrong_key(endpoint: Endpoint, error) -> ProviderError:
+    return ProviderError(
+        f"{endpoint.url} refused the key (HTTP {error.status_code}): {_server_text(endpoint, error)}",
+        "Set OPENAI_API_KEY to a key of it.",
+    )
+
+
+def _not_there(endpoint: Endpoint, error) -> ProviderError:
+    why = one_line(endpoint.hide(str(error.__cause__ or error)))
+    return ProviderError(
+        f"Nothing answers at {endpoint.url}: {why}",
+        "Start the server, or give another address with --llm-url.",
+    )

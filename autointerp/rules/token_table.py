@@ -1,0 +1,284 @@
+"""The tokens that rules are fitted on, as integer views with exact counts: what makes a candidate's precision one look-up.
+
+A view gives for each token the code of the lexeme in one relation to it (itself, the one before, the first of its line, ...), so that
+the activation mass and the count of every literal are one `bincount` away. An *option* is a condition on one slot, a relation or the
+contexts, which together make a predicate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from autointerp.rules.annotations import CONTEXTS, RELATIONS, Annotations
+from autointerp.rules.lexemes import STOP_WORDS
+from autointerp.rules.word_groups import WordGroups
+from core.text.tokens import Tokens, sample_tokens
+
+N_GROUPS = 8  # of documents: mass that comes from one of them alone is not trusted
+WINDOWS = {"within 8": 8}
+TOPICAL = 0.25  # of the rows: a word that more of them hold names no topic
+MANY = 200  # words of an option: of more, all tokens are looked through
+
+
+@dataclass(frozen=True)
+class Option:
+    """A condition on one slot: words and groups of words, or (a context's number, whether it holds) in `values`."""
+
+    slot: str  # a relation, a window, "text", or a context's phrase
+    kind: str  # words, context
+    values: tuple[int, ...] = ()  # lexeme codes
+    groups: tuple[int, ...] = ()  # of WordGroups
+
+    @property
+    def n_terms(self) -> int:
+        return len(self.values) + len(self.groups) if self.kind == "words" else 1
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """N tokens of one split, in order. An *index* counts them, an ordinal counts the corpus."""
+
+    corpus: Annotations
+    ordinals: np.ndarray  # (N,) int64
+    views: dict[str, np.ndarray]  # relation -> (N,) int64 codes, L where the row has no such token
+    contexts: np.ndarray  # (N,) int64 bits
+    words: WordGroups
+    shapes: WordGroups  # the shapes alone
+    rows: np.ndarray  # (N,) int64 number of the token's row
+    row_table: csr_matrix  # (L, R) of ones: the rows that hold each word that can be a topic
+    bits: np.ndarray  # (2 ** contexts, contexts) float64, 0 or 1
+    groups: np.ndarray  # (N,) int64 group of the token's document
+    places: (
+        np.ndarray
+    )  # (n,) int32 index of each token of the corpus, -1 when it is not on this ground
+    until_same: np.ndarray  # (n,) int32 distance to the lexeme's next occurrence
+    _cache: dict = field(
+        default_factory=dict
+    )  # lists and counts, made when they are first asked for
+
+    @classmethod
+    def build(
+        cls,
+        tokens: Tokens,
+        corpus: Annotations,
+        split: str,
+        max_tokens: int,
+        seed: int,
+        words: WordGroups,
+    ) -> TokenTable:
+        ordinals = sample_tokens(tokens, split, max_tokens, seed)
+        views = {}
+        for relation in RELATIONS:
+            where = corpus.related(relation, ordinals)
+            views[relation] = np.where(where >= 0, corpus.codes[where], len(corpus.lexemes)).astype(
+                np.int64
+            )
+        bits = ((np.arange(1 << len(CONTEXTS))[:, None] >> np.arange(len(CONTEXTS))) & 1).astype(
+            np.float64
+        )
+        places = np.full(len(corpus), -1, np.int32)
+        places[ordinals] = np.arange(len(ordinals))
+        groups = np.random.default_rng(seed).integers(0, N_GROUPS, len(tokens.names))[
+            tokens.document_of(ordinals)
+        ]
+        _, rows = np.unique(ordinals - corpus.place[ordinals], return_inverse=True)
+        table = _topics(corpus, corpus.codes[ordinals], rows)
+        contexts = corpus.contexts[ordinals].astype(np.int64)
+        return cls(
+            corpus,
+            ordinals,
+            views,
+            contexts,
+            words,
+            words.shapes_only(),
+            rows,
+            table,
+            bits,
+            groups,
+            places,
+            _until_same(corpus.codes),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    @property
+    def n_codes(self) -> int:
+        return len(self.corpus.lexemes) + 1
+
+    def _once(self, key, make):
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    # ------------------------------------------------------------ counting
+
+    def total_counts(self, slot: str) -> np.ndarray:
+        return self._once(("counts", slot), lambda: self._total(slot))
+
+    def _total(self, slot: str) -> np.ndarray:
+        parts = np.array_split(
+            np.arange(len(self)), 1 + len(self) // 50_000
+        )  # a window is many columns wide
+        return sum((self.counts(slot, part) for part in parts), np.zeros(1))
+
+    def counts(self, slot: str, at: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """How often (or with what weight) each code stands in `slot` to the tokens `at`: (L + 1,), for contexts (2 ** contexts,)."""
+        if slot in WINDOWS:
+            return self._window_counts(WINDOWS[slot], at, weights)
+        if slot == "text":
+            return np.r_[
+                self.row_table @ np.bincount(self.rows[at], weights, self.row_table.shape[1]), 0.0
+            ]
+        view, size = (
+            (self.contexts, len(self.bits))
+            if slot == "contexts"
+            else (self.views[slot], self.n_codes)
+        )
+        return np.bincount(view[at], weights, size)
+
+    def _window_counts(self, width: int, at: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        """The same for the distinct lexemes among the `width` tokens before: of equal ones, the last counts."""
+        ordinals = self.ordinals[at]
+        distances = np.arange(1, width + 1)
+        where = np.maximum(ordinals[:, None] - distances, 0)
+        counted = (self.corpus.place[ordinals][:, None] >= distances) & (
+            self.until_same[where] >= distances
+        )
+        repeated = None if weights is None else np.repeat(weights, counted.sum(1))
+        return np.bincount(self.corpus.codes[where[counted]], repeated, self.n_codes)
+
+    # ------------------------------------------------------------ matching
+
+    def matches(self, options: list[Option]) -> np.ndarray:
+        """Indices, in any order, of the tokens on which every option holds."""
+        lists = [self._list(option) for option in options]
+        if not lists:
+            return np.arange(len(self))
+        first = int(np.argmin([sum(map(len, parts)) for parts in lists]))
+        found = np.concatenate(lists[first]) if len(lists[first]) > 1 else lists[first][0]
+        if options[first].slot in WINDOWS and len(lists[first]) > 1:
+            found = distinct(found)
+        for i, option in enumerate(options):
+            if i != first:
+                found = found[self.holds(option, found)]
+        return found
+
+    def holds(self, option: Option, at: np.ndarray) -> np.ndarray:
+        """bool (len(at),): the option holds on these tokens."""
+        if option.kind == "context":
+            return ((self.contexts[at] >> option.values[0]) & 1) == option.values[1]
+        if option.slot == "text":
+            return self._flagged(option)[self.rows[at]]
+        if option.slot in WINDOWS:
+            mask = np.zeros(len(self), bool)
+            for indices in self._list(option):
+                mask[indices] = True
+            return mask[at]
+        return self._among(option, self.views[option.slot][at])
+
+    def _among(self, option: Option, codes: np.ndarray) -> np.ndarray:
+        if option.groups:
+            return self._members(option)[codes]
+        found = codes == option.values[0]
+        for code in option.values[1:]:
+            found |= codes == code
+        return found
+
+    def _members(self, option: Option) -> np.ndarray:
+        """bool (L + 1,): the codes that the option names."""
+        members = np.zeros(self.n_codes, bool)
+        members[list(option.values)] = True
+        for group in option.groups:
+            members[self.words.codes(group)] = True
+        return members
+
+    def _flagged(self, option: Option) -> np.ndarray:
+        """bool (R,): the rows that hold one of the option's words."""
+        flagged = np.zeros(self.row_table.shape[1], bool)
+        for code in option.values:
+            flagged[
+                self.row_table.indices[
+                    self.row_table.indptr[code] : self.row_table.indptr[code + 1]
+                ]
+            ] = True
+        return flagged
+
+    def _list(self, option: Option) -> list[np.ndarray]:
+        """Arrays of indices whose union are the tokens on which the option holds; disjoint unless the slot is a window."""
+        if option.kind == "context":
+            return [
+                self._once(option, lambda: np.flatnonzero(self.holds(option, np.arange(len(self)))))
+            ]
+        if option.slot == "text":
+            return [np.flatnonzero(self._flagged(option)[self.rows])]
+        if option.slot in WINDOWS:
+            return [
+                self._once((option.slot, code), partial(self._after, code, WINDOWS[option.slot]))
+                for code in option.values
+            ]
+        codes = np.flatnonzero(self._members(option)) if option.groups else option.values
+        if len(codes) > MANY:
+            return [np.flatnonzero(self._members(option)[self.views[option.slot]])]
+        order, offsets = self._once(
+            ("order", option.slot), lambda: _by_code(self.views[option.slot], self.n_codes)
+        )
+        return [order[offsets[code] : offsets[code + 1]] for code in codes] or [
+            np.zeros(0, np.int64)
+        ]
+
+    def _after(self, code: int, width: int) -> np.ndarray:
+        """Indices of the tokens that have lexeme `code` among the `width` before them."""
+        order, offsets = self._once(
+            ("order", "here"), lambda: _by_code(self.views["here"], self.n_codes)
+        )
+        begins, distances = order[offsets[code] : offsets[code + 1]], np.arange(1, width + 1)
+        near = begins[:, None] + distances
+        inside = np.minimum(near, len(self) - 1)
+        kept = (self.ordinals[inside] - self.ordinals[begins][:, None] == distances) & (
+            self.corpus.place[self.ordinals[inside]] >= distances
+        )
+        return distinct(near[kept])
+
+
+def _topics(corpus: Annotations, codes: np.ndarray, rows: np.ndarray) -> csr_matrix:
+    """(L, R) of ones: the rows that hold each word, for words that can say what a text is about, by their length and by how few rows hold them."""
+    n_rows = int(rows.max(initial=-1)) + 1
+    code, row = np.divmod(distinct(codes.astype(np.int64) * max(n_rows, 1) + rows), max(n_rows, 1))
+    word = np.array(
+        [
+            len(text) > 3 and text.isalpha() and text.lower() not in STOP_WORDS
+            for text in corpus.lexemes
+        ],
+        bool,
+    )
+    word &= np.bincount(code, minlength=len(word)) <= TOPICAL * n_rows
+    kept = word[code]
+    return csr_matrix(
+        (np.ones(int(kept.sum())), (code[kept], row[kept])), shape=(len(word), n_rows)
+    )
+
+
+def distinct(indices: np.ndarray) -> np.ndarray:
+    """The distinct ones, ascending; by sorting, which is many times faster here than the hashing of np.unique."""
+    ordered = np.sort(indices)
+    return ordered[np.r_[True, ordered[1:] != ordered[:-1]]] if len(ordered) else ordered
+
+
+def _by_code(view: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices sorted by code, offsets (L + 2,)): the places of every code."""
+    return np.argsort(view, kind="stable"), np.r_[
+        0, np.cumsum(np.bincount(view, minlength=n_codes))
+    ]
+
+
+def _until_same(codes: np.ndarray) -> np.ndarray:
+    order = np.argsort(codes, kind="stable")
+    out = np.full(len(codes), np.iinfo(np.int32).max, np.int32)
+    same = codes[order[1:]] == codes[order[:-1]]
+    out[order[:-1][same]] = (order[1:] - order[:-1])[same]
+    return out

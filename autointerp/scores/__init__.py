@@ -1,0 +1,1 @@
+"""How well a label predicts: one module for each kind of score."""

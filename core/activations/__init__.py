@@ -1,0 +1,1 @@
+"""Activations of the subject at a site: captured, stored, or read live."""

@@ -1,0 +1,1 @@
+"""Set features while the subject writes, and measure what changes."""

@@ -1,0 +1,1 @@
+"""What each feature does to the subject's output."""

@@ -1,0 +1,1 @@
+"""One module for each architecture in training, on one protocol."""

@@ -1,0 +1,1 @@
+"""The language model under study: load, read, edit, generate."""

@@ -1,0 +1,103 @@
+"""Where the sites of each known architecture are. An architecture that is not here works by module path.
+
+Definitions hold for every family: resid_pre and resid_post are a layer's input and output, attn_out and mlp_out are what the two halves
+write to the residual stream (so behind a post-norm where there is one), resid_mid is the stream between them, and attn_z is the input
+of attention's output projection, heads side by side. Layers whose halves run side by side have no resid_mid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from core.errors import UsageError
+from core.records import Site
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module paths of one architecture. `layer` has a {} for the layer's number; attention and MLP are below the layer."""
+
+    layer: str
+    attn: str  # its output is attn_out
+    attn_projection: str  # its input is attn_z
+    mlp: str  # its output is mlp_out
+    middle: str | None  # its input is resid_mid
+    final_norm: str
+
+    def path(self, site: Site) -> tuple[str, str]:
+        """(module path, "input" or "output") of a named site; raises UsageError where the architecture has none."""
+        layer = self.layer.format(site.layer)
+        if site.kind == "resid_mid" and self.middle is None:
+            raise UsageError(
+                "Attention and MLP run side by side here: there is no resid_mid.",
+                "Use resid_pre, resid_post, attn_out or mlp_out.",
+            )
+        return {
+            "resid_pre": (layer, "input"),
+            "resid_mid": (f"{layer}.{self.middle}", "input"),
+            "resid_post": (layer, "output"),
+            "attn_out": (f"{layer}.{self.attn}", "output"),
+            "attn_z": (f"{layer}.{self.attn_projection}", "input"),
+            "mlp_out": (f"{layer}.{self.mlp}", "output"),
+        }[site.kind]
+
+
+_GPT2 = Family("transformer.h.{}", "attn", "attn.c_proj", "mlp", "ln_2", "transformer.ln_f")
+_LLAMA = Family(
+    "model.layers.{}",
+    "self_attn",
+    "self_attn.o_proj",
+    "mlp",
+    "post_attention_layernorm",
+    "model.norm",
+)
+_GEMMA2 = replace(
+    _LLAMA,
+    attn="post_attention_layernorm",
+    mlp="post_feedforward_layernorm",
+    middle="pre_feedforward_layernorm",
+)
+FAMILIES = {
+    "gpt2": _GPT2,
+    "gpt_neo": replace(_GPT2, attn_projection="attn.attention.out_proj"),
+    "gpt_neox": Family(
+        "gpt_neox.layers.{}",
+        "attention",
+        "attention.dense",
+        "mlp",
+        None,
+        "gpt_neox.final_layer_norm",
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mixtral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _GEMMA2,
+    "gemma3_text": _GEMMA2,
+    "gemma3": replace(
+        _GEMMA2, layer="model.language_model.layers.{}", final_norm="model.language_model.norm"
+    ),
+    "phi": Family(
+        "model.layers.{}", "self_attn", "self_attn.dense", "mlp", None, "model.final_layernorm"
+    ),
+    "phi3": _LLAMA,
+    "opt": Family(
+        "model.decoder.layers.{}",
+        "self_attn",
+        "self_attn.out_proj",
+        "fc2",
+        "final_layer_norm",
+        "model.decoder.final_layer_norm",
+    ),
+    # Bloom's attention and MLP add the residual stream themselves: what they write is the output of their last matrix
+    "bloom": Family(
+        "transformer.h.{}",
+        "self_attention.dense",
+        "self_attention.dense",
+        "mlp.dense_4h_to_h",
+        "post_attention_layernorm",
+        "transformer.ln_f",
+    ),
+}

@@ -1,0 +1,1 @@
+"""From a corpus to documents, tokens and splits."""

@@ -1,0 +1,1 @@
+"""Train sparse autoencoders, or take published ones; measure and compare them."""
