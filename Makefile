@@ -3,14 +3,14 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo results test test-portable test-avx2 test-scalar test-browser clean
+.PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt
+$(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 demo: setup
@@ -20,8 +20,15 @@ demo: setup
 results: setup
 	$(RUN) main.py results
 
+# Style, types and the fast tests.
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(RUN) -m pytest -n 2 -m "not slow and not numeric and not browser and not cluster and not server"
+
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 # The numeric tests as older processors would run them: torch, oneDNN, MKL and OpenBLAS each pick instructions by
 # themselves. `make -j2 -O test-portable` runs both at once, on one thread each.

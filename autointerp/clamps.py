@@ -1,19 +1,42 @@
-"""Choose features worth clamping, and what a clamp is measured on. The subject is handed in; torch is not imported here."""
+"""Choose features worth clamping, and measure clamps on held-out text.
+
+The loaded subject is handed in; this module does not import torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
+from autointerp.evidence import Evidence
 from autointerp.features import Features
 from core.errors import NotReady
 from core.records import SPLITS, Clamp
 
-ROWS, LENGTH = 16, 64  # held-out text on which a dose is measured; shorter where no row is so long
-OWN = 10  # most promoted tokens that count as a feature's own
-LIKE_DENSITY = 2.0  # a control feature fires at most so many times as often, or as seldom
+ROWS, LENGTH = 16, 64  # rows, and tokens of each at most, on which a dose is measured
+OWN = 10  # most promoted tokens, which count as a feature's own
+LIKE_DENSITY = 2.0  # a control feature's density differs at most by this factor
 DOSES = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0]  # multiples of the maximum
+LEAST_SCORE, MOST_DENSITY, LONGEST = 0.6, 0.02, 60  # of a feature worth clamping; LONGEST: label
+COMMON = 100  # occurrences in the corpus from which on a promoted token counts
+UNREADABLE = r"\s\s|unclear|\\\\n"  # labels that a reader learns nothing from
+
+
+class Measures(Protocol):
+    """The loaded subject and SAE, as far as this module calls it."""
+
+    def doses(
+        self,
+        clamps: list[Clamp],
+        maxima: dict[int, float],
+        doses: list[float],
+        bench: dict[str, Any],
+        *positions: Any,
+    ) -> dict[str, Any]:
+        """Return the response to clamps at each dose."""
 
 
 @dataclass(frozen=True)
@@ -22,144 +45,173 @@ class DoseBudget:
 
     prompts: int = 16
     prompt_tokens: int = 16
-    tokens: int = 30
-    seeds: int = 1
+    tokens: int = 30  # generated after each prompt
+    seeds: int = 1  # continuations of each prompt
 
 
-def measured_doses(
-    features: Features,
-    live,
+BUDGET = DoseBudget()
+
+
+# ---------------------------------------------------------------- measure
+
+
+def measure_doses(
+    evidence: Evidence,
+    live: Measures,
     clamps: list[Clamp],
     doses: list[float],
-    effort: DoseBudget = DoseBudget(),
-    places=None,
-) -> dict:  # noqa: B008 - frozen
-    """Dose and response of clamps together on test documents, by `live.doses`; a feature's own tokens are those that its direction promotes,
-    and `places` say where the clamps hold."""
-    if features.effects is None:
-        raise NotReady(
-            "The promoted tokens are not known.", f"Run: python main.py effects {features.run.name}"
-        )
-    numbers = [clamp.feature for clamp in clamps]
-    targets = [
-        int(i)
-        for f in numbers
-        for i in features.effects.loc[features.check(f)]["promoted_id"][:OWN]
-    ]
-    others = sorted(
-        {f for number in numbers for f in of_like_density(features, number)} - set(numbers)
-    )
-    bench = {"rows": held_out_rows(features), "targets": list(dict.fromkeys(targets)), "prompts": held_out_prompts(features, effort),
-             "tokens": effort.tokens, "seeds": effort.seeds, "others": others}  # fmt: skip
-    measured = live.doses(
-        clamps,
-        {f: features.stats(f).max for f in numbers},
-        doses,
-        bench,
-        *([places] if places else []),
-    )
+    budget: DoseBudget = BUDGET,
+    positions: Any = None,
+) -> dict[str, Any]:
+    """Return the response to clamps together at each dose, on documents of the test split.
+
+    The features' own tokens are those that their directions promote; `positions` say where the
+    clamps hold, everywhere by default. Raises NotReady before the effects stage has run, UsageError
+    when there is no such feature.
+    """
+    features = [evidence.check(clamp.feature) for clamp in clamps]
+    targets, rows = find_own_tokens(evidence, features), read_held_out_rows(evidence)
+    bench: dict[str, Any] = {
+        "rows": rows,
+        "targets": targets,
+        "prompts": read_held_out_prompts(evidence, budget),
+        "tokens": budget.tokens,
+        "seeds": budget.seeds,
+        "others": find_controls(evidence, features),
+    }
+    maxima = {f: evidence.stats(f).max for f in features}
+    measured = live.doses(clamps, maxima, doses, bench, *([positions] if positions else []))
     size = {
         "prompts": len(bench["prompts"]),
-        "seeds": effort.seeds,
-        "tokens": effort.tokens,
-        "rows": len(bench["rows"]),
-        "row_tokens": bench["rows"].shape[1],
+        "seeds": budget.seeds,
+        "tokens": budget.tokens,
+        "rows": len(rows),
+        "row_tokens": rows.shape[1],
     }
     return measured | {"measured_on": size}
 
 
-def score_rows(features: Features, least: int) -> tuple[np.ndarray, int]:
-    """(rows of the test split that have `least` tokens, or the longest there are, in a seeded order; that length)."""
-    tokens = features.tokens
+def read_effects(evidence: Evidence) -> pd.DataFrame:
+    """Return the table of the effects stage; raises NotReady where there is none."""
+    if evidence.effects is None:
+        raise NotReady(
+            "The promoted tokens are not known.", f"Run: python main.py effects {evidence.run.name}"
+        )
+    return evidence.effects
+
+
+def find_own_tokens(evidence: Evidence, features: list[int]) -> list[int]:
+    """Return the ids of the OWN most promoted tokens of the features, each id once."""
+    promoted: dict[Any, Any] = read_effects(evidence)["promoted_id"].to_dict()
+    return list(dict.fromkeys(int(i) for f in features for i in promoted[f][:OWN]))
+
+
+def find_controls(evidence: Evidence, features: list[int]) -> list[int]:
+    """Return alive features, other than `features`, that fire about as often as one of them."""
+    controls = {f for feature in features for f in find_like_density(evidence, feature)}
+    return sorted(controls - set(features))
+
+
+def find_like_density(evidence: Evidence, feature: int) -> list[int]:
+    """Return other alive features that fire about as often; all alive ones if there are none."""
+    n = evidence.postings.n_firings.astype(float)
+    alive = (n > 0) & (np.arange(len(n)) != feature)
+    like = alive & (n <= LIKE_DENSITY * n[feature]) & (n >= n[feature] / LIKE_DENSITY)
+    return np.flatnonzero(like if like.any() else alive).tolist()
+
+
+# ---------------------------------------------------------------- held-out text
+
+
+def choose_rows(evidence: Evidence, length: int) -> tuple[np.ndarray, int]:
+    """Return (numbers of the rows of the test split that are long enough, the length in tokens).
+
+    The rows have at least `length` tokens, or as many as the longest row where none has so many.
+    Their order is random with the run's seed. Raises NotReady when no row has two tokens.
+    """
+    tokens = evidence.tokens
     lengths = np.diff(tokens.row_offsets)
-    score = np.asarray(tokens.split)[tokens.row_document] == SPLITS.index("test")
-    length = min(least, int(lengths[score].max(initial=0)))
+    held_out = np.asarray(tokens.split)[tokens.row_document] == SPLITS.index("test")
+    length = min(length, int(lengths[held_out].max(initial=0)))
     if length < 2:
         raise NotReady("The test split has no row of two tokens.", "Capture more text.")
-    return np.random.default_rng(features.run.settings.seed).permutation(
-        np.flatnonzero(score & (lengths >= length))
-    ), length
+    rng = np.random.default_rng(evidence.run.settings.seed)
+    return rng.permutation(np.flatnonzero(held_out & (lengths >= length))), length
 
 
-def held_out_rows(features: Features) -> np.ndarray:
-    """Token ids (R, T) from the beginnings of rows of the test split, the same for every feature."""
-    rows, length = score_rows(features, LENGTH)
-    starts = features.tokens.row_offsets[rows[:ROWS]]
-    return np.stack(
-        [np.asarray(features.tokens.ids[s : s + length]).astype(np.int64) for s in starts]
-    )
+def read_held_out_rows(evidence: Evidence) -> np.ndarray:
+    """Return token ids (R, T) from the starts of test rows, the same for every feature."""
+    rows, length = choose_rows(evidence, LENGTH)
+    starts = evidence.tokens.row_offsets[rows[:ROWS]]
+    ids = evidence.tokens.ids
+    return np.stack([np.asarray(ids[s : s + length]).astype(np.int64) for s in starts])
 
 
-def held_out_prompts(features: Features, effort: DoseBudget) -> list[str]:
-    """The beginnings of other rows of the test split, as they stand in their documents, each text once."""
-    tokens = features.tokens
-    rows, length = score_rows(features, effort.prompt_tokens)
+def read_held_out_prompts(evidence: Evidence, budget: DoseBudget) -> list[str]:
+    """Return the starts of other test rows as they stand in their documents, each text once."""
+    tokens = evidence.tokens
+    rows, length = choose_rows(evidence, budget.prompt_tokens)
     texts: dict[str, None] = {}
     for row in rows[::-1]:
         start = int(tokens.row_offsets[row])
-        document = tokens.locate(start)[0]
-        texts[
-            tokens.text(document)[int(tokens.starts[start]) : int(tokens.ends[start + length - 1])]
-        ] = None
-        if len(texts) == effort.prompts:
+        source = tokens.text(tokens.locate(start)[0])
+        texts[source[int(tokens.starts[start]) : int(tokens.ends[start + length - 1])]] = None
+        if len(texts) == budget.prompts:
             break
     return list(texts)
 
 
-def of_like_density(features: Features, feature: int) -> list[int]:
-    """Other live features that fire about as often; all live ones when there is none."""
-    n = features.postings.n_firings.astype(float)
-    live = (n > 0) & (np.arange(len(n)) != feature)
-    like = live & (n <= LIKE_DENSITY * n[feature]) & (n >= n[feature] / LIKE_DENSITY)
-    return np.flatnonzero(like if like.any() else live).tolist()
+# ---------------------------------------------------------------- choose and judge
 
 
-def worth_clamping(features: Features, count: int) -> list[int]:
-    """Live features to show clamps of, one from each group: a short label that scores at least .6, and then the strongest pull towards
-    tokens that this corpus uses.
+def choose_features(features: Features, count: int) -> list[int]:
+    """Return up to `count` features whose clamps are worth showing, at most one of each cluster.
 
-    What a feature fires on does not tell what it does, so the order is by the output side: the mean logit of its five most promoted
-    tokens, where a token that the corpus holds less than 100 times counts as 0.
+    Candidates have a short label that scores at least LEAST_SCORE. What a feature fires on does not
+    tell what it does to the output, so they are ordered by the mean logit of their five most
+    promoted tokens, where a token that occurs under COMMON times in the corpus counts as 0. Returns
+    none before the effects stage has run.
     """
-    table = features.overview()
-    short = table["label"].str.len().between(1, 60) & ~table["label"].str.contains(
-        r"\s\s|unclear|\\\\n", regex=True
-    )
-    good = table[(table["score"] >= 0.6) & (table["density"] < 0.02) & short]
-    if features.effects is None or not len(good):
+    table, effects = features.overview(), features.evidence.effects
+    short = table["label"].str.len().between(1, LONGEST)
+    readable = short & ~table["label"].str.contains(UNREADABLE, regex=True)
+    sparse = table["density"] < MOST_DENSITY
+    good = table[(table["score"] >= LEAST_SCORE) & sparse & readable]
+    if effects is None or not len(good):
         return []
     counts = features.postings.token_counts
+    rows = effects.loc[good["feature"], ["promoted_id", "promoted_logit"]].itertuples(index=False)
     pull = [
-        sum(
-            v * (counts[i] >= 100)
-            for i, v in zip(e["promoted_id"][:5], e["promoted_logit"][:5], strict=True)
-        )
-        for _, e in features.effects.loc[good["feature"]].iterrows()
+        sum(v * (counts[i] >= COMMON) for i, v in zip(ids[:5], logits[:5], strict=True))
+        for ids, logits in rows
     ]
     ordered = good.iloc[np.argsort(-np.array(pull), kind="stable")]
     distinct = ordered.loc[~ordered["cluster"].duplicated() | (ordered["cluster"] < 0)]
     return [int(f) for f in distinct["feature"].head(count)]
 
 
-def works(measured: dict) -> bool:
-    """Whether a clamp writes what its direction promotes: on prompts that its dose was not chosen on, the text has more of the feature's own tokens, beyond the
-    interval, than both controls' text and unclamped text have."""
-    return beyond_controls(measured["useful"], "own")
+def works(useful: dict[str, Any] | None) -> bool:
+    """Whether a clamp makes the subject write the tokens that its direction promotes.
+
+    `useful` is as in an `Experiment`. On prompts that the dose was not chosen on, the lower bound
+    of the share of the features' own tokens in the text must exceed the share in both controls'
+    text and in unclamped text.
+    """
+    return useful is not None and beats_controls(useful, "own")
 
 
-def found_again(measured: dict) -> bool:
-    """Whether the unclamped subject finds the feature in the text that a clamp wrote, by the same test. Experiments kept before this was measured do not know."""
-    return "useful_found" in measured and beyond_controls(measured["useful_found"], "found")
+def is_found_again(useful_found: dict[str, Any] | None) -> bool:
+    """Whether the unclamped subject finds the feature in the text that its clamp wrote.
+
+    The test is that of `works`, on the feature's activation. False where it was not measured.
+    """
+    return useful_found is not None and beats_controls(useful_found, "found")
 
 
-def beyond_controls(useful: dict, measure: str) -> bool:
-    known = [
-        v
-        for name in ("random_", "feature_", "unclamped_")
-        if (v := useful.get(f"{name}{measure}")) is not None
-    ]
-    return (
-        useful["dose"] is not None
-        and useful[f"{measure}_low"] is not None
-        and useful[f"{measure}_low"] > max(known, default=0.0)
-    )
+def beats_controls(useful: dict[str, Any], measure: str) -> bool:
+    """Whether the lower bound of a measure exceeds every control that is known, and 0."""
+    controls = (useful.get(f"{name}_{measure}") for name in ("random", "feature", "unclamped"))
+    known = [value for value in controls if value is not None]
+    if useful["dose"] is None or useful[f"{measure}_low"] is None:
+        return False
+    return bool(useful[f"{measure}_low"] > max(known, default=0.0))

@@ -1,4 +1,4 @@
-"""The settings of each stage of autointerp, in the standard library only: flags, help and manifest entries come from them."""
+"""The settings of each stage of autointerp: flags, help and manifest entries come from them."""
 
 from __future__ import annotations
 
@@ -13,50 +13,37 @@ from core.settings import setting
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """cluster: decoder directions -> neighbours, groups, a map."""
+    """cluster: decoder directions -> neighbours, levels of clusters, a map."""
 
-    neighbours: int = setting(
-        15, "nearest directions that UMAP looks at, itself included; at most a third of them"
-    )
     decorrelate: float = setting(
         0.5,
-        "how much of the covariance that all directions share is taken out before groups are sought: 0 to 1",
+        "share of the covariance of all directions that is removed before clustering: 0 to 1",
     )
-    dimensions: int = setting(
-        10, "dimensions of the UMAP space in which HDBSCAN finds groups, 5 to 15"
-    )
-    min_size: int = setting(0, "smallest group of the finest layer that is considered; 0 takes 5")
-    spread: float = setting(0.15, "smallest distance between points of the map (UMAP's min_dist)")
     nulls: int = setting(
         5,
-        "proof: clouds of random directions with the same mean and covariance; at least 3 for a verdict",
+        "proof: clouds of random directions with the same mean and covariance; a verdict needs at "
+        "least 3",
     )
-    seeds: int = setting(3, "proof: times that the groups are sought with another seed")
-    subsamples: int = setting(8, "proof: times that they are sought among 80 % of the features")
-    tokens: int = setting(
-        2_000_000, "tokens, at most, on which pairs of features that fire together are counted"
-    )
+    seeds: int = setting(3, "proof: repetitions of the clustering with another random seed")
+    subsamples: int = setting(8, "proof: repetitions of the clustering on 80 % of the features")
 
 
 @dataclass(frozen=True)
 class RelateSettings:
     """relate: neighbours, firings and labels -> duplicates, probable splitting and absorption."""
 
-    set: str = setting(
+    labels: str = setting(
         "rules",
-        "the label set whose labels say where a parent should fire; only labels in the language of rules can",
-    )
-    tokens: int = setting(
-        100_000, "tokens of the test split, at most, on which labels are held against firings"
+        "label set that says where a parent should fire; only labels in the language of rules can",
     )
 
 
 @dataclass(frozen=True)
 class LLMSettings:
-    """How an LLM is asked: which one, how fast, at what price. Inherited, so that title, label and score have the same flags."""
+    """How an LLM is asked: which one, how fast, at what price. title, label and score share it."""
 
     llm_model: str = setting(
-        "", "llm: name of the model; the endpoint's only one when empty", in_key=False
+        "", "llm: name of the model; default: the endpoint's only one", in_key=False
     )
     llm_url: str = setting(
         "", "llm: base URL of the endpoint, such as http://127.0.0.1:8000/v1", in_key=False
@@ -65,103 +52,121 @@ class LLMSettings:
     rpm: float = setting(0.0, "llm: requests a minute, at most; 0 is no limit", in_key=False)
     tpm: float = setting(0.0, "llm: tokens a minute, at most; 0 is no limit", in_key=False)
     llm_timeout: float = setting(300.0, "llm: seconds for one attempt", in_key=False)
-    price_in: float = setting(0.0, "llm: price of a million tokens in", in_key=False)
-    price_out: float = setting(0.0, "llm: price of a million tokens out", in_key=False)
+    price_in: float = setting(0.0, "llm: price of a million input tokens", in_key=False)
+    price_out: float = setting(0.0, "llm: price of a million output tokens", in_key=False)
     budget: float = setting(
-        0.0, "llm: spend no more than this in one command; 0 is no limit", in_key=False
+        0.0, "llm: spend at most this much in one command; 0 is no limit", in_key=False
     )
     estimate: bool = setting(
-        False, "llm: say what is left to ask and what it would cost, then stop", in_key=False
+        False,
+        "llm: print how many requests are left and what they would cost, then stop",
+        in_key=False,
     )
     batch_out: str = setting(
         "",
-        "llm: write the requests to this file, in the Batch format, instead of asking",
+        "llm: write the requests to this file, in the Batch API format, and send nothing",
         in_key=False,
     )
     batch_in: str = setting(
-        "", "llm: take answers from these files (commas, patterns); nothing is asked", in_key=False
+        "", "llm: read answers from these files (commas, patterns) and send nothing", in_key=False
     )
-    probe: bool = setting(False, "llm: find out anew what the endpoint can do", in_key=False)
+    probe: bool = setting(False, "llm: test again what the endpoint can do", in_key=False)
     replies: str = setting(
-        "", "llm: a reply store to share between runs; nothing takes the run's own", in_key=False
+        "", "llm: a reply store to share between runs; default: the run's own", in_key=False
     )
 
 
 @dataclass(frozen=True)
 class TitleSettings(LLMSettings):
-    """title: labels and promoted tokens of a group's members -> a short name for every group of every layer."""
+    """title: labels and promoted tokens of a cluster's members -> a short name for each cluster."""
 
     by: str = setting(
         "words",
         "words (contrast of label words and promoted tokens) or llm",
         choices=("words", "llm"),
     )
-    set: str = setting("rules", "the label set that names are made from")
-    words: int = setting(3, "words: words in a title, at most")
-    promoted: int = setting(
-        5, "words: promoted tokens of each feature that count as evidence beside its label"
-    )
-    min_share: float = setting(
-        0.2, "words: share of the members that must have a word for it to stand in the title"
-    )
+    labels: str = setting("rules", "label set that titles are made from")
 
 
 @dataclass(frozen=True)
 class LabelSettings(LLMSettings):
-    """label: snippets of the train split -> a label for each feature."""
+    """label: text of the train split -> a label for each feature."""
 
-    set: str = setting(
+    labels: str = setting(
         "rules",
-        "rules (embedded), llm (any OpenAI-compatible endpoint), hand (your notes)",
+        "who labels: rules (fitted, no LLM), llm (any OpenAI-compatible endpoint) or "
+        "hand (your notes)",
         choices=("rules", "llm", "hand"),
         in_key=False,
     )
     features: str = setting(
-        "", "which features: 1,2,5-9 or @file; nothing takes every live one", in_key=False
+        "", "which features: 1,2,5-9 or @FILE; default: all alive features", in_key=False
     )
     sample: int = setting(
-        0, "label only this many of them, drawn at random; 0 takes all", in_key=False
+        0, "label a random sample of this many of them; 0 labels all", in_key=False
     )
-    evidence: bool = setting(False, "llm: show it the rule label of each feature too", in_key=False)
+    evidence: bool = setting(False, "llm: also show the rule label of each feature", in_key=False)
 
 
 @dataclass(frozen=True)
 class ScoreSettings(LLMSettings):
-    """score: labels -> how well their text predicts activations on documents that the labeller never saw."""
+    """score: labels -> how well they predict activations in documents unseen by the labeller."""
 
-    set: str = setting("rules", "the label set: rules, hand, llm-<model>", in_key=False)
+    labels: str = setting(
+        "rules", "which label set to score: rules, hand, llm-<model>", in_key=False
+    )
     kind: str = setting(
         "",
-        "kinds, with commas: simulation, simulation-corpus, detection, fuzzing, effect, effect-choice, generation; nothing takes those that suit the labels",
+        "kinds of score, with commas: simulation, simulation-corpus, detection, fuzzing, effect, "
+        "effect-choice, generation; default: the kinds that suit the labels",
         in_key=False,
     )
     features: str = setting(
-        "", "which features: 1,2,5-9 or @file; nothing takes every labelled one", in_key=False
+        "", "which features: 1,2,5-9 or @FILE; default: all labelled features", in_key=False
+    )
+    effort: str = setting(
+        "standard",
+        "how many windows of text each label is tried on: quick takes half as many",
+        choices=("quick", "standard"),
     )
     simulate: int = setting(
         200,
-        "llm: without --features, simulate this many, evenly over densities; 0 takes all",
+        "llm: without --features, simulate a sample of this many features, drawn evenly over "
+        "densities; 0 simulates all",
         in_key=False,
     )
     simulate_by: str = setting(
         "auto",
-        "llm: simulation asks for digits (read with their log-probabilities), for a list of tokens that fire, or reads the log-probabilities of the prompt; "
-        "auto takes what the endpoint can do",
+        "llm: how simulation asks: digits (read with their log-probabilities), prompt (read from "
+        "the log-probabilities of the prompt) or list (of the tokens that fire); auto takes the "
+        "first that the endpoint can do",
         choices=("auto", "digits", "prompt", "list"),
     )
-    top: int = setting(10, "simulation: windows around the largest activations")
-    strata: int = setting(
-        6, "simulation: windows from each of the five quantile strata of the non-zero activations"
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """report: everything that is committed -> report.md and its figures."""
+
+    control: str = setting(
+        "",
+        "runs to compare scores with, with commas: untrained subjects or directions",
     )
-    random: int = setting(30, "simulation: windows anywhere")
-    windows: int = setting(
-        20,
-        "detection, fuzzing: windows that fire, as many random ones that do not, and as many hard ones",
+    features: str = setting(
+        "", "features shown in full: 1,2,5-9; nothing takes some with high, middling and low scores"
+    )
+    compare: str = setting(
+        "", "other runs on the same site and text, for the figure of L0 and FVU: a,b"
+    )
+    readme: str = setting(
+        "",
+        "also write the figures, and Markdown that a readme can include, into this folder",
+        in_key=False,
     )
 
 
 def parse_features(text: str, known: Iterable[int]) -> list[int]:
-    """Feature numbers, ascending, each once; raises UsageError for one that is not among `known`."""
+    """Feature numbers, ascending, each once. Raises UsageError for one not in `known`."""
     every = {int(f) for f in known}
     if not text.strip():
         return sorted(every)

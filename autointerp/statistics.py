@@ -1,15 +1,17 @@
 """Correlations, nulls and intervals from sums per document.
 
-Everything a Pearson correlation needs of one document is six sums, so a correlation over any set or weighting of documents is a matrix
-product. Columns of `sums` (documents, 6): n, sum p, sum a, sum p^2, sum a^2, sum p a, for predictions p and activations a.
+A Pearson correlation needs six sums of each document, so a correlation over any set or weighting of
+documents is a matrix product. Columns of `sums` (documents, 6): n, sum p, sum a, sum p^2, sum a^2,
+sum p a, for predictions p and activations a.
 
-The interval is a delete-one-document jackknife of Fisher's z with Student's t: with few documents it holds its 95 % better than a
-percentile bootstrap does (`tests/benchmarks/coverage.py`; figures in docs/experiments.md).
+The interval is a delete-one-document jackknife of Fisher's z with Student's t: with few documents
+it covers 95 % better than a percentile bootstrap does (`tests/benchmarks/coverage.py`; numbers in
+docs/experiments.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.stats import norm as normal
@@ -22,19 +24,20 @@ MIN_DOCUMENTS = 30  # documents in which the feature fires; with fewer, no inter
 def document_sums(
     predicted: np.ndarray, activations: np.ndarray, documents: np.ndarray
 ) -> np.ndarray:
-    """Sums (d, 6), float64, of predictions (n,) and activations (n,) for each distinct value of ascending `documents` (n,)."""
+    """Sums (d, 6), float64, of predictions (n,) and activations (n,) for each document.
+
+    `documents` (n,) is ascending; the rows follow its distinct values.
+    """
+    if not len(documents):
+        return np.zeros((0, 6))
     p, a = predicted.astype(np.float64), activations.astype(np.float64)
     columns = np.stack([np.ones_like(p), p, a, p * p, a * a, p * a], axis=1)
-    starts = (
-        np.flatnonzero(np.r_[True, documents[1:] != documents[:-1]])
-        if len(documents)
-        else np.zeros(0, np.int64)
-    )
-    return np.add.reduceat(columns, starts, axis=0) if len(starts) else np.zeros((0, 6))
+    starts = np.flatnonzero(np.r_[True, documents[1:] != documents[:-1]])
+    return np.add.reduceat(columns, starts, axis=0)
 
 
 def correlation(sums: np.ndarray) -> np.ndarray:
-    """Pearson's r (...,) of summed columns (..., 6), sign kept; NaN where either side is constant."""
+    """Pearson's r (...,) of summed columns (..., 6); NaN where either side is constant."""
     n, p, a, pp, aa, pa = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     spread_p, spread_a = n * pp - p * p, n * aa - a * a
     tiny = 1e-12
@@ -47,7 +50,10 @@ def correlation(sums: np.ndarray) -> np.ndarray:
 
 
 def interval(sums: np.ndarray, level: float = 0.95) -> tuple[float, float] | None:
-    """A two-sided interval for the correlation over documents (d, 6), or None when deleting a document leaves it undefined."""
+    """A two-sided interval for the correlation over documents (d, 6).
+
+    None with fewer than three documents, or where deleting a document leaves it undefined.
+    """
     d = len(sums)
     if d < 3:
         return None
@@ -55,59 +61,61 @@ def interval(sums: np.ndarray, level: float = 0.95) -> tuple[float, float] | Non
     whole, left = correlation(total), correlation(total - sums)
     if np.isnan(whole) or np.isnan(left).any():
         return None
-    z, z_left = (
-        np.arctanh(np.clip([whole], -0.9999, 0.9999))[0],
-        np.arctanh(np.clip(left, -0.9999, 0.9999)),
-    )
+    z = np.arctanh(np.clip([whole], -0.9999, 0.9999))[0]
+    z_left = np.arctanh(np.clip(left, -0.9999, 0.9999))
     pseudo = d * z - (d - 1) * z_left
     half = student.ppf(0.5 + level / 2, d - 1) * pseudo.std(ddof=1) / np.sqrt(d)
     return float(np.tanh(z - half)), float(np.tanh(z + half))
 
 
 def auroc(fires: np.ndarray, silent: np.ndarray) -> float:
-    """The share of pairs in which a rating of `fires` (a,) is above one of `silent` (b,), ties counted half; NaN when a side is empty."""
+    """Share of pairs in which a rating of `fires` (a,) is above one of `silent` (b,).
+
+    Ties count half. NaN when a side is empty.
+    """
     if not len(fires) or not len(silent):
         return float("nan")
     ordered = np.sort(silent)
-    below, upto = (
-        np.searchsorted(ordered, fires, side="left"),
-        np.searchsorted(ordered, fires, side="right"),
-    )
+    below = np.searchsorted(ordered, fires, side="left")
+    upto = np.searchsorted(ordered, fires, side="right")
     return float((below + upto).mean() / (2 * len(ordered)))
 
 
 def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a share of n (Wilson 1927), which holds also near 0 and 1; (0, 1) without any."""
+    """Wilson's interval for a share of n (Wilson 1927); (0, 1) for n 0."""
     if n == 0:
         return 0.0, 1.0
     z = normal.ppf(0.5 + level / 2)
-    centre, half = (
-        share + z * z / (2 * n),
-        z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)),
-    )
+    centre = share + z * z / (2 * n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
 
 
 def balanced_interval(
     hits: float, n_fire: int, passes: float, n_silent: int
 ) -> tuple[float, float]:
-    """An interval for the mean of two independent shares, of n_fire and of n_silent, from Wilson's for each (Newcombe 1998, method 10)."""
+    """An interval for the mean of two independent shares, of n_fire and of n_silent.
+
+    It combines Wilson's interval of each (Newcombe 1998, method 10).
+    """
     (a, b), (c, d) = wilson(hits, n_fire), wilson(passes, n_silent)
     middle = (hits + passes) / 2
-    return middle - float(np.hypot(hits - a, passes - c)) / 2, middle + float(
-        np.hypot(b - hits, d - passes)
-    ) / 2
+    low = middle - float(np.hypot(hits - a, passes - c)) / 2
+    return low, middle + float(np.hypot(b - hits, d - passes)) / 2
 
 
 def matched_null(density: np.ndarray, rng: np.random.Generator, window: int = 16) -> np.ndarray:
-    """For each entry of `density` (m,) the index of another one of like density: a random one among its `window` nearest in rank."""
+    """For each entry of `density` (m,) the index of another one of like density.
+
+    It is drawn at random among the `window` nearest in rank.
+    """
     m = len(density)
     if m < 2:
         return np.full(m, -1)
     order = np.argsort(density, kind="stable")
     reach = min(window, m - 1)
     low = np.clip(np.arange(m) - reach // 2, 0, m - 1 - reach)
-    drawn = low + rng.integers(0, reach, m)  # reach candidates, the place itself stepped over
+    drawn = low + rng.integers(0, reach, m)  # among `reach` candidates without the entry itself
     drawn += drawn >= np.arange(m)
     out = np.empty(m, dtype=np.int64)
     out[order] = order[drawn]
@@ -117,7 +125,7 @@ def matched_null(density: np.ndarray, rng: np.random.Generator, window: int = 16
 def bootstrap_median(
     values: np.ndarray, rng: np.random.Generator, draws: int = 1000
 ) -> tuple[float, float, float]:
-    """(median, low, high) of values (m,) with a 95 % percentile interval over its entries; NaN when there are none."""
+    """(median, low, high) of values (m,) with a 95 % percentile interval; NaN without values."""
     if not len(values):
         return float("nan"), float("nan"), float("nan")
     medians = np.median(values[rng.integers(0, len(values), (draws, len(values)))], axis=1)
@@ -129,14 +137,12 @@ def bootstrap_median(
 
 
 def density_strata(density: np.ndarray, n: int = 10) -> np.ndarray:
-    """(m,) the tenth of the densities, by rank, that each entry belongs to: what features may be exchanged with in a null."""
+    """(m,) quantile of each entry's density by rank, 0 to n - 1; nulls shuffle within each."""
     return np.argsort(np.argsort(density, kind="stable"), kind="stable") * n // max(len(density), 1)
 
 
-def shuffled_within(
-    values: np.ndarray, stratum: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """`values` (m,) shuffled among entries of the same stratum."""
+def shuffle_within(values: np.ndarray, stratum: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle `values` (m,) among entries of the same stratum."""
     out = values.copy()
     for s in np.unique(stratum):
         here = np.flatnonzero(stratum == s)
@@ -145,35 +151,23 @@ def shuffled_within(
 
 
 @dataclass(frozen=True)
-class Against:
-    """A figure beside what shuffling gives: z in standard deviations of the shuffles, p one-sided, (1 + shuffles as high) / (1 + shuffles)."""
+class ShuffleTest:
+    """A value compared with the same value after shuffles."""
 
     value: float
-    null: float
-    spread: float
-    z: float | None
-    p: float
+    null: float  # mean of the shuffles
+    spread: float  # standard deviation of the shuffles
+    z: float | None  # (value - null) / spread; None where the shuffles do not differ
+    p: float  # one-sided: (1 + shuffles as high) / (1 + shuffles)
 
-    def table(self) -> dict:
+    def to_dict(self) -> dict:
         """Rounded, for a summary."""
-        fields = {
-            "value": self.value,
-            "null": self.null,
-            "spread": self.spread,
-            "z": self.z,
-            "p": self.p,
-        }
-        return {name: None if v is None else round(v, 6) for name, v in fields.items()}
+        return {name: None if v is None else round(v, 6) for name, v in asdict(self).items()}
 
 
-def against_shuffles(value: float, shuffled: list[float]) -> Against:
-    """`value` held against the same figure after shuffles; z is None where the shuffles do not differ."""
+def compare_with_shuffles(value: float, shuffled: list[float]) -> ShuffleTest:
+    """Compare `value` with the same value after shuffles."""
     null, spread = float(np.mean(shuffled)), float(np.std(shuffled))
     z = (value - null) / spread if spread > 1e-12 else None
-    return Against(
-        value,
-        null,
-        spread,
-        z,
-        (1 + int(np.sum(np.array(shuffled) >= value - 1e-12))) / (1 + len(shuffled)),
-    )
+    as_high = int(np.sum(np.array(shuffled) >= value - 1e-12))
+    return ShuffleTest(value, null, spread, z, (1 + as_high) / (1 + len(shuffled)))

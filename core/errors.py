@@ -1,18 +1,20 @@
-"""Errors shown to people: what was wrong, what was found, and what to type next.
+"""Errors that people see: what was wrong, what the program found, and what to type next.
 
     ToolError
-      UsageError      exit 2   a flag, name, file or setting that cannot be used
+      UsageError      exit 2   a flag, name, file or setting cannot be used
       NotReady        exit 3   something is missing, stale or busy
-      ProviderError   exit 4   the LLM endpoint failed, the budget is spent, or too many requests failed
-      Told            exit 0   nothing is wrong: the command was asked to stop here and say what it found
+      ProviderError   exit 4   the LLM endpoint failed, the budget is spent, or too many
+                               requests failed
+      Stop            exit 0   nothing is wrong: the command was asked to stop here and to say
+                               what it would do
 
-`main` prints one as two lines without a traceback and exits with its code. Any other exception is a bug and shows its traceback.
-An interrupted command exits with 130.
+`main` prints such an error as two lines, without a traceback, and exits with its code. Any other
+exception is a bug and shows its traceback. An interrupted command exits with 130.
 """
 
 
 class ToolError(Exception):
-    """`message` says what was wrong and what was found; `next_step` what to type next."""
+    """`message` says what was wrong and what was found; `next_step` says what to type next."""
 
     code = 1
 
@@ -26,19 +28,27 @@ class ToolError(Exception):
 
 
 class UsageError(ToolError):
+    """A flag, name, file or setting cannot be used."""
+
     code = 2
 
 
 class NotReady(ToolError):
+    """Something is missing, stale or busy."""
+
     code = 3
 
 
 class ProviderError(ToolError):
+    """The LLM endpoint failed, the budget is spent, or too many requests failed."""
+
     code = 4
 
 
 class Stop(ToolError):
+    """The command was asked to stop here and to say what it would do."""
+
     code = 0
 
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # exit code

@@ -1,4 +1,4 @@
-"""Whole-file writes: flushed, then renamed, so that a reader never sees half of one."""
+"""Read and write whole files: a file is flushed and then renamed, so no reader sees half of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+MAPPED_BYTES = 4096  # smaller arrays are read into memory; an empty file cannot be mapped
+
 
 @contextlib.contextmanager
-def replacing(path: Path):
-    """A temporary path beside `path` that takes its name when the block ends well, and is removed when it raises."""
+def replace_file(path: Path) -> Iterator[Path]:
+    """Context manager: yields a temporary path beside `path`, which replaces `path` at the end.
+
+    When the block raises, the temporary file is removed and `path` stays as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -25,43 +36,48 @@ def replacing(path: Path):
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value) -> None:
-    with replacing(path) as temporary:
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; raises ValueError for NaN and infinity."""
+    with replace_file(path) as temporary:
         temporary.write_text(
             json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
             encoding="utf-8",
         )
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_lines(path: Path) -> list[dict]:
-    """The objects of a JSONL file; a last line that was cut off is passed over."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; an incomplete last line is ignored."""
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """An .npy file; never holds Python objects, so it can be read without unpickling."""
-    with replacing(path) as temporary, open(temporary, "wb") as handle:
+    """Write an .npy file. It never holds Python objects, so it can be read without unpickling."""
+    with replace_file(path) as temporary, open(temporary, "wb") as handle:
         np.save(handle, array, allow_pickle=False)
 
 
 def read_array(path: Path, mapped: bool = True) -> np.ndarray:
-    """The array in an .npy file, memory-mapped read-only unless `mapped` is False or it is under 4 kB (an empty file cannot be mapped)."""
-    return np.load(
-        path, mmap_mode="r" if mapped and path.stat().st_size > 4096 else None, allow_pickle=False
-    )
+    """The array in an .npy file.
+
+    It is memory-mapped and read-only, unless `mapped` is False or the file is under 4 kB.
+    """
+    mapped = mapped and path.stat().st_size > MAPPED_BYTES
+    array: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    return array
 
 
-def write_tensors(path: Path, tensors: dict, header: dict[str, str]) -> None:
-    """A .safetensors file; a full disk is the OSError that it is everywhere else."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write a .safetensors file. A full disk raises OSError, as every other writer here does."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         try:
             save_file(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -74,19 +90,20 @@ def write_tensors(path: Path, tensors: dict, header: dict[str, str]) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
-def write_table(path: Path, frame) -> None:
-    """A Parquet file of a pandas frame, without its index."""
-    with replacing(path) as temporary:
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a pandas frame as a Parquet file, without its index."""
+    with replace_file(path) as temporary:
         frame.to_parquet(temporary, index=False)
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def canonical_hash(value) -> str:
-    """SHA-256 of the canonical JSON of `value`."""
+def canonical_hash(value: Any) -> str:
+    """The SHA-256 of the canonical JSON of `value`, in hexadecimal."""
     return hashlib.sha256(
         json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     ).hexdigest()

@@ -1,28 +1,35 @@
-"""The Hugging Face hub as a place for SAEs: downloads the files of one, and turns the hub's exceptions into errors for a person."""
+"""Download files from the Hugging Face hub, and turn the hub's exceptions into two-line errors."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import NotReady, UsageError
 
 
 def parse(spec: str) -> tuple[str, str, str]:
-    """(owner/repo, folder or file within it, revision) of `hf:owner/repo[/folder][@revision]`."""
-    found = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:/(.+?))?/?(?:@([^@]+))?", spec)
-    if not found:
+    """Split `hf:owner/repo[/path][@revision]` into (owner/repo, path within it, revision).
+
+    Raises UsageError for any other form.
+    """
+    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:/(.+?))?/?(?:@([^@]+))?", spec)
+    if not match:
         raise UsageError(
             f"{spec!r} names no repository.",
-            "Write hf:owner/repo/folder, and @revision behind it if you need one.",
+            "Write hf:owner/repo/folder, and @revision after it if you need one.",
         )
-    return found[1], found[2] or "", found[3] or ""
+    return match[1], match[2] or "", match[3] or ""
 
 
 def fetch(repo: str, paths: list[str], revision: str = "") -> Path:
-    """The folder of this machine's cache with those of `paths` that the repository has; only what is missing is downloaded."""
+    """Download those of `paths` that the repository has; returns their folder in the local cache.
+
+    Files that the cache already holds are not downloaded again. Raises UsageError or NotReady.
+    """
     import huggingface_hub
 
     with hub_errors(repo, revision):
@@ -36,18 +43,20 @@ def fetch(repo: str, paths: list[str], revision: str = "") -> Path:
 
 
 def list_files(repo: str, revision: str = "") -> list[str]:
-    """Every file of the repository, or nothing when the hub cannot be asked."""
+    """The paths of all files of the repository; empty when the hub does not answer."""
     import huggingface_hub
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub import errors
 
+    any_http_error: type[Exception] = vars(errors)["HTTPError"]  # the base class of its HTTP client
     try:
         return huggingface_hub.list_repo_files(repo, revision=revision or None)
-    except (OSError, HTTPError):
+    except (OSError, any_http_error):
         return []
 
 
 @contextlib.contextmanager
-def hub_errors(repo: str, revision: str):
+def hub_errors(repo: str, revision: str) -> Iterator[None]:
+    """Context manager: turns exceptions of a download from `repo` into UsageError or NotReady."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -60,10 +69,7 @@ def hub_errors(repo: str, revision: str):
     try:
         yield
     except GatedRepoError:
-        raise NotReady(
-            f"{repo} is a gated repository and this machine has no access to it.",
-            "Accept its terms on the hub, then set HF_TOKEN and type the command again.",
-        ) from None
+        raise _gated(repo) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UsageError(
             f"There is no repository {repo!r} on the hub, or it is private.",
@@ -76,14 +82,28 @@ def hub_errors(repo: str, revision: str):
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise NotReady(
-            f"{repo} is not in this machine's cache, and the hub cannot be reached ({type(error).__name__}).",
+            f"{repo} is not in the local cache, and the hub cannot be reached "
+            f"({type(error).__name__}).",
             "Check the connection, or give a local folder that holds the SAE.",
         ) from None
 
 
 @contextlib.contextmanager
-def subject_errors(name: str):
-    """Turn the hub's exceptions into errors for a person."""
+def subject_errors(name: str) -> Iterator[None]:
+    """Context manager: turns exceptions of loading subject `name` into UsageError or NotReady."""
+    try:
+        yield
+    except OSError as error:
+        raise _explain_load_error(name, error) from None
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}",
+            "Give a causal language model in Hugging Face layout.",
+        ) from None
+
+
+def _explain_load_error(name: str, error: OSError) -> NotReady | UsageError:
+    """The error to show for an OSError of transformers, whose cause is the hub's own error."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -91,37 +111,31 @@ def subject_errors(name: str):
         RepositoryNotFoundError,
     )
 
-    try:
-        yield
-    except (
-        OSError
-    ) as error:  # transformers raises OSError and keeps the hub's own error as its cause
-        causes = [error, error.__cause__, error.__context__]
-        if any(isinstance(c, GatedRepoError) for c in causes) or "gated repo" in str(error):
-            raise NotReady(
-                f"{name} is a gated repository and this machine has no access to it.",
-                "Accept its terms on the hub, then set HF_TOKEN and type the command again.",
-            ) from None
-        if any(isinstance(c, LocalEntryNotFoundError) for c in causes) or "couldn't connect" in str(
-            error
-        ):
-            raise NotReady(
-                f"{name} is not a folder here, and the hub cannot be reached.",
-                "Check the name and the connection, or give a local folder.",
-            ) from None
-        if any(
-            isinstance(c, (RepositoryNotFoundError, HFValidationError)) for c in causes
-        ) or "not a local folder" in str(error):
-            raise UsageError(
-                f"There is no subject {name!r}, neither as a folder here nor on the hub.",
-                "Give a folder with config.json and weights, or a hub name such as gpt2.",
-            ) from None
-        raise UsageError(
-            f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}",
-            "Give a folder with config.json, weights and tokenizer.json, or a hub name such as gpt2.",
-        ) from None
-    except (ValueError, KeyError) as error:
-        raise UsageError(
-            f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}",
-            "Give a causal language model in Hugging Face layout.",
-        ) from None
+    causes, text = (error, error.__cause__, error.__context__), str(error)
+
+    def has_cause(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if has_cause(GatedRepoError) or "gated repo" in text:
+        return _gated(name)
+    if has_cause(LocalEntryNotFoundError) or "couldn't connect" in text:
+        return NotReady(
+            f"{name} is not a folder here, and the hub cannot be reached.",
+            "Check the name and the connection, or give a local folder.",
+        )
+    if has_cause(RepositoryNotFoundError, HFValidationError) or "not a local folder" in text:
+        return UsageError(
+            f"There is no subject {name!r}, neither as a folder here nor on the hub.",
+            "Give a folder with config.json and weights, or a hub name such as gpt2.",
+        )
+    return UsageError(
+        f"The subject {name!r} cannot be loaded: {text.splitlines()[0]}",
+        "Give a folder with config.json, weights and tokenizer.json, or a hub name such as gpt2.",
+    )
+
+
+def _gated(repo: str) -> NotReady:
+    return NotReady(
+        f"{repo} is a gated repository and this machine has no access to it.",
+        "Accept its terms on the hub, then set HF_TOKEN and type the command again.",
+    )

@@ -1,7 +1,8 @@
-"""Make every shard of a stage: in this process, or in several.
+"""Run work in parallel: threads that share the cores, shards in processes, maps in forks.
 
-A shard is made from its own input alone and written under its own name, so the order and the process do not matter. Several processes help
-where a stage's work is not all matrix products, which use every core already.
+A shard is made from its own input alone and written under its own name, so neither the order nor
+the process matters. Several processes help a stage that does more than matrix products, because
+a matrix product already uses every core.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 _state: Any = None  # of this worker process
 
 
 @contextlib.contextmanager
-def own_cores(at_once: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of at most `at_once` threads that share the cores out, so that torch works in each on its own: no thread then waits for another at
-    the end of every product, which costs a tenth on two free cores and most of the time on busy ones. What is not begun at the end is dropped."""
+def share_cores(at_once: int) -> Iterator[ThreadPoolExecutor]:
+    """Context manager: a pool of at most `at_once` threads, each with its own cores for torch.
+
+    Threads then do not wait for each other at the end of every product, which costs a tenth of the
+    time on two idle cores and most of it on busy ones. At the end of the block, work that has not
+    started is cancelled.
+    """
     import torch
 
     cores = torch.get_num_threads()
@@ -32,19 +40,20 @@ def own_cores(at_once: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)  # a thread that sets its own share sets it for those to come
+        torch.set_num_threads(cores)  # torch takes a thread's setting as the default of later ones
 
 
-def each_shard(
+def make_shards(
     numbers: Iterable[int],
     prepare: Callable[[], Any],
     make: Callable[[Any, int], int],
     workers: int,
     advance: Callable[[int], Any],
 ) -> None:
-    """Call `make(state, number)` for every number and `advance` with what it returns; `state` is `prepare()`, once a process.
+    """Call `advance(make(state, number))` for every number, where `state` is `prepare()`.
 
-    With several workers, `prepare` and `make` must be picklable, and each process has its share of the cores.
+    With one worker everything happens in this process. With several, each process calls `prepare`
+    once and has its share of the cores; `prepare` and `make` must then be picklable.
     """
     if workers <= 1:
         state = prepare()
@@ -53,18 +62,18 @@ def each_shard(
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _begin, (prepare, threads)
+        workers, multiprocessing.get_context("spawn"), _prepare_process, (prepare, threads)
     ) as pool:
-        waiting = [pool.submit(_make, make, number) for number in numbers]
+        futures = [pool.submit(_make_shard, make, number) for number in numbers]
         try:
-            for done in as_completed(waiting):
-                advance(done.result())
+            for future in as_completed(futures):
+                advance(future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _begin(prepare: Callable[[], Any], threads: int) -> None:
+def _prepare_process(prepare: Callable[[], Any], threads: int) -> None:
     global _state
     import torch
 
@@ -72,25 +81,28 @@ def _begin(prepare: Callable[[], Any], threads: int) -> None:
     _state = prepare()
 
 
-def _make(make: Callable[[Any, int], int], number: int) -> int:
+def _make_shard(make: Callable[[Any, int], int], number: int) -> int:
     return make(_state, number)
 
 
-_inherited: list[Callable] = []  # of a forked worker
+_inherited: list[Callable[[Any], Any]] = []  # the function of a forked process
 
 
-def _inherit(function: Callable) -> None:
+def _inherit(function: Callable[[Any], Any]) -> None:
     _inherited[:] = [function]
 
 
-def _call(part):
+def _call(part: Any) -> Any:
     return _inherited[0](part)
 
 
-def in_workers(function: Callable, parts: Iterable, workers: int = 0, chunk: int = 1) -> Iterator:
-    """function(part) for each part, in order, `chunk` of them at a time; `workers` processes, 0 for one a core, 1 for none but this.
+def map_in_workers(
+    function: Callable[[In], Out], parts: Iterable[In], workers: int = 0, chunk: int = 1
+) -> Iterator[Out]:
+    """Yield function(part) for each part, in order.
 
-    The results are pickled on the way back.
+    The work runs in `workers` forked processes: 0 means one a core, 1 means this process alone.
+    A process takes `chunk` parts at a time. The results must be picklable.
     """
     count = workers or os.cpu_count() or 1
     if count <= 1:

@@ -1,33 +1,38 @@
 """The run directory: units that are committed whole, with keys that chain over their inputs.
 
-A unit (`capture`, `label/rules`, `score/rules/simulation`) is a folder whose manifest.json is written last. Work happens in
-`UNIT.partial`; one rename commits it. The key of a unit hashes its name, the version of its code, its settings and the keys of its
-inputs, so a unit is *stale* when an input has been made anew with another key. A killed stage leaves its partial folder, and the
-same command goes on from there; a partial folder that was begun with other settings is thrown away.
+A unit (`capture`, `label/rules`, `score/rules/simulation`) is a folder whose manifest.json is
+written last. Work happens in `UNIT.partial`; one rename commits it. The key of a unit hashes its
+name, the version of its code, its settings and the keys of its inputs, so a unit is *stale* when an
+input has been recomputed with another key. A killed stage leaves its partial folder, and the same
+command goes on from there; a partial folder that was begun with other settings is thrown away.
 
-One process at a time writes to a run: `locked` holds an flock, which the system releases even after kill -9.
+One process at a time writes to a run: `locked` holds an flock, which the system releases even after
+kill -9.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fcntl
 import importlib.metadata
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from core.errors import NotReady, UsageError
 from core.files import canonical_hash, read_json, sha256, write_json
 from core.records import Manifest
 from core.settings import RunSettings, from_table, key_table
 
-RUNS = Path("data/runs")
+HOME = "BRAIN_SURGERY_HOME"  # environment: the folder that holds runs/, models/
 FORMAT = 1
 PACKAGES = (
     "torch",
@@ -41,12 +46,26 @@ PACKAGES = (
 )
 
 
+def home_folder() -> Path:
+    """Where runs and converted models lie: $BRAIN_SURGERY_HOME, else ./data."""
+    return Path(os.environ.get(HOME) or "data")
+
+
+def runs_folder() -> Path:
+    """Where runs are found by name: under $BRAIN_SURGERY_HOME, else ./data."""
+    return home_folder() / "runs"
+
+
 def run_path(name: str) -> Path:
-    """`name` as a path where it looks like one, else the folder of that name under data/runs."""
-    return (
-        Path(name)
-        if os.sep in name or Path(name).is_dir() and (Path(name) / "run.json").exists()
-        else RUNS / name
+    """`name` as a path where it looks like one, else the folder of that name among the runs."""
+    is_path = os.sep in name or (Path(name) / "run.json").exists()
+    return Path(name) if is_path else runs_folder() / name
+
+
+def known_runs() -> list[str]:
+    """Names of the runs that are found by name, sorted."""
+    return sorted(
+        str(p.parent.relative_to(runs_folder())) for p in runs_folder().glob("*/run.json")
     )
 
 
@@ -59,13 +78,26 @@ def differences(old: dict, new: dict) -> list[str]:
     ]
 
 
+def _no_such_run(name: str) -> NotReady:
+    """The error for a run that is not there, with the name that was probably meant."""
+    known = known_runs()
+    if close := difflib.get_close_matches(name, known, 1):
+        return NotReady(
+            f"There is no run {name!r}. Did you mean {close[0]!r}?",
+            "List the runs: python main.py status",
+        )
+    there = f"Runs here: {', '.join(known)}." if known else "There are none yet."
+    return NotReady(f"There is no run {name!r}. {there}", f"Make it: python main.py new {name}")
+
+
 class Run:
     """One run directory, opened. `settings` is what the run is about."""
 
     def __init__(self, path: Path, settings: RunSettings):
         self.path = path
         self.settings = settings
-        self.name = str(path.relative_to(RUNS)) if path.is_relative_to(RUNS) else str(path)
+        inside = path.is_relative_to(runs_folder())
+        self.name = str(path.relative_to(runs_folder())) if inside else str(path)
 
     @classmethod
     def create(cls, name: str, settings: RunSettings) -> Run:
@@ -96,11 +128,7 @@ class Run:
         try:
             table = read_json(path / "run.json")
         except FileNotFoundError:
-            known = sorted(str(p.parent.relative_to(RUNS)) for p in RUNS.glob("*/run.json"))
-            found = f"Runs here: {', '.join(known)}." if known else "There are none yet."
-            raise NotReady(
-                f"There is no run {name!r}. {found}", f"Make it: python main.py new {name}"
-            ) from None
+            raise _no_such_run(name) from None
         except json.JSONDecodeError as error:
             raise UsageError(
                 f"{path / 'run.json'} is not JSON: {error}.",
@@ -116,7 +144,9 @@ class Run:
     # ------------------------------------------------------------ units
 
     def folder(self, unit: str) -> Path:
-        """The committed folder of `unit`; raises NotReady, naming the verb to run, when there is none."""
+        """The committed folder of `unit`; raises NotReady, naming the verb to run, when there is
+        none.
+        """
         self.manifest(unit)
         return self.path / unit
 
@@ -135,7 +165,7 @@ class Run:
         name = rest[0] if rest else ""
         label_set = "llm" if stage == "label" and name.startswith("llm-") else name
         return f"python main.py {stage} {self.name}" + (
-            f" --{'name' if stage == 'sweep' else 'set'} {label_set}" if label_set else ""
+            f" --{'name' if stage == 'sweep' else 'labels'} {label_set}" if label_set else ""
         )
 
     def find(self, unit: str) -> Manifest | None:
@@ -157,7 +187,7 @@ class Run:
         )
 
     def state(self, unit: str) -> str:
-        """absent, partial, done, or stale (an input was made anew, or is itself stale)."""
+        """absent, partial, done, or stale (an input was recomputed, or is itself stale)."""
         manifest = self.find(unit)
         if manifest is None:
             return "partial" if self._partial(unit).exists() else "absent"
@@ -170,12 +200,14 @@ class Run:
     def _partial(self, unit: str) -> Path:
         return self.path / f"{unit}.partial"
 
-    def plan(self, unit: str) -> dict | None:
+    def begun_with(self, unit: str) -> dict[str, Any] | None:
         """Settings with which a partial unit was begun, or None."""
         plan = self._partial(unit) / "plan.json"
         return read_json(plan)["settings"] if plan.exists() else None
 
-    def _key(self, unit: str, version: int, settings, inputs: list[str]) -> tuple[str, dict, dict]:
+    def _key(
+        self, unit: str, version: int, settings: Any, inputs: list[str]
+    ) -> tuple[str, dict, dict]:
         """(key of the unit, its settings, the keys of its inputs)."""
         keys = {name: self.manifest(name).key for name in inputs}
         table = settings if isinstance(settings, dict) else key_table(settings)
@@ -194,7 +226,7 @@ class Run:
             keys,
         )
 
-    def is_current(self, unit: str, version: int, settings, inputs: list[str]) -> bool:
+    def is_current(self, unit: str, version: int, settings: Any, inputs: list[str]) -> bool:
         """Whether `unit` is committed as `begin` with the same arguments would make it."""
         found = self.find(unit)
         return found is not None and found.key == self._key(unit, version, settings, inputs)[0]
@@ -203,15 +235,17 @@ class Run:
         self,
         unit: str,
         version: int,
-        settings,
+        settings: Any,
         inputs: list[str],
         redo: bool = False,
         extend: bool = False,
     ) -> Work | None:
-        """A place to work on `unit`, or None when it is committed with the same key and not to be extended. `settings` is a settings
-        dataclass, or a table of what decides what the unit holds.
+        """A place to work on `unit`, or None when it is committed with the same key and not to be
+        extended. `settings` is a settings dataclass, or a table of what decides what the unit
+        holds.
 
-        Raises NotReady when an input is missing or stale, or when the unit is committed with another key and `redo` is not set.
+        Raises NotReady when an input is missing or stale, or when the unit is committed with
+        another key and `redo` is not set.
         """
         if stale := [name for name in inputs if self.state(name) == "stale"]:
             raise NotReady(
@@ -229,11 +263,11 @@ class Run:
                 + differences({"version": found.version}, {"version": version})
             )
             shown = "; ".join(
-                c if len(c) < 90 else c.split(" ")[0] + " was made anew" for c in changed
+                c if len(c) < 90 else c.split(" ")[0] + " was recomputed" for c in changed
             )
             raise NotReady(
                 f"{unit} is committed and differs: {shown}.",
-                f"Make it anew, with the flags you want: {self.command(unit)} --redo",
+                f"Recompute it with the flags you want: {self.command(unit)} --redo",
             )
         work = Work(self, unit, version, key, table, keys)
         work.open()
@@ -242,8 +276,10 @@ class Run:
     # ------------------------------------------------------------ lock
 
     @contextlib.contextmanager
-    def locked(self, verb: str):
-        """Hold the run for writing; raises NotReady, telling who holds it, when another process does."""
+    def locked(self, verb: str) -> Iterator[None]:
+        """Hold the run for writing; raises NotReady, telling who holds it, when another process
+        does.
+        """
         handle = open(self.path / "lock", "a+")  # noqa: SIM115 - closed below, and holding it open is the lock
         try:
             try:
@@ -292,8 +328,15 @@ class Work:
         self.folder.mkdir(parents=True)
         write_json(plan, {"key": self.key, "settings": self.settings})
 
+    def discard(self) -> None:
+        """Leave no partial unit behind: nothing was made."""
+        shutil.rmtree(self.folder)
+
     def commit(self, summary: dict) -> Manifest:
-        """Hash the files, write the manifest and rename the folder into place, replacing an older unit."""
+        """Hash the files, write the manifest, and rename the folder over an older unit.
+
+        Files whose names begin with a dot are scratch: they are not hashed, and are deleted last.
+        """
         found = (
             path
             for path in sorted(self.folder.rglob("*"))
@@ -325,9 +368,11 @@ class Work:
             shutil.rmtree(old, ignore_errors=True)  # what an earlier kill may have left of one
             os.replace(final, old)
         os.replace(self.folder, final)
-        (
-            final / "plan.json"
-        ).unlink()  # not before: a partial folder without its plan is thrown away
+        # Not before the rename: a partial folder without its plan is thrown away, and a kill while
+        # files are hashed must not cost a checkpoint.
+        (final / "plan.json").unlink()
+        for path in final.rglob(".*"):
+            path.unlink()
         shutil.rmtree(old, ignore_errors=True)
         return manifest
 

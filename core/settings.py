@@ -1,24 +1,30 @@
-"""The settings of each core stage, in the standard library only: command-line flags, help and manifest entries come from them.
+"""The settings of each core stage: flags, help and manifest entries come from them.
 
-A field is a default, a sentence and, where it has one, a unit. `in_key=False` marks what changes how fast a stage runs but not
-what it writes. An unknown key in a stored settings table is an error.
+A field is a default, a sentence and, where it has one, a unit. `in_key=False` marks what changes
+how fast a stage runs but not what it writes. An unknown key in a stored settings table is an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 from core.errors import UsageError
 
+S = TypeVar("S")
 
-def setting(default, text: str, *, choices: tuple = (), in_key: bool = True):
+
+def setting(default: Any, text: str, *, choices: tuple[Any, ...] = (), in_key: bool = True) -> Any:
     """A dataclass field with its help sentence; `choices` are the values that it accepts."""
     return field(default=default, metadata={"help": text, "choices": choices, "in_key": in_key})
 
 
-def from_table(kind, table: dict):
-    """The settings of dataclass `kind` that `table` holds; raises UsageError on an unknown key or a value outside its choices."""
-    known = {f.name: f for f in fields(kind)}
+def from_table(kind: type[S], table: Mapping[str, Any]) -> S:
+    """The settings of dataclass `kind` that `table` holds; raises UsageError on an unknown key or a
+    value outside its choices.
+    """
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for name, value in table.items():
         if name not in known:
             raise UsageError(
@@ -32,7 +38,7 @@ def from_table(kind, table: dict):
     return kind(**table)
 
 
-def key_table(settings) -> dict:
+def key_table(settings: Any) -> dict[str, Any]:
     """The settings that decide what a stage writes, as a plain table."""
     return {
         f.name: getattr(settings, f.name)
@@ -46,7 +52,7 @@ class RunSettings:
     """What a run is about. Fixed when the run is made."""
 
     subject: str = setting(
-        "data/subject", "Hugging Face name or local folder of the causal language model"
+        "python-7m", "Hugging Face name or local folder of the causal language model"
     )
     revision: str = setting("", "branch, tag or commit of the subject on the hub")
     weights: str = setting(
@@ -76,32 +82,33 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """capture: documents -> rows of tokens, activations, splits."""
+    """capture: read the documents, tokenise them, and store activations and splits."""
 
-    tokens: int = setting(0, "stop after about this many tokens; 0 reads the whole corpus")
+    max_tokens: int = setting(0, "stop after about this many tokens; 0 reads the whole corpus")
     context: int = setting(256, "tokens in a row, BOS included; at most the subject's own context")
     generate: int = setting(
-        0, "let the subject continue every document (prompt) by this many tokens"
+        0, "have the subject continue every document (a prompt) by up to this many tokens"
     )
     temperature: float = setting(1.0, "temperature of generated continuations; 0 is greedy")
     chat: bool = setting(
         False,
-        "read each document as a user's turn in the subject's chat template; conversations always are",
+        "put each document into the subject's chat template, as a turn of the user; "
+        "conversations are always put into it",
     )
     turns: str = setting(
         "all",
-        "whose turns count in a chat; of the other tokens no firing is looked at",
+        "which speaker's tokens are analysed in a chat; the others are context only",
         choices=("all", "user", "assistant"),
     )
     store: str = setting(
         "auto",
-        "keep the activations on disk, as training needs; auto: unless a published SAE is loaded",
+        "keep the activations on disk, which training needs; auto: yes, unless the run loads a "
+        "published SAE",
         choices=("auto", "yes", "no"),
     )
-    shard_tokens: int = setting(131_072, "tokens in a shard file, about")
     batch_tokens: int = setting(
         4096,
-        "tokens in one pass through the subject; 0 tries some sizes and takes the fastest",
+        "tokens in one pass through the subject; 0 measures which size is fastest",
         in_key=False,
     )
     workers: int = setting(
@@ -123,76 +130,76 @@ WITH_K = ("topk", "batch_topk", "matryoshka")  # the others have a penalty
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """train: activations of the train split -> a sparse autoencoder."""
+    """train: fit a sparse autoencoder to the activations of the train split."""
 
     architecture: str = setting(
         "topk",
         ", ".join(f"{name} ({paper})" for name, paper in ARCHITECTURES.items()),
         choices=tuple(ARCHITECTURES),
     )
-    expansion: float = setting(8.0, "features for each dimension of the site")
+    expansion: float = setting(8.0, "features per dimension of the site")
     k: int = setting(32, "topk, batch_topk, matryoshka: features that fire on a token")
-    l1: float = setting(
+    penalty: float = setting(
         0.0,
-        "weight of the penalty, on the L1 norm (jumprelu: on L0), with activations scaled to unit variance; 0: the architecture's own",
+        "weight of the L1 norm (jumprelu: of L0) in the loss, for activations of unit variance; "
+        "0: the architecture's default",
     )
-    l0: float = setting(
+    target_l0: float = setting(
         0.0,
-        "architectures with a penalty: adapt it until this many features fire on a token; 0 keeps it",
+        "architectures with a penalty: adapt the penalty until this many features fire on a token; "
+        "0: keep the penalty fixed",
     )
-    epochs: float = setting(4.0, "passes over the train split, at most")
-    batch: int = setting(4096, "vectors in a step")
-    rate: float = setting(0.0, "peak learning rate of Adam; 0 takes the architecture's own default")
+    epochs: float = setting(4.0, "largest number of passes over the train split")
+    batch_size: int = setting(4096, "vectors in an optimiser step")
+    lr: float = setting(0.0, "peak learning rate of Adam; 0: the architecture's default")
     warmup: int = setting(100, "steps over which learning rate and penalty rise to their peak")
-    decay: float = setting(0.3, "last share of all steps over which the learning rate falls to 0")
-    dead_after: int = setting(
-        500_000, "a feature that did not fire on this many vectors counts as dead"
-    )
+    decay: float = setting(0.3, "last share of all steps, over which the learning rate falls to 0")
     check_every: int = setting(100, "steps between measurements on the val split")
     patience: int = setting(8, "measurements without improvement before training stops early")
-    take: str = setting("", "take this SAE of a sweep, as sweep/NAME/SAE, and train nothing")
-    checkpoint_every: int = setting(200, "steps between checkpoints", in_key=False)
+    take: str = setting("", "copy this SAE of a sweep, as sweep/NAME/SAE, and train nothing")
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """sweep: several autoencoders in one pass over the activations, and a table of how they compare. --architecture, --expansion, --k, --l1 and --l0
-    take lists (8,16,32). `train RUN --take sweep/NAME/SAE` makes one of them the run's own."""
+    """sweep: train several autoencoders in one pass over the activations and compare them.
+
+    --architecture, --expansion, --k, --penalty and --target-l0 take lists (8,16,32).
+    `train RUN --take sweep/NAME/SAE` makes one of the autoencoders the run's own.
+    """
 
     name: str = setting("sweep", "name of this sweep")
     architecture: str = setting("topk", f"list of: {', '.join(ARCHITECTURES)}")
-    expansion: str = setting("8", "list; features for each dimension of the site")
+    expansion: str = setting("8", "list; features per dimension of the site")
     k: str = setting("32", f"list, for {', '.join(WITH_K)}: features that fire on a token")
-    l1: str = setting(
+    penalty: str = setting(
         "",
-        "list, for the other architectures: weight of the penalty; empty takes each architecture's own",
+        "list, for the other architectures: weight of the penalty; "
+        "empty: each architecture's default",
     )
-    l0: str = setting(
+    target_l0: str = setting(
         "",
-        "list, for the other architectures, instead of --l1: adapt the penalty until this many features fire on a token",
+        "list, for the other architectures, instead of --penalty: "
+        "adapt the penalty until this many features fire on a token",
     )
-    epochs: float = setting(4.0, "passes over the train split, at most")
-    batch: int = setting(4096, "vectors in a step")
-    rate: float = setting(
-        0.0, "peak learning rate of Adam; 0 takes each architecture's own default"
-    )
+    epochs: float = setting(4.0, "largest number of passes over the train split")
+    batch_size: int = setting(4096, "vectors in an optimiser step")
+    lr: float = setting(0.0, "peak learning rate of Adam; 0: each architecture's default")
     warmup: int = setting(100, "steps over which learning rate and penalty rise to their peak")
     patience: int = setting(8, "measurements without improvement before an SAE stops early")
     tokens: int = setting(
-        100_000, "stored vectors of the test split for FVU, L0 and dead features; 0 takes them all"
+        100_000, "stored vectors of the test split for FVU, L0 and dead features; 0: all of them"
     )
     loss_tokens: int = setting(
         20_000, "tokens of whole rows for the cross-entropy with each SAE spliced in"
     )
-    checkpoint_every: int = setting(200, "steps between checkpoints", in_key=False)
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """evaluate: fidelity of the SAE on the test split."""
+    """evaluate: measure how faithfully the SAE reconstructs the test split."""
 
     tokens: int = setting(
-        200_000, "stored vectors for FVU, L0 and dead features; 0 takes the whole split"
+        200_000, "stored vectors for FVU, L0 and dead features; 0: the whole split"
     )
     loss_tokens: int = setting(
         40_000, "tokens of whole rows for the cross-entropy with the SAE spliced in"
@@ -201,9 +208,8 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """index: every firing of every feature, inverted."""
+    """index: find every firing of every feature, and store them by feature."""
 
-    batch: int = setting(2048, "vectors encoded at once", in_key=False)
     workers: int = setting(
         1, "processes that make shards, each with its share of the cores", in_key=False
     )
@@ -211,10 +217,8 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class EffectsSettings:
-    """effects: tokens that each direction promotes through the subject's own final norm and unembedding, and what a clamp does to its predictions."""
+    """effects: find the tokens that each feature promotes, and measure what a clamp changes."""
 
-    top: int = setting(20, "tokens kept at either end")
     clamp: float = setting(
-        2.0,
-        "multiple of its maximum to which each feature is clamped on neutral prefixes; 0 leaves clamps out",
+        2.0, "clamp each feature to this multiple of its maximum; 0 measures no clamps"
     )

@@ -1,17 +1,19 @@
 """One style for every figure: a light theme, its dark variant, and what each colour means.
 
-    with themed(dark) as theme:
+    with use_theme(dark) as theme:
         figure = Figure(figsize=(8, 5))
         axes = figure.add_subplot()
         axes.hist(scores, color=COLOURS["score"])
     save(figure, path)
 
-Figures are made with `matplotlib.figure.Figure`, never with pyplot: no window, no global list of figures, Agg by itself. Text that
-comes from a subject or a label goes through `plain`, or a `$` in it would be read as mathematics.
+Figures are made with `matplotlib.figure.Figure`, never with pyplot: no window and no global list of
+figures. Text that comes from a subject or a label goes through `escape_text`, or matplotlib would
+read a `$` in it as mathematics.
 
-Colours are the ones that stay apart for colour-blind readers: Okabe and Ito's seven (smallest CIEDE2000 distance 10.9 under simulated
-protanopia, deuteranopia and tritanopia) for meanings, Tol's muted nine (11.5) for categories; tab10 falls to 1.3. No palette survives
-past nine, so a figure with more categories groups them.
+Colour-blind readers can tell the colours apart. Meanings have Okabe and Ito's seven (smallest
+CIEDE2000 distance 10.9 under simulated protanopia, deuteranopia and tritanopia), categories have
+Tol's muted nine (11.5); tab10 falls to 1.3. No palette has more than nine such colours, so a figure
+with more categories merges some of them.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.figure import Figure
 
-from core.files import replacing
+from core.files import replace_file
 
-COLOURS = {  # what a colour means, in every figure and both themes
+COLOURS = {  # the meaning of each colour, in every figure and both themes
     "score": "#0072B2",
     "null": "#E69F00",
     "control": "#CC79A7",
@@ -43,7 +46,7 @@ PALETTE = (
     "#CC6677",
     "#882255",
     "#AA4499",
-)  # Tol, muted
+)  # Tol's muted nine
 DARK_PALETTE = (
     "#7C6FD6",
     "#88CCEE",
@@ -54,7 +57,7 @@ DARK_PALETTE = (
     "#DE7C8C",
     "#B8487F",
     "#C774B8",
-)  # its four darkest hues raised
+)  # the four darkest of PALETTE are lighter
 DOTS, MOST_BYTES = (200, 150, 110, 80), 600_000
 SEQUENTIAL = "cividis"
 
@@ -77,57 +80,74 @@ DARK = {
 
 
 @contextlib.contextmanager
-def themed(dark: bool = False) -> Iterator[dict]:
-    """The theme's colours (page, ink, faint, grid, noise, palette), with matplotlib set to it inside the block.
+def use_theme(dark: bool = False) -> Iterator[dict]:
+    """Set matplotlib to a theme inside the block; gives the theme's colours.
 
-    A figure keeps the colours of the block it was made in: make it and draw on it inside, save it anywhere.
+    The colours are page, ink, faint, grid, noise (#RRGGBB) and palette (nine of them). A figure
+    keeps the colours of the block it was made in: make it and draw on it inside, save it anywhere.
     """
     theme = DARK if dark else LIGHT
-    with mpl.rc_context(rc(theme)):
+    with mpl.rc_context(rc_of(theme)):
         yield theme
 
 
-def rc(theme: dict) -> dict:
-    """matplotlib settings of a theme."""
-    ink, faint, page, grid = theme["ink"], theme["faint"], theme["page"], theme["grid"]
-    return {
-        "figure.facecolor": page, "savefig.facecolor": page, "axes.facecolor": page,
-        "text.color": ink, "axes.labelcolor": ink, "axes.titlecolor": ink, "axes.edgecolor": faint,
-        "xtick.color": faint, "ytick.color": faint, "xtick.labelcolor": ink, "ytick.labelcolor": ink,
-        "grid.color": grid, "grid.linewidth": 0.8, "axes.grid": True, "axes.axisbelow": True,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8,
-        "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
-        "axes.prop_cycle": mpl.cycler(color=theme["palette"]), "image.cmap": SEQUENTIAL,
-        "legend.frameon": False, "lines.linewidth": 1.8, "lines.solid_capstyle": "round",
-        "figure.dpi": 100, "savefig.dpi": 200,
-    }  # fmt: skip
+def rc_of(theme: dict) -> dict:
+    """Return the matplotlib settings of a theme."""
+    ink, faint, page = theme["ink"], theme["faint"], theme["page"]
+    colours = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), ink)
+    colours |= dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), ink)
+    colours |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), faint)
+    colours |= dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), page)
+    return colours | {
+        "grid.color": theme["grid"],
+        "grid.linewidth": 0.8,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "axes.titlesize": 12,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.prop_cycle": cycler(color=theme["palette"]),
+        "image.cmap": SEQUENTIAL,
+        "legend.frameon": False,
+        "lines.linewidth": 1.8,
+        "lines.solid_capstyle": "round",
+        "figure.dpi": 100,
+        "savefig.dpi": 200,
+    }
 
 
-def plain(text: str) -> str:
-    """`text` as matplotlib will print it, character by character: no mathematics between dollars, line ends and tabs made visible."""
+def escape_text(text: str) -> str:
+    """Escape `text` for matplotlib: no mathematics between dollars, line ends and tabs as signs."""
     return text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "").replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure, format by the ending of `path`; no date inside, so equal figures are equal bytes.
+    """Write the figure in the format that the ending of `path` names.
 
-    Letters of an SVG are outlines, each kept once: it looks the same where our font is missing. At 200 dots an inch, or as many fewer as keep the file under 600 kB, which is what a readme can carry.
+    The file holds no date, so equal figures are equal bytes. Letters of an SVG are outlines, each
+    kept once: it looks the same where our font is missing. A picture has 200 dots an inch, or the
+    most of DOTS that keep the file under 600 kB, which is what a readme can carry.
     """
     kind = path.suffix.lstrip(".")
-    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    without_date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     path.parent.mkdir(parents=True, exist_ok=True)
     for dots in DOTS:
         with (
-            replacing(path) as temporary,
+            replace_file(path) as temporary,
             mpl.rc_context({"svg.hashsalt": "figures", "svg.fonttype": "path"}),
         ):
-            figure.savefig(temporary, format=kind, dpi=dots, metadata=dated.get(kind))
+            figure.savefig(temporary, format=kind, dpi=dots, metadata=without_date.get(kind))
         if path.stat().st_size < MOST_BYTES:
             break
 
 
 def contrast(a: str, b: str) -> float:
-    """Contrast of two colours #RRGGBB by WCAG 2.1, 1 to 21; text needs 4.5."""
+    """Return the contrast of two colours #RRGGBB by WCAG 2.1, from 1 to 21; text needs 4.5."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

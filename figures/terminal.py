@@ -1,262 +1,337 @@
-"""A feature, a table, a clamp in the terminal. Colour only where standard output is a terminal; control characters never get through."""
+"""What the verbs print in a terminal: one feature, tables, units, runs, clamps, comparisons.
+
+Lines fit the terminal, from 80 to 200 columns. Colour is used only where standard output is a
+terminal. Control characters of a corpus never get through.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from figures.text import quoted, useful_text, visible
+from rich.filesize import decimal
 
-RAMP = (230, 222, 214, 208, 202)  # 256-colour backgrounds, pale yellow to orange
-BARS = " ▁▂▃▄▅▆▇█"
+from autointerp.card import Card
+from autointerp.pipeline import STAGES, brief
+from figures.clamp_lines import clamp_text as clamp_text
+from figures.layout import (
+    Column,
+    fit_text,
+    join_fitting,
+    lay_table,
+    show_snippet,
+    sparkline,
+    terminal_width,
+    use_colour,
+    wrap_text,
+)
+from figures.text import quote, to_line
 
-
-def coloured() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
-
-
-def highlighted(
-    tokens: list[str], activations: list[float], top: float, peak: int, colour: bool
-) -> str:
-    """Tokens on one line, shaded by activation / `top`; without colour, tokens over half of the top stand in «», the peak in «« »»."""
-    out = []
-    for i, (token, activation) in enumerate(zip(tokens, activations, strict=True)):
-        text, share = visible(token), activation / top if top > 0 else 0.0
-        if colour and share > 0:
-            shade = RAMP[min(len(RAMP) - 1, int(share * len(RAMP)))]
-            out.append(f"\x1b[48;5;{shade}m\x1b[38;5;16m{text}\x1b[0m")
-        elif not colour and activation > 0 and i == peak:
-            out.append(f"««{text}»»")
-        elif not colour and share > 0.5:
-            out.append(f"«{text}»")
-        else:
-            out.append(text)
-    return "".join(out)
-
-
-def sparkline(counts) -> str:
-    """Counts as bars on a logarithmic scale; an empty bin is a blank."""
-    import numpy as np
-
-    heights = np.log1p(np.asarray(counts, dtype=float))
-    top = heights.max() or 1.0
-    return "".join(
-        BARS[0] if h == 0 else BARS[max(1, round(h / top * (len(BARS) - 1)))] for h in heights
-    )
-
-
-def score_text(score: dict) -> str:
-    if score["value"] is None:
-        return f"{score['kind']} undefined: {score['undefined']}"
-    span = f" [{score['low']:.2f}, {score['high']:.2f}]" if score["low"] is not None else ""
-    null = f", null {score['null']:.2f}" if score["null"] is not None else ""
-    area = f", area under the curve {score['auroc']:.2f}" if score.get("auroc") is not None else ""
-    return f"{score['kind']:17} {score['value']:.2f}{span}{null}{area}" + (
-        f", {score['n_documents']} documents" if score["n_documents"] else ""
-    )
-
-
-def list_rows(name: str, rows: list[str]) -> list[str]:
-    """Rows under one another, the first behind the name; nothing without rows."""
-    return [f"  {name if i == 0 else '':10} {row}" for i, row in enumerate(rows)]
-
-
-def group_lines(card: dict) -> list[str]:
-    """The groups that the feature is in, coarsest first; that it is in none, where there are groups."""
-    if not card["cluster"]:
-        return []
-    path = [f"{g['group']} {visible(g['title']) or '(unnamed)'}" for g in card["groups"]]
-    return list_rows("group", [" > ".join(path) or "none (noise)"])
+NAME = 11  # columns of the names on the left of a feature's lines
+TOKENS = 10  # promoted tokens that are shown
+PARTNERS = 4
+STATES = {
+    "absent": "not made",
+    "partial": "begun",
+    "done": "done",
+    "stale": "out of date",
+}
+STRATA = {  # stratum of a snippet -> a heading
+    "top": "the largest activations",
+    "q90": "the upper tenth of the activations",
+    "q70": "activations between the 70th and the 90th percentile",
+    "q40": "activations between the 40th and the 70th percentile",
+    "q10": "activations between the 10th and the 40th percentile",
+    "q0": "the lowest tenth of the activations",
+    "firing": "any firing",
+    "near_miss": "silent on a token on which it usually fires",
+    "random": "any token",
+    "missed": "fires, and the label does not say so",
+    "false_alarm": "silent, and the label says that it fires",
+}
+RELATIONS = {
+    "duplicate": "{feature} and {other} are near duplicates",
+    "splitting": "{feature} and {other} probably split one feature",
+    "absorption": "{other} probably absorbs firings of {feature}",
+}
+REASONS = {  # kind of an undefined score without a message -> why it has no value
+    "too_rare": "it fires in too few test documents",
+    "constant": "the label predicts the same everywhere",
+    "names_no_token": "the label names no token",
+    "no_rivals": "no other feature is near enough to be confused with it",
+    "unparsable": "the answers could not be read",
+    "misaligned": "the answers did not keep to the text",
+}
 
 
-def evidence_text(label: dict) -> str:
-    return (
-        f", from {label['evidence']:,} firing{'s' * (label['evidence'] > 1)}"
-        if label["evidence"]
-        else ""
-    )
+# ---------------------------------------------------------------- one feature
 
 
-def feature_text(card: dict, histogram) -> str:
-    """A feature's card as `show` prints it."""
-    colour = coloured()
-    counts, edges = histogram
+def feature_text(card: Card) -> str:
+    """A feature as `show` prints it."""
+    width = terminal_width()
     lines = [
-        f"feature {card['feature']}   {card['status']}   fires on {card['density']:.3%} of tokens   {card['n_firings']:,} firings in {card['n_documents']} documents   max {card['max']:.2f}"
+        f"feature {card.feature}   {card.status}   fires on {card.density:.3%} of tokens",
+        f"  {card.n_firings:,} firings in {card.n_documents:,} documents, maximum {card.max:.2f}",
     ]
-    for label in card["labels"]:
-        scores = [score_text(s) for s in label["scores"]] or ["not scored"]
-        confidence = (
-            ""
-            if label["confidence"] is None
-            else f"   (confidence {label['confidence']:.2f}{evidence_text(label)})"
-        )
-        lines += [
-            f"  {label['set']:10} {visible(label['text'])}{confidence}",
-            *(f"  {'':10} {score}" for score in scores),
-        ]
-    lines += [f"  note       {visible(n['text'])}  ({n['time'][:10]})" for n in card["notes"]]
-    lines += group_lines(card)
-    lines.append(f"  activation 0 {sparkline(counts)} {edges[-1]:.2f}  (log count)")
-    for side in ("promoted", "suppressed"):
-        if card[side]:
-            lines.append(f"  {side:10} " + " ".join(quoted(t["token"]) for t in card[side][:10]))
-    lines += list_rows(
-        "neighbours",
-        [
-            f"{n['feature']:<6} cos {n['cosine']:+.2f}  {visible(n['label'])}"
-            for n in card["neighbours"]
-        ],
+    for label in card.labels:
+        lines += label_lines(label, width)
+    for note in card.notes:
+        lines += named_text("note", f"{to_line(note['text'])}  ({note['time'][:10]})", width)
+    lines += cluster_lines(card, width)
+    bars, most = sparkline(card.histogram["counts"]), card.histogram["edges"][-1]
+    lines += named_rows("activation", [f"0 {bars} {most:.2f}  (log count)"], width)
+    for side, tokens in (("promoted", card.promoted), ("suppressed", card.suppressed)):
+        if tokens:
+            quoted = [quote(token["token"]) for token in tokens[:TOKENS]]
+            lines += named_rows(side, [join_fitting(quoted, width - NAME - 2)], width)
+    lines += relation_lines(card, width)
+    return "\n".join(lines + snippet_lines(card, width))
+
+
+def label_lines(label: dict[str, Any], width: int) -> list[str]:
+    """A label of one set with its confidence and its scores."""
+    text = to_line(label["text"])
+    if label["confidence"] is not None:
+        text += f"   (confidence {label['confidence']:.2f}{describe_evidence(label)})"
+    scores = [describe_score(score) for score in label["scores"]] or ["not scored"]
+    lines = named_text(label["set"], text, width)
+    return lines + [line for score in scores for line in named_text("", score, width)]
+
+
+def describe_evidence(label: dict[str, Any]) -> str:
+    n = label["evidence"]
+    return f", from {n:,} firing{'s' * (n > 1)}" if n else ""
+
+
+def describe_score(score: dict[str, Any]) -> str:
+    """Say a score with its interval, its null and its documents, or why it has no value."""
+    if score["value"] is None:
+        return f"{score['kind']:17} no value: {describe_undefined(score['undefined'])}"
+    text = f"{score['kind']:17} {score['value']:.2f}"
+    if score["low"] is not None:
+        text += f" [{score['low']:.2f}, {score['high']:.2f}]"
+    if score["null"] is not None:
+        text += f", null {score['null']:.2f}"
+    if score.get("auroc") is not None:
+        text += f", area under the ROC curve {score['auroc']:.2f}"
+    if score["n_documents"]:
+        text += f", {score['n_documents']} documents"
+    return text
+
+
+def describe_undefined(undefined: str | None) -> str:
+    """Say why a score has no value; `undefined` is `kind: message`, or `kind` alone."""
+    kind, _, message = (undefined or "unknown").partition(": ")
+    return to_line(message) or REASONS.get(kind, kind.replace("_", " "))
+
+
+def cluster_lines(card: Card, width: int) -> list[str]:
+    """The clusters that the feature is in, coarsest first; nothing before `cluster`."""
+    if not card.cluster:
+        return []
+    path = [f"{c['group']} {to_line(c['title']) or '(unnamed)'}" for c in card.groups]
+    return named_text("cluster", " > ".join(path) or "none (noise)", width)
+
+
+def relation_lines(card: Card, width: int) -> list[str]:
+    """Nearest directions, features that fire on the same tokens, and probable relations."""
+    neighbours = [
+        f"{n['feature']:<6} cos {n['cosine']:+.2f}  {to_line(n['label'])}" for n in card.neighbours
+    ]
+    partners = [
+        f"{n['feature']:<6} phi {n['phi']:+.2f}  {to_line(n['label'])}"
+        for n in card.partners[:PARTNERS]
+    ]
+    related = [f"{describe_relation(r)}, strength {r['strength']:.2f}" for r in card.related]
+    lines = named_rows("neighbours", neighbours, width)
+    lines += named_rows("fires with", partners, width)
+    return lines + named_rows("related", related, width)
+
+
+def describe_relation(relation: dict[str, Any]) -> str:
+    form = RELATIONS.get(relation["kind"], relation["kind"] + ": {feature} and {other}")
+    return form.format(feature=relation["feature"], other=relation["other"])
+
+
+def snippet_lines(card: Card, width: int) -> list[str]:
+    """Snippets under the name of their stratum, each on one line around its peak."""
+    lines: list[str] = []
+    heading, several = "", len(card.labels) > 1
+    for snippet in card.snippets:
+        name = str(STRATA.get(snippet["stratum"], snippet["stratum"]))
+        if several and snippet.get("set"):
+            name += f" ({to_line(snippet['set'])})"
+        if name != heading:
+            heading = name
+            lines.append(f"  -- {heading}")
+        lines.append(snippet_line(snippet, card.max, width))
+    return lines
+
+
+def snippet_line(snippet: dict[str, Any], maximum: float, width: int) -> str:
+    value = f"  {snippet['activations'][snippet['peak']]:7.2f}  "
+    document = fit_text(to_line(Path(str(snippet["document"])).name), width // 4)
+    source = f"   [{document}, {snippet['split']}]"
+    room = width - len(value) - len(source)
+    text = show_snippet(
+        snippet["tokens"], snippet["activations"], maximum, snippet["peak"], room, use_colour()
     )
-    lines += list_rows(
-        "fires with",
-        [
-            f"{n['feature']:<6} phi {n['phi']:+.2f}  {visible(n['label'])}"
-            for n in card["partners"][:4]
-        ],
-    )
-    lines += list_rows(
-        "related",
-        [
-            f"{r['kind']}: {r['feature']} and {r['other']}, strength {r['strength']:.2f}"
-            for r in card["related"]
-        ],
-    )
-    stratum = None
-    for s in card["snippets"]:
-        whose = s.get("set", "") if len(card["labels"]) > 1 else ""
-        if (s["stratum"], whose) != stratum:
-            stratum = s["stratum"], whose
-            lines.append(f"  -- {s['stratum']}" + (f" ({visible(whose)})" if whose else ""))
-        value = s["activations"][s["peak"]]
-        lines.append(
-            f"  {value:7.2f}  {highlighted(s['tokens'], s['activations'], card['max'], s['peak'], colour)}   [{s['document']}, {s['split']}]"
-        )
-    return "\n".join(lines)
+    return value + text + source
 
 
-def table_text(rows: list[dict], columns: list[str], limit: int = 40) -> str:
-    """Rows under a header, numbers short; says how many were left out."""
+def named_text(name: str, text: str, width: int) -> list[str]:
+    """Text behind a name, wrapped between words."""
+    rows = wrap_text(text, width - NAME - 2)
+    return [f"  {to_line(name) if i == 0 else '':{NAME - 1}} {row}" for i, row in enumerate(rows)]
 
-    def cell(value) -> str:
-        if value is None or value != value:
-            return "-"
-        if isinstance(value, float):
-            return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.2f}"
-        return visible(str(value))[:90]
 
-    shown = [[cell(row[c]) for c in columns] for row in rows[:limit]]
-    widths = [max([len(c), *(len(r[i]) for r in shown)]) for i, c in enumerate(columns)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip()]
-    lines += ["  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in shown]
+def named_rows(name: str, rows: list[str], width: int) -> list[str]:
+    """Rows below each other behind a name, each on one line; nothing without rows."""
+    rows = [fit_text(row, width - NAME - 2) for row in rows]
+    return [f"  {name if i == 0 else '':{NAME - 1}} {row}" for i, row in enumerate(rows)]
+
+
+def pair_text(pair: dict[str, Any]) -> str:
+    """Two features: their labels, how often they fire on the same token, phi and cosine."""
+    lines = [f"{pair[side]} {to_line(pair['labels'][side])}".rstrip() for side in ("a", "b")]
+    shares = f"{pair['of_a']:.1%} and {pair['of_b']:.1%} of their firings"
+    lines += [
+        f"They fire on {pair['n_a']:,} and {pair['n_b']:,} of {pair['n']:,} tokens,",
+        f"together on {pair['n_ab']:,}: {shares}.",
+        f"phi {pair['phi']:.4f}, cosine {pair['cosine']:.4f}",
+    ]
+    lines += [f"{describe_relation(r)}, strength {r['strength']:.2f}" for r in pair["related"]]
+    return "\n".join(line for text in lines for line in wrap_text(text, terminal_width()))
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table_text(rows: list[dict[str, Any]], columns: Sequence[str], limit: int = 40) -> str:
+    """Rows under a header, numbers short; says how many rows were left out."""
+    shown = [[format_cell(row[name]) for name in columns] for row in rows[:limit]]
+    numbers = [all(not isinstance(row[name], str) for row in rows[:limit]) for name in columns]
+    made = [
+        Column(name, right=number, flexible=not number)
+        for name, number in zip(columns, numbers, strict=True)
+    ]
+    lines = [lay_table(made, shown, terminal_width())]
     if len(rows) > limit:
         lines.append(f"... and {len(rows) - limit} more (--limit, or --json for all)")
     return "\n".join(lines)
 
 
+def format_cell(value: Any) -> str:
+    """A value as a table shows it; - for none."""
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.2f}"
+    return to_line(str(value))
+
+
+def runs_text(rows: list[dict[str, Any]]) -> str:
+    """Every run: its subject and site, its size on disk, when it changed last, what to type next.
+
+    `rows` have run, subject, site, bytes, made (seconds since 1970) and next.
+    """
+    if not rows:
+        return "There are no runs yet. Make one: python main.py demo"
+    columns = [Column("run"), Column("subject", flexible=True), Column("site")]
+    columns += [Column("size", right=True), Column("changed"), Column("next")]
+    cells = []
+    for row in rows:
+        changed = f"{datetime.fromtimestamp(row['made']):%Y-%m-%d}" if row["made"] else "-"
+        subject = to_line(Path(row["subject"]).name)
+        about = [to_line(row["run"]), subject, to_line(row["site"])]
+        cells.append([*about, decimal(row["bytes"]), changed, to_line(row["next"])])
+    return lay_table(columns, cells, terminal_width())
+
+
+def units_text(units: list[dict[str, Any]]) -> str:
+    """Every unit of a run on one line: whether it is made, how long that took, its key figures.
+
+    `units` have stage, state, summary and seconds.
+    """
+    columns = [Column("unit"), Column("state"), Column("time", right=True)]
+    columns.append(Column("key figures", flexible=True))
+    cells = []
+    for unit in units:
+        stage = STAGES.get(unit["stage"].split("/")[0])
+        figures = brief(stage, unit["summary"]) if stage and unit["summary"] else ""
+        time = "" if unit["seconds"] is None else format_seconds(unit["seconds"])
+        state = STATES.get(unit["state"], unit["state"])
+        cells.append([unit["stage"], state, time, to_line(figures)])
+    return lay_table(columns, cells, terminal_width())
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration: 12 s, 3:20 min, 1:05 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02} h"
+
+
+# ---------------------------------------------------------------- a text
+
+
 def reading_text(
-    tokens: list[str], firings: list[dict], maxima: dict[int, float], limit: int
+    tokens: list[str], firings: list[dict[str, Any]], maxima: dict[int, float], limit: int
 ) -> str:
-    """The features that fire on a text, strongest (as a share of their own maximum) first, each with its tokens shaded."""
+    """The features that fire on a text, the strongest first, each with its tokens shaded.
+
+    Strength is the largest activation as a share of the feature's own maximum. `firings` have
+    position, feature, activation and label.
+    """
     by_feature: dict[int, list[float]] = {}
-    labels = {}
+    labels: dict[int, str] = {}
     for f in firings:
         by_feature.setdefault(f["feature"], [0.0] * len(tokens))[f["position"]] = f["activation"]
         labels[f["feature"]] = f["label"]
-    share = lambda feature: max(by_feature[feature]) / (maxima[feature] or 1.0)
+    if not by_feature:
+        return "No feature fires on it."
+
+    def share(feature: int) -> float:
+        return max(by_feature[feature]) / (maxima[feature] or 1.0)
+
+    width, colour = terminal_width(), use_colour()
     ordered = sorted(by_feature, key=share, reverse=True)
-    colour = coloured()
     lines = ["feature  of its max  text, and label"]
     for feature in ordered[:limit]:
         values = by_feature[feature]
-        shown = highlighted(
-            tokens, values, maxima[feature], max(range(len(values)), key=values.__getitem__), colour
-        )
-        lines += [
-            f"{feature:7}  {share(feature):10.0%}  {shown}",
-            f"{'':21}{visible(labels[feature])}",
-        ]
+        peak = max(range(len(values)), key=values.__getitem__)
+        text = show_snippet(tokens, values, maxima[feature], peak, width - 21, colour)
+        lines.append(f"{feature:7}  {share(feature):10.0%}  {text}")
+        lines.append(f"{'':21}{fit_text(to_line(labels[feature]), width - 21)}".rstrip())
     if len(ordered) > limit:
         lines.append(f"... and {len(ordered) - limit} more (--limit, or --json for all)")
     return "\n".join(lines)
 
 
-DOSE_COLUMNS = (("target", "own tokens, nats", "+.2f"), ("own", "written, share", ".2f"), ("found", "found, of max", ".2f"), ("kl", "KL, nats/token", ".3f"),
-                ("loss", "neutral loss", "+.3f"), ("perplexity", "perplexity", ".1f"), ("distinct", "distinct pairs", ".2f"))  # fmt: skip
+# ---------------------------------------------------------------- two runs
 
 
-def dose_lines(record: dict) -> list[str]:
-    """A table of doses: each measure of the clamp, and of a random direction of equal length in brackets; then the useful dose."""
-    number = lambda value, form: "-" if value is None else format(value, form)
-    lines = ["", "    dose" + "".join(f"{name:>24}" for _, name, _ in DOSE_COLUMNS)]
-    for d in record["doses"]:
-        lines.append(
-            f"   {d['dose']:4g}x"
-            + "".join(
-                f"{number(d[key], form) + ' (' + number(d['random_' + key], form) + ')':>24}"
-                for key, _, form in DOSE_COLUMNS
-            )
-        )
-    lines.append("   in brackets: a random direction of equal length")
-    for entry, key, what in (
-        ("useful", "own", "of the tokens written are its own"),
-        ("useful_found", "found", "of its maximum is found again"),
-    ):
-        if entry in record:
-            lines.append("   " + useful_text(record[entry], key, what))
-    return lines
-
-
-def clamp_text(record: dict) -> str:
-    """Baseline and clamped continuations, one above the other, under each prompt; then the doses."""
-    lines = [
-        f"{clamp}   {visible(record['labels'].get(str(f), ''))}"
-        for clamp, f in zip(record["clamps"], record["features"], strict=True)
-    ]
-    lines += [
-        f"{clamp['mode']} {clamp['feature']}={clamp['value']:.4g}   in run {other['run']}"
-        for other in record.get("also", ())
-        for clamp in other["clamps"]
-    ]
-    for prompt, seed, baseline, clamped in zip(
-        record["prompts"], record["seeds"], record["baseline"], record["clamped"], strict=True
-    ):
-        lines += [
-            f"-- {visible(prompt)}   (seed {seed})",
-            f"   baseline  {visible(baseline)}",
-            f"   clamped   {visible(clamped)}",
-        ]
-    if "doses" in record:
-        lines += dose_lines(record)
-    return "\n".join(lines)
-
-
-def pair_text(found: dict) -> str:
-    """Two features: their labels, how often they fire on the same token, phi and cosine."""
-    lines = [f"{found[side]} {visible(found['labels'][side])}".rstrip() for side in ("a", "b")]
-    shares = f"{found['of_a']:.1%} and {found['of_b']:.1%} of their firings"
-    lines.append(
-        f"fire on {found['n_a']:,} and {found['n_b']:,} of {found['n']:,} tokens, together on {found['n_ab']:,}: {shares}"
-    )
-    lines.append(
-        f"phi {found['phi']:.4f}, cosine {found['cosine']:.4f}"
-        + "".join(f"; probable {r['kind']} {r['strength']:.2f}" for r in found["related"])
-    )
-    return "\n".join(lines)
-
-
-def compare_text(own: str, other: str, found: dict) -> str:
-    """Best matches of two runs' features both ways beside chance, and each autoencoder on the other's text."""
-    lines = []
+def compare_text(own: str, other: str, summary: dict[str, Any]) -> str:
+    """How well two runs' features match, both ways and beside chance, and each SAE on each text."""
+    close = f"{summary['close_at']:g}"
+    sentences = []
     for side, a, b in (("there", own, other), ("here", other, own)):
-        m = found[side]
-        lines.append(
-            f"{a} in {b}: mean best cosine {m['mean']:.3f} (random directions of like covariance {m['null']['mean']:.3f}); "
-            f"{m['close']:.0%} of {m['n']:,} features have one of at least {found['close_at']:g} ({m['null']['close']:.0%})"
+        match, null = summary[side], summary[side]["null"]
+        sentences.append(
+            f"{a} in {b}: the mean best cosine is {match['mean']:.3f} (random directions of like "
+            f"covariance {null['mean']:.3f}); {match['close']:.0%} of {match['n']:,} features have "
+            f"one of at least {close} (random {null['close']:.0%})."
         )
     for side, a, b in (("here", own, other), ("there", other, own)):
-        f = found["fidelity"][side]
-        lines.append(
-            f"on the held-out text of {a}: FVU {f['own']['fvu']:.3f} with its own autoencoder, {f['guest']['fvu']:.3f} with that of {b}"
+        fidelity = summary["fidelity"][side]
+        sentences.append(
+            f"On the held-out text of {a} the FVU is {fidelity['own']['fvu']:.3f} with its own "
+            f"autoencoder and {fidelity['guest']['fvu']:.3f} with that of {b}."
         )
-    return "\n".join(lines)
+    return "\n".join(row for text in sentences for row in wrap_text(text, terminal_width()))

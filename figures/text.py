@@ -1,39 +1,43 @@
-"""Text of the subject made readable: visible whitespace, quotes."""
+"""Text of a subject made printable on one line, and sentences about a useful dose."""
 
 from __future__ import annotations
 
 import unicodedata
 
-
-def visible(text: str) -> str:
-    """The text on one line: newlines as ↵, tabs as →, other control and bidirectional characters as their code point."""
-    out = []
-    for character in text:
-        if character == "\n":
-            out.append("↵")
-        elif character == "\t":
-            out.append("→")
-        elif unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn"):
-            out.append(f"\\u{ord(character):04x}")
-        else:
-            out.append(character)
-    return "".join(out)
+UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn")  # Unicode categories: control, format, surrogate, ...
+SIGNS = {"\n": "↵", "\t": "→"}
 
 
-def quoted(text: str) -> str:
-    return f"‹{visible(text)}›"
+def to_line(text: str) -> str:
+    """Return `text` on one line: ↵ for a newline, → for a tab, \\uXXXX for other controls.
+
+    Characters that change the direction of writing count as control characters.
+    """
+    return "".join(SIGNS.get(c) or (_code_point(c) if _unprintable(c) else c) for c in text)
 
 
-def useful_text(useful: dict, key: str, what: str) -> str:
-    """The useful dose by one measure, and what it does on prompts that it was not sought on."""
+def _unprintable(character: str) -> bool:
+    return unicodedata.category(character) in UNPRINTABLE
+
+
+def _code_point(character: str) -> str:
+    return f"\\u{ord(character):04x}"
+
+
+def quote(text: str) -> str:
+    """Return `text` on one line between ‹ and ›, so that white space at its ends can be seen."""
+    return f"‹{to_line(text)}›"
+
+
+def describe_useful(useful: dict, key: str, what: str) -> str:
+    """Say the useful dose by one measure, and what it does on prompts that did not choose it."""
     if useful["dose"] is None:
         return f"on {useful['sought_on']} prompts no readable dose beat the controls (share {what})"
-    span = (
-        ""
-        if useful[f"{key}_low"] is None
-        else f" [{max(0.0, useful[f'{key}_low']):.1%}, {useful[f'{key}_high']:.1%}]"
-    )
-    return (
-        f"useful dose {useful['dose']:g}x, sought on {useful['sought_on']} prompts; on {useful['reported_on']} others {useful[key]:.1%}{span} {what}, "
-        f"{useful[f'random_{key}']:.1%} along a random direction, {useful[f'unclamped_{key}']:.1%} unclamped"
-    )
+    span = ""
+    if useful[f"{key}_low"] is not None:
+        span = f" [{max(0.0, useful[f'{key}_low']):.1%}, {useful[f'{key}_high']:.1%}]"
+    chosen = f"useful dose {useful['dose']:g}x, chosen on {useful['sought_on']} prompts"
+    value = f"on {useful['reported_on']} others {useful[key]:.1%}{span} {what}"
+    random = f"{useful[f'random_{key}']:.1%} along a random direction"
+    unclamped = f"{useful[f'unclamped_{key}']:.1%} unclamped"
+    return f"{chosen}; {value}, {random}, {unclamped}"

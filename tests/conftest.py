@@ -1,4 +1,7 @@
-"""Fixtures: tiny subjects of every family and one small run that is really made. torch is imported when one is used, not before."""
+"""Fixtures: tiny subjects of every family and one small run that is really made.
+
+torch is imported when one is used, not before.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,15 @@ import shutil
 
 import pytest
 
+from tests.support import stages
+from tests.support.shared import build_once
+
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The module `tests.core.tiny`, with torch on one thread: tiny tensors gain nothing from two and wait for each other on a busy machine."""
+    """The module `tests.core.tiny`, with torch on one thread: tiny tensors gain nothing from two
+    and wait for each other on a busy machine.
+    """
     import torch
 
     from tests.support import tiny
@@ -39,7 +47,7 @@ def gpt2(subjects):
 
 @pytest.fixture(scope="session")
 def subject_folder(tiny, tmp_path_factory) -> str:
-    return tiny.save_subject(tmp_path_factory.mktemp("subject"))
+    return str(build_once(tmp_path_factory, "subject", tiny.save_subject))
 
 
 @pytest.fixture(scope="session")
@@ -54,16 +62,21 @@ def documents_folder(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny, tmp_path_factory, subject_folder, documents_folder):
-    """A run on the tiny GPT-2 with capture, train and index committed. Shared: read it, never write to it; `run_copy` may be changed."""
-    from core.activations.capture import capture
-    from core.firings.index import index
+    """A run on the tiny GPT-2 with capture, train and index committed. Shared: read it, never write
+    to it; `run_copy` may be changed.
+    """
+    import core.activations.capture
+    import core.firings.index
     from core.settings import IndexSettings
-    from core.training.train import train
+    from tests.support.stages import train
 
     run = tiny.new_run(tmp_path_factory.mktemp("runs") / "tiny", subject_folder, documents_folder)
-    capture(run, tiny.SMALL_CAPTURE)
-    train(run, tiny.SMALL_TRAIN)
-    index(run, IndexSettings(batch=300))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core.activations.capture, "SHARD_TOKENS", tiny.SHARD_TOKENS)
+        patch.setattr(core.firings.index, "BATCH", tiny.INDEX_BATCH)
+        stages.capture(run, tiny.SMALL_CAPTURE)
+        train(run, tiny.SMALL_TRAIN)
+        stages.index(run, IndexSettings())
     return run
 
 

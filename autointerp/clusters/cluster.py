@@ -1,165 +1,137 @@
-"""Stage `cluster`: decoder directions -> neighbours, three nested layers of groups, a map, partners, and proof of what the groups are worth.
+"""Stage `cluster`: decoder directions -> neighbours, up to three nested levels of clusters, a map.
 
-Dead features are left out. A feature whose nearest direction is no nearer than chance is *isolated* and set aside before UMAP, which
-would glue it to some group. The others, partly decorrelated, get neighbours (FAISS, exact), a 10-dimensional UMAP, one HDBSCAN tree of it
-cut at up to three sizes, and a separate 2-dimensional UMAP to look at: the picture is never what is clustered. What is in no group keeps -1;
-the group that its nearest directions vote for stands beside it as a suggestion. On the map, isolated features stand on a rim; a map made anew
-is turned onto the one that it replaces. What the proof does is said in `proof.py`, `attempts.py` and `coactivation.py`.
+Dead features are left out. A feature whose nearest direction is no nearer than chance is *isolated*
+and set aside before UMAP, which would otherwise attach it to some cluster. The other directions are
+partly decorrelated and get exact neighbours (FAISS) and a 10-dimensional UMAP; one HDBSCAN tree of
+that space is cut at up to three sizes. A separate 2-dimensional UMAP is the map: the picture is
+never what is clustered. A feature in no cluster keeps -1; the cluster that its nearest directions
+vote for is stored beside it as a suggestion. On the map, isolated features stand on a rim around
+the others. When a map replaces an earlier one, it is rotated to fit it.
 
-Files, for F features; layer 0 is the coarsest, the last one the finest, there may be fewer than three or none:
-
-    features.parquet      a row a feature: feature, status, x, y, group (finest layer), suggested, strength, nn_feature, nn_cosine, probability,
-                          layer_0, layer_1, layer_2
-    groups.json           a record a group: layer, group, size, parent, path, medoid, exemplars, cosine, lasting, family, jaccard, jaccard_seeds, phi
-    proof.json            verdict, nulls, stability, co-activation within and between groups, AMI with the co-activation graph
-    neighbours.npy        int32 (F, 20) nearest directions, -1 where there is none; cosines.npy float32 (F, 20)
-    partners.npy          int32 (F, 20) features that fire on the same tokens, -1 where there are fewer; partners_phi.npy float32 (F, 20);
-                          partners_shared.npy int32 (F, 20) sampled tokens on which both fire
-    graph_groups.npy      int32 (F,) groups of the co-activation graph, -1 none
-    embedding.npy         float32 (F, dimensions), NaN outside the space of the groups
-    duplicates.json       [feature, feature, cosine] above 0.98
-
-Each step writes into `steps/` what the next one needs, so that a killed stage goes on; the folder is gone from a committed unit.
+The stage also measures what the clusters are worth: see `validation`, `replicates`, `coactivation`
+and `similarity`. `unit` describes the files. Each step writes into `steps/` what the next needs,
+so that a killed stage goes on where it stopped; a committed unit has no such folder.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from autointerp.clusters import replicates as attempts
-from autointerp.clusters.coactivation import Coactivation, count_pairs
+from autointerp.clusters import replicates, unit
+from autointerp.clusters.coactivation import SAMPLED, Coactivation, count_pairs
 from autointerp.clusters.geometry import (
-    aligned,
+    align,
     neighbour_recall,
-    principal,
-    rim,
+    place_on_rim,
+    principal_coordinates,
+    turn_upright,
     unit_rows,
-    upright,
 )
 from autointerp.clusters.grouping import (
     LEAST,
     NeighbourGraph,
+    build_graph,
+    build_tree,
     cohesion,
-    layer_labels,
-    survey,
-    tree_of_space,
+    label_levels,
 )
-from autointerp.clusters.similarity import likeness, strongest_tokens
+from autointerp.clusters.similarity import similarity_within, strongest_tokens
+from autointerp.clusters.summary import render_summary, summarise
 from autointerp.clusters.tables import (
     DENSE,
-    describe_groups,
-    duplicates,
-    feature_table,
-    finest,
-    firing_proof,
+    add_stability,
+    describe_clusters,
+    find_duplicates,
     kept_share,
-    memberships,
-    padded,
-    with_stability,
+    make_feature_table,
+    measure_firing,
+    membership_strengths,
+    spread_rows,
+    take_finest,
 )
 from autointerp.clusters.tree import Tree
-from autointerp.clusters.validation import Stability, stability, verdict
+from autointerp.clusters.validation import Stability, judge, measure_stability
 from autointerp.settings import ClusterSettings
 from core.errors import UsageError
-from core.files import read_array, read_json, write_array, write_json, write_table
+from core.files import read_array, read_json, write_array, write_json
 from core.firings.postings import Postings
 from core.progress import say
-from core.records import Manifest
-from core.run import Run, Work
+from core.run import Run
 from core.settings import key_table
 from core.text.tokens import Tokens
+from core.training.unit import read_directions
 
-UNIT, VERSION = "cluster", 2
 KEPT = 20  # neighbours written
 
 
-def cluster(run: Run, settings: ClusterSettings, redo: bool = False) -> Manifest:
-    """Make the unit `cluster`. Raises UsageError when a setting is out of range or too few features are live."""
-    earlier = earlier_map(run)
-    work = run.begin(UNIT, VERSION, settings, ["train", "index"], redo)
-    if work is None:
-        return run.manifest(UNIT)
-    seed, capture = run.settings.seed, run.folder("capture")
-    directions = read_array(run.folder("train") / "directions.npy", mapped=False)
-    postings = Postings(run.folder("index"), capture)
+def cluster(run: Run, settings: ClusterSettings, folder: Path) -> dict:
+    """Write the files of the unit `cluster` into `folder`; returns the summary.
+
+    Raises UsageError when a setting is out of range or too few features are alive.
+    """
+    seed = run.settings.seed
+    postings = Postings(run.folder("index"), run.folder("capture"))
     density = postings.n_firings / postings.n_tokens
-    live = np.flatnonzero((density > 0) & (np.abs(directions).max(1) > 0)).astype(np.int32)
-    check(settings, len(live), len(directions))
-    x = unit_rows(directions[live])
+    directions = read_directions(run, mapped=False)
+    alive = np.flatnonzero((density > 0) & (np.abs(directions).max(1) > 0)).astype(np.int32)
+    check(settings, len(alive), len(directions))
+    x = unit_rows(directions[alive])
     del directions
-    steps = work.folder / "steps"
-    ground = neighbour_graph(steps, x, settings, seed)
-    process = attempts.start(steps)
-    try:
-        fires = fire_together(work.folder, postings, settings, seed, live)
-        tokens = strongest_tokens(postings, Tokens(capture), live)
-    except BaseException:
-        attempts.stop(process)
-        raise
-    attempts.finish(process)
-    tree, sizes, labels, layout = results(steps, ground, x, settings, seed)
-    probability = memberships(tree, sizes[-1], ground.inside, len(x)) if sizes else np.zeros(len(x))
-    layout = (
-        layout if earlier is None or len(earlier) <= live.max() else aligned(layout, earlier[live])
-    )
-    table = feature_table(ground, labels, probability, layout, live, density)
-    records, proof = validate(steps, x, ground, tree, sizes, labels, live, settings, seed)
-    firing, graph, within = firing_proof(fires, labels, live, density, seed)
-    proof |= {"firing": firing, "tokens": likeness(tokens, finest(labels), density[live], seed)}
-    finest_firing = firing["layers"][-1] if firing["layers"] else None
-    found = verdict(
-        int(finest(labels).max(initial=-1)) + 1, proof["cohesion"], [n["cohesion"] for n in proof["nulls"]],
-        kept_share(records, len(sizes) - 1), finest_firing["p"] if finest_firing else None,
-    )  # fmt: skip
-    proof |= {"verdict": found.text, "kind": found.kind}
+    steps = folder / "steps"
+    graph = make_graph(steps, x, settings, seed)
+    with replicates.run_beside(steps):
+        counted = measure_coactivation(folder, postings, seed, alive)
+        tokens = strongest_tokens(postings, Tokens(run.folder("capture")), alive)
+    levels = read_levels(steps, graph, x)
+
+    validation = validate(steps, x, graph, levels, settings, seed)
+    records = describe_clusters(x, levels.tree, levels.sizes, levels.labels, alive)
+    records = add_stability(records, validation.subsamples, validation.seeds)
+    kept = [kept_share(records, level) for level in range(len(levels.sizes))]
+    firing, graph_clusters, within = measure_firing(counted, levels.labels, alive, density, seed)
+    finest = take_finest(levels.labels)
+    similarity = similarity_within(tokens, finest, density[alive], seed)
+    proof = validation.proof | {"kept": kept, "firing": firing, "tokens": similarity}
+    proof |= judge_levels(levels, proof)
     records = [r | {"phi": within.get((r["layer"], r["group"]))} for r in records]
-    write_unit(work, table, records, proof, graph)
-    write_neighbours(work.folder, ground, steps, live, len(density))
-    write_json(work.folder / "duplicates.json", duplicates(ground, live))
+
+    probability = levels.membership(graph, len(x))
+    layout = fit_earlier_map(levels.layout, run, alive)
+    table = make_feature_table(graph, levels.labels, probability, layout, alive, density)
+    pairs = find_duplicates(graph, alive)
+    unit.write_tables(folder, table, records, proof, pairs)
+    unit.write_graph_clusters(folder, graph_clusters)
+    write_directions(folder, graph, steps, alive, len(density))
     shutil.rmtree(steps)
-    counts = {
+    summary = {
         "features": len(density),
-        "live": len(live),
-        "dead": len(density) - len(live),
+        "alive": len(alive),
+        "dead": len(density) - len(alive),
         "dense": int((density > DENSE).sum()),
-    }
-    summary = counts | summarise(
-        ground, labels, records, proof, read_json(work.folder / "duplicates.json")
-    )
-    say("\n".join(proof_lines(summary)))
-    return work.commit(summary)
+    } | summarise(graph, levels.labels, records, proof, len(pairs))
+    say("\n".join(render_summary(summary)))
+    return summary
 
 
-def check(settings: ClusterSettings, n_live: int, n_features: int) -> None:
-    """Raises UsageError for settings that cannot be used, or too few live features."""
-    if not 5 <= settings.dimensions <= 15:
-        raise UsageError(f"dimensions is {settings.dimensions}.", "Use 5 to 15: --dimensions 10.")
+def check(settings: ClusterSettings, n_alive: int, n_features: int) -> None:
+    """Raises UsageError for settings out of range, or too few features that ever fire."""
     if not 0 <= settings.decorrelate <= 1:
         raise UsageError(
             f"decorrelate is {settings.decorrelate}.", "Use 0 to 1: --decorrelate 0.5."
         )
-    if (
-        settings.neighbours < 3
-        or settings.min_size < 0
-        or settings.min_size in (1, 2)
-        or settings.tokens < 1
-    ):
-        found = f"neighbours is {settings.neighbours}, min_size {settings.min_size}, tokens {settings.tokens}."
-        raise UsageError(
-            found, "neighbours must be at least 3, min_size 0 or at least 3, tokens at least 1."
-        )
     if min(settings.nulls, settings.seeds, settings.subsamples) < 0:
         raise UsageError(
-            f"nulls, seeds, subsamples are {settings.nulls}, {settings.seeds}, {settings.subsamples}.",
-            "None can be below 0; 0 leaves it out.",
+            f"nulls, seeds, subsamples are {settings.nulls}, {settings.seeds}, "
+            f"{settings.subsamples}.",
+            "None can be below 0; 0 leaves the comparison out.",
         )
-    if n_live < LEAST:
+    if n_alive < LEAST:
         raise UsageError(
-            f"Only {n_live} of {n_features} features ever fire; at least {LEAST} are needed.",
+            f"Only {n_alive} of {n_features} features ever fire; at least {LEAST} are needed.",
             "Capture more text, or train longer.",
         )
 
@@ -167,201 +139,164 @@ def check(settings: ClusterSettings, n_live: int, n_features: int) -> None:
 # ------------------------------------------------------------ steps
 
 
-def earlier_map(run: Run) -> np.ndarray | None:
-    """(F, 2) positions on the committed map that is about to be replaced."""
-    if run.find(UNIT) is None:
-        return None
-    return pd.read_parquet(run.folder(UNIT) / "features.parquet", columns=["x", "y"]).to_numpy(
-        np.float32
-    )
-
-
-def neighbour_graph(
-    steps: Path, x: np.ndarray, settings: ClusterSettings, seed: int
-) -> NeighbourGraph:
-    """Neighbours and isolation, from the files of a killed run where they are whole."""
+def make_graph(steps: Path, x: np.ndarray, settings: ClusterSettings, seed: int) -> NeighbourGraph:
+    """The neighbour graph of unit rows x (N, D), from the files of a killed stage if complete."""
     if not (steps / "plan.json").exists():
         steps.mkdir(exist_ok=True)
-        attempts.write_ground(steps, x, survey(x, settings), key_table(settings), seed)
-    return attempts.read_ground(steps)
+        graph = build_graph(x, settings.decorrelate)
+        replicates.write_inputs(steps, x, graph, key_table(settings), seed)
+    return replicates.read_graph(steps)
 
 
-def fire_together(
-    folder: Path, postings: Postings, settings: ClusterSettings, seed: int, live: np.ndarray
+def measure_coactivation(
+    folder: Path, postings: Postings, seed: int, alive: np.ndarray
 ) -> Coactivation:
-    """Partners of every feature, from the files of a killed run where they are whole. pairs.npy is written last."""
-    files = {
-        "counts": "steps/counts",
-        "partners": "partners",
-        "phi": "partners_phi",
-        "shared": "partners_shared",
-        "chosen": "steps/chosen",
-        "pairs": "steps/pairs",
-    }
-    if not (folder / "steps/pairs.npy").exists():
-        found = count_pairs(postings, settings.tokens, seed, live)
-        write_json(folder / "steps/sampled.json", found.n_tokens)
-        for field, name in files.items():
-            write_array(folder / f"{name}.npy", getattr(found, field))
-    parts = {
-        field: read_array(folder / f"{name}.npy", mapped=False) for field, name in files.items()
-    }
-    return Coactivation(read_json(folder / "steps/sampled.json"), **parts)
-
-
-def results(
-    steps: Path, ground: NeighbourGraph, x: np.ndarray, settings: ClusterSettings, seed: int
-) -> tuple[Tree | None, list[int], np.ndarray, np.ndarray]:
-    """(tree, smallest sizes, labels (N, L), map (N, 2)) of what the layouts gave. Without a space: principal coordinates, and no layer."""
-    if ground.near is None:
-        return None, [], np.zeros((len(x), 0), np.int32), principal(x, 2)
-    tree, sizes = tree_of_space(read_array(steps / "space.npy")), read_json(steps / "sizes.json")
-    layout = np.zeros((len(x), 2), np.float32)
-    layout[ground.inside] = upright(read_array(steps / "map.npy"))
-    outside = np.setdiff1d(np.arange(len(x)), ground.inside)
-    return (
-        tree,
-        sizes,
-        layer_labels(tree, sizes, ground.inside, len(x)),
-        rim(layout, outside, ground.rows[outside, 1 : KEPT + 1]),
+    """Partners of every feature, from the files of a killed stage if complete."""
+    steps = folder / "steps"
+    last = steps / "pairs.npy"
+    if not last.exists():
+        counted = count_pairs(postings, SAMPLED, seed, alive)
+        write_json(steps / "sampled.json", counted.n_tokens)
+        partners = unit.Partners(counted.partners, counted.phi, counted.shared)
+        unit.write_partners(folder, partners)
+        write_array(steps / "counts.npy", counted.counts)
+        write_array(steps / "chosen.npy", counted.chosen)
+        write_array(last, counted.pairs)
+    partners = unit.load_partners(folder, mapped=False)
+    counts, chosen, pairs = (
+        read_array(steps / f"{name}.npy", mapped=False) for name in ("counts", "chosen", "pairs")
     )
+    return Coactivation(read_json(steps / "sampled.json"), counts, *partners, chosen, pairs)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The clusters of N features at L levels, and the map."""
+
+    tree: Tree | None  # None where too few features are connected to be clustered
+    sizes: list[int]  # smallest cluster size of each level, coarsest first
+    labels: np.ndarray  # (N, L) int32 clusters, -1 none
+    layout: np.ndarray  # (N, 2) float32 positions on the map
+
+    def membership(self, graph: NeighbourGraph, n: int) -> np.ndarray:
+        """(n,) strength of each row's membership in its cluster of the finest level."""
+        if self.tree is None or not self.sizes:
+            return np.zeros(n)
+        return membership_strengths(self.tree, self.sizes[-1], graph.inside, n)
+
+
+def read_levels(steps: Path, graph: NeighbourGraph, x: np.ndarray) -> Levels:
+    """The levels of unit rows x (N, D) from the layouts in `steps`.
+
+    Where nothing could be clustered: no level, and principal coordinates as the map.
+    """
+    if graph.near is None:
+        return Levels(None, [], np.zeros((len(x), 0), np.int32), principal_coordinates(x, 2))
+    tree, sizes = build_tree(read_array(steps / "space.npy")), read_json(steps / "sizes.json")
+    layout = np.zeros((len(x), 2), np.float32)
+    layout[graph.inside] = turn_upright(read_array(steps / "map.npy"))
+    outside = np.setdiff1d(np.arange(len(x)), graph.inside)
+    layout = place_on_rim(layout, outside, graph.rows[outside, 1 : KEPT + 1])
+    return Levels(tree, sizes, label_levels(tree, sizes, graph.inside, len(x)), layout)
+
+
+def fit_earlier_map(layout: np.ndarray, run: Run, alive: np.ndarray) -> np.ndarray:
+    """Rotate layout (N, 2) to fit the committed map that it replaces, if there is one."""
+    earlier = unit.read_map(run)
+    if earlier is None or len(earlier) <= alive.max():
+        return layout
+    return align(layout, earlier[alive])
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How the clusters compare with replicates."""
+
+    subsamples: list[Stability | None]  # one entry a level
+    seeds: list[Stability | None]
+    proof: dict  # the geometric part of proof.json
 
 
 def validate(
     steps: Path,
-    x,
-    ground: NeighbourGraph,
-    tree,
-    sizes: list[int],
-    labels: np.ndarray,
-    live: np.ndarray,
+    x: np.ndarray,
+    graph: NeighbourGraph,
+    levels: Levels,
     settings: ClusterSettings,
     seed: int,
-):
-    """(records of the groups, the geometric part of the proof)."""
-    inside, tried = ground.inside, attempts.names(settings) if sizes else []
-    load = lambda kind: [
-        read_array(steps / f"{name}.npy") for name in tried if name.startswith(kind)
-    ]
-    clouds = {
-        kind: [read_json(steps / f"{name}.json") for name in tried if name.startswith(kind)]
-        for kind in ("null", "uniform", "columns")
-    }
-    kept = [
-        inside[attempts.subsample(i, len(inside), seed)]
-        for i in range(settings.subsamples if sizes else 0)
-    ]
-    by_layer = lambda others, rows: [
-        stability(labels[:, i], [o[:, i] for o in others], rows) for i in range(len(sizes))
-    ]
-    subsamples, seeds = (
-        by_layer(load("subsample"), kept),
-        by_layer(load("seed"), [inside] * settings.seeds),
-    )
-    records = with_stability(describe_groups(x, tree, sizes, labels, live), subsamples, seeds)
-    recall = [None, None]
-    if ground.near is not None:
-        recall = [
-            round(neighbour_recall(ground.near[0], read_array(steps / f"{name}.npy")), 4)
-            for name in ("space", "map")
+) -> Validation:
+    """Compare the clusters of unit rows x (N, D) with the replicates in `steps`."""
+    names = replicates.list_replicates(settings) if levels.sizes else []
+
+    def clouds(kind: str) -> list[dict]:
+        return [read_json(steps / f"{name}.json") for name in names if name.startswith(kind)]
+
+    def stability_by_level(kind: str, rows: list[np.ndarray]) -> list[Stability | None]:
+        labels = [read_array(steps / f"{name}.npy") for name in names if name.startswith(kind)]
+        return [
+            measure_stability(levels.labels[:, i], [other[:, i] for other in labels], rows)
+            for i in range(len(levels.sizes))
         ]
+
+    inside, n_subsamples = graph.inside, settings.subsamples if levels.sizes else 0
+    kept = [inside[replicates.subsample(i, len(inside), seed)] for i in range(n_subsamples)]
+    subsamples = stability_by_level("subsample", kept)
+    seeds = stability_by_level("seed", [inside] * settings.seeds)
     proof = {
-        "sizes": sizes, "cohesion": round(cohesion(x, finest(labels)), 6), "isolated": round(1 - len(inside) / len(x), 4),
-        "nulls": clouds["null"], "uniform": clouds["uniform"], "columns": clouds["columns"], "recall_space": recall[0], "recall_map": recall[1],
-        "subsamples": [stability_table(s) for s in subsamples], "seeds": [stability_table(s) for s in seeds],
-        "kept": [kept_share(records, i) for i in range(len(sizes))],
-    }  # fmt: skip
-    return records, proof
+        "sizes": levels.sizes,
+        "cohesion": round(cohesion(x, take_finest(levels.labels)), 6),
+        "isolated": round(1 - len(inside) / len(x), 4),
+        "nulls": clouds("null"),
+        "uniform": clouds("uniform"),
+        "columns": clouds("columns"),
+        "recall_space": measure_recall(steps, graph, "space"),
+        "recall_map": measure_recall(steps, graph, "map"),
+        "subsamples": [stability_to_dict(s) for s in subsamples],
+        "seeds": [stability_to_dict(s) for s in seeds],
+    }
+    return Validation(subsamples, seeds, proof)
 
 
-def stability_table(found: Stability | None) -> dict | None:
-    return (
-        None
-        if found is None
-        else {
-            "ari": round(found.ari, 4),
-            "ari_grouped": None if found.ari_grouped is None else round(found.ari_grouped, 4),
-        }
-    )
+def measure_recall(steps: Path, graph: NeighbourGraph, name: str) -> float | None:
+    """Share of nearest directions that a layout keeps; None where there is no layout."""
+    if graph.near is None:
+        return None
+    return round(neighbour_recall(graph.near[0], read_array(steps / f"{name}.npy")), 4)
 
 
-def write_unit(
-    work: Work, table: pd.DataFrame, records: list[dict], proof: dict, graph: np.ndarray
-) -> None:
-    write_table(work.folder / "features.parquet", table)
-    write_json(work.folder / "groups.json", records)
-    write_json(work.folder / "proof.json", proof)
-    write_array(work.folder / "graph_groups.npy", graph)
-
-
-def write_neighbours(
-    folder: Path, ground: NeighbourGraph, steps: Path, live: np.ndarray, n_features: int
-) -> None:
-    """Nearest directions and the space of the groups, spread over all features."""
-    write_array(
-        folder / "neighbours.npy",
-        padded(live[ground.rows[:, 1 : KEPT + 1]], live, (n_features, KEPT), -1),
-    )
-    write_array(
-        folder / "cosines.npy",
-        padded(np.asarray(ground.cosines[:, 1 : KEPT + 1]), live, (n_features, KEPT), 0),
-    )
-    space = (
-        read_array(steps / "space.npy") if ground.near is not None else np.zeros((0, 1), np.float32)
-    )
-    write_array(
-        folder / "embedding.npy",
-        padded(
-            space,
-            live[ground.inside] if len(space) else live[:0],
-            (n_features, space.shape[1]),
-            np.nan,
-        ),
-    )
-
-
-# ------------------------------------------------------------ summary
-
-
-def summarise(
-    ground: NeighbourGraph, labels: np.ndarray, records: list[dict], proof: dict, pairs: list
-) -> dict:
-    """Counts of the finest layer, and the figures of the proof that a caption needs."""
-    grouped, n, last = int((finest(labels) >= 0).sum()), len(labels), len(proof["sizes"]) - 1
-    cosines = [r["cosine"] for r in records if r["layer"] == last]
-    noise = len(ground.inside) - grouped
-    mean = lambda kind, name: [found[name] for found in proof[kind]]
-    firing, ami = proof["firing"]["layers"][-1:], proof["firing"]["graph"]["ami"]
+def stability_to_dict(stability: Stability | None) -> dict | None:
+    """The entry of a level in `subsamples` or `seeds` of proof.json."""
+    if stability is None:
+        return None
+    clustered = stability.ari_grouped
     return {
-        "isolated": n - len(ground.inside), "duplicates": len(pairs), "layers": [sum(r["layer"] == i for r in records) for i in range(last + 1)],
-        "groups": len(cosines), "grouped": grouped, "noise": noise, "noise_share": round(noise / n, 4),
-        "cosine_within": round(float(np.mean(cosines)), 4) if cosines else None,
-        "recall": proof["recall_map"], "recall_space": proof["recall_space"], "cohesion": proof["cohesion"],
-        "null_cohesion": mean("nulls", "cohesion"), "null_groups": [g[-1] for g in mean("nulls", "groups")], "null_isolated": mean("nulls", "isolated"),
-        "ari_subsamples": proof["subsamples"][-1]["ari"] if proof["subsamples"] and proof["subsamples"][-1] else None,
-        "ari_seeds": proof["seeds"][-1]["ari"] if proof["seeds"] and proof["seeds"][-1] else None, "kept": proof["kept"][-1] if proof["kept"] else None,
-        "phi_within": firing[0]["value"] if firing and firing[0] else None, "phi_z": firing[0]["z"] if firing and firing[0] else None,
-        "phi_p": firing[0]["p"] if firing and firing[0] else None, "phi_null": firing[0]["null"] if firing and firing[0] else None,
-        "ami": ami["value"] if ami else None, "ami_z": ami["z"] if ami else None, "ami_p": ami["p"] if ami else None,
-        "verdict_kind": proof["kind"], "verdict": proof["verdict"],
-    }  # fmt: skip
+        "ari": round(stability.ari, 4),
+        "ari_grouped": None if clustered is None else round(clustered, 4),
+    }
 
 
-def proof_lines(s: dict) -> list[str]:
-    """The proof as it is printed at the end of the stage."""
-    number = lambda v, form=".3f": "not tried" if v is None else format(v, form)
-    lines = [f"cluster: {s['verdict']}"]
-    if s["groups"]:
-        null = (
-            "not tried"
-            if not s["null_groups"]
-            else f"{min(s['null_groups'])} to {max(s['null_groups'])}"
-        )
-        lines += [
-            f"  layers {' > '.join(map(str, s['layers']))} groups, {s['noise']} noise, {s['isolated']} isolated; Gaussian clouds: {null} groups, cut at the same size",
-            f"  come back in subsamples {number(s['kept'], '.0%')}; ARI of subsamples {number(s['ari_subsamples'])}, of seeds {number(s['ari_seeds'])}",
-            f"  neighbours kept: {number(s['recall_space'], '.0%')} by the space of the groups, {number(s['recall'], '.0%')} by the map",
-            f"  firing together (phi) {number(s['phi_within'], '.4f')} within groups, {number(s['phi_null'], '.4f')} shuffled, z {number(s['phi_z'], '.1f')}, p {number(s['phi_p'])}",
-            f"  agreement with the groups of the co-activation graph: AMI {number(s['ami'])}, z {number(s['ami_z'], '.1f')}, p {number(s['ami_p'])}",
-        ]
-    return lines
+def judge_levels(levels: Levels, proof: dict) -> dict:
+    """`verdict` and `kind` of proof.json."""
+    n_clusters = int(take_finest(levels.labels).max(initial=-1)) + 1
+    nulls = [null["cohesion"] for null in proof["nulls"]]
+    kept = proof["kept"][-1] if proof["kept"] else None
+    finest = proof["firing"]["layers"][-1] if proof["firing"]["layers"] else None
+    verdict = judge(n_clusters, proof["cohesion"], nulls, kept, finest["p"] if finest else None)
+    return {"verdict": verdict.text, "kind": verdict.kind}
+
+
+def write_directions(
+    folder: Path, graph: NeighbourGraph, steps: Path, alive: np.ndarray, n_features: int
+) -> None:
+    """Write nearest directions and the UMAP space, spread over all features."""
+    near = alive[graph.rows[:, 1 : KEPT + 1]]
+    cosines = np.asarray(graph.cosines[:, 1 : KEPT + 1])
+    shape = (n_features, KEPT)
+    unit.write_neighbours(
+        folder,
+        unit.Neighbours(spread_rows(near, alive, shape, -1), spread_rows(cosines, alive, shape, 0)),
+    )
+    space, owners = np.zeros((0, 1), np.float32), alive[:0]
+    if graph.near is not None:
+        space, owners = read_array(steps / "space.npy"), alive[graph.inside]
+    unit.write_space(folder, spread_rows(space, owners, (n_features, space.shape[1]), np.nan))

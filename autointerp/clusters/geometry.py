@@ -1,16 +1,20 @@
-"""Neighbours, chance level and UMAP layouts of unit directions (N, D): pure functions on arrays, seeded, no files.
+"""Neighbours, chance level and UMAP layouts of unit directions (N, D), as seeded array functions.
 
-Neighbours are exact (FAISS, inner product of unit rows) and are found once; UMAP receives them. A seeded UMAP runs its layout on one
-thread; with given neighbours and a given start it gives the same bytes in every process of one machine, not across machines.
+Neighbours are exact (FAISS, inner product of unit rows). They are found once and handed to UMAP. A
+seeded UMAP runs on one thread; with given neighbours and a given start it returns the same bytes in
+every process of one machine, but not across machines.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
-EPOCHS = 200  # UMAP's own number for large data; its 500 for small data took 2.5 times as long and found no better groups
+# UMAP's own number for large data. Its 500 for small data took 2.5 times as long and found no
+# better clusters.
+EPOCHS = 200
 
 
 def unit_rows(directions: np.ndarray) -> np.ndarray:
@@ -21,10 +25,11 @@ def unit_rows(directions: np.ndarray) -> np.ndarray:
     )
 
 
-def nearest(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows int32 (N, k + 1), cosines float32 (N, k + 1)) of the k nearest of every unit row, exactly; column 0 is the row itself.
+def find_nearest(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows int32 (N, k + 1), cosines float32 (N, k + 1)) of the k nearest of every unit row.
 
-    Needs k < N. Where equal directions crowd a row out of its own list, it is put back in front.
+    The search is exact and needs k < N. Column 0 is the row itself, also where equal directions
+    crowd it out of its own list.
     """
     import faiss
 
@@ -35,16 +40,18 @@ def nearest(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     is_self = rows == own[:, None]
     is_self[~is_self.any(1), -1] = True
     others = rows[~is_self].reshape(len(x), k), cosines[~is_self].reshape(len(x), k)
-    return np.c_[own, others[0]].astype(np.int32), np.clip(
-        np.c_[np.ones(len(x)), others[1]], -1, 1
-    ).astype(np.float32)
+    near_rows = np.c_[own, others[0]].astype(np.int32)
+    near_cosines = np.clip(np.c_[np.ones(len(x)), others[1]], -1, 1).astype(np.float32)
+    return near_rows, near_cosines
 
 
 def chance_cosine(n: int, d: int, quantile: float = 0.99) -> float:
-    """The cosine that a random direction has to the nearest of n - 1 others in d dimensions, at this quantile.
+    """The cosine of a random direction to the nearest of n - 1 others, at this quantile.
 
-    Exact, so nothing is simulated: for a uniformly random direction, (1 + cosine) / 2 to any fixed one follows
-    Beta((d - 1) / 2, (d - 1) / 2), and given the one the others are independent. 0.27 for 2,048 directions in 256 dimensions.
+    Computed exactly, without simulation: for a uniformly random direction in d dimensions,
+    (1 + cosine) / 2 to any fixed direction follows Beta((d - 1) / 2, (d - 1) / 2), and the cosines
+    to the other directions are independent given the first. It is 0.27 for 2,048 directions in 256
+    dimensions.
     """
     from scipy.stats import beta
 
@@ -53,7 +60,11 @@ def chance_cosine(n: int, d: int, quantile: float = 0.99) -> float:
 
 
 def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(mean (D,), covariance (D, D)) of rows in float64, read in blocks: a float64 copy of 65,536 rows would be the largest thing in memory."""
+    """(mean (D,), covariance (D, D)) of rows, in float64.
+
+    Rows are read in blocks, because a float64 copy of 65,536 rows would be the largest array in
+    memory.
+    """
     mean = x.mean(0, dtype=np.float64)
     total = np.zeros((x.shape[1], x.shape[1]))
     for part in blocks(x):
@@ -62,28 +73,30 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, total / max(len(x) - 1, 1)
 
 
-def blocks(x: np.ndarray, size: int = 8192):
+def blocks(x: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]:
     """Consecutive blocks of rows."""
     return (x[i : i + size] for i in range(0, len(x), size))
 
 
-def mapped(x: np.ndarray, mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def transform(x: np.ndarray, mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """(x - mean) @ matrix in float64, block by block, as float32."""
     return np.concatenate([((part - mean) @ matrix).astype(np.float32) for part in blocks(x)])
 
 
-def principal(x: np.ndarray, n_components: int) -> np.ndarray:
-    """(N, n_components) float32 principal coordinates; each axis points to where its largest loading is positive."""
+def principal_coordinates(x: np.ndarray, n_components: int) -> np.ndarray:
+    """(N, n_components) float32 principal coordinates; the largest loading of each is positive."""
     mean, covariance = moments(x)
     axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
-    return mapped(x, mean, axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])]))
+    signs = np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+    return transform(x, mean, axes * signs)
 
 
 def umap_neighbours(rows: np.ndarray, cosines: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """What umap-learn 0.5.12 may be given as `precomputed_knn`: (indices int32 (N, n), cosine distances float32 (N, n)).
+    """The `precomputed_knn` of umap-learn 0.5.12: (indices int32, distances float32), both (N, n).
 
-    Exactly n columns: with fewer it drops the graph with only a warning, with more it uses them all below N = 4096. Column 0 is the
-    row itself at distance 0. Distances, not similarities, never negative, and below 2, where it cuts an edge. Copies: it edits them.
+    UMAP needs exactly n columns: with fewer it ignores the graph after a warning, with more it uses
+    them all below N = 4096. Column 0 is the row itself at distance 0. Entries are cosine distances,
+    at least 0 and below 2, where UMAP cuts an edge. Both are copies, because UMAP edits them.
     """
     if rows.shape[1] < n:
         raise ValueError(f"{rows.shape[1]} columns of neighbours, {n} needed")
@@ -97,33 +110,41 @@ def umap_neighbours(rows: np.ndarray, cosines: np.ndarray, n: int) -> tuple[np.n
 def umap_layout(
     start: np.ndarray, graph: tuple[np.ndarray, np.ndarray], min_dist: float, seed: int
 ) -> np.ndarray:
-    """(N, n) float32 UMAP coordinates from a graph of neighbours (see umap_neighbours) and where the points start, (N, n).
+    """(N, n) float32 UMAP coordinates from neighbours (see umap_neighbours) and a start (N, n).
 
-    The start is principal coordinates: the spectral start can fail, and draws unseeded numbers where the graph is in pieces. The
-    directions themselves are not needed once the neighbours are known.
+    The start holds principal coordinates: UMAP's spectral start can fail, and it draws unseeded
+    numbers where the graph is not connected. The directions themselves are not needed.
     """
     import umap
 
     indices, distances = graph
     reducer = umap.UMAP(
-        n_components=start.shape[1], n_neighbors=indices.shape[1], min_dist=min_dist, metric="cosine", n_jobs=1, n_epochs=EPOCHS,
-        precomputed_knn=(indices, distances), init=start, random_state=seed,
-    )  # fmt: skip
+        n_components=start.shape[1],
+        n_neighbors=indices.shape[1],
+        min_dist=min_dist,
+        metric="cosine",
+        n_jobs=1,
+        n_epochs=EPOCHS,
+        precomputed_knn=(indices, distances),
+        init=start,
+        random_state=seed,
+    )
     with warnings.catch_warnings():
-        # Only: that transform() is unavailable without an NNDescent object. That a graph was ignored stays visible.
+        # Hide only the warning that transform() needs an NNDescent object, which is not used here.
         warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
         layout = reducer.fit_transform(start)
     if reducer.knn_indices is None:
-        raise RuntimeError("UMAP ignored the neighbours that it was given")
+        raise RuntimeError("UMAP ignored the neighbours that were passed to it")
     return np.asarray(layout, dtype=np.float32)
 
 
 def subset_neighbours(
     rows: np.ndarray, cosines: np.ndarray, keep: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The n nearest (the row itself first) of each row of ascending `keep`, among `keep`, numbered within it: nothing is searched again.
+    """Neighbours (len(keep), n) of the ascending rows `keep`, restricted to and numbered in them.
 
-    Raises ValueError where a row has fewer than n left.
+    Returns (rows, cosines), the row itself first, without a new search. Raises ValueError where a
+    row has fewer than n neighbours left.
     """
     place = np.full(len(rows), -1, np.int32)
     place[keep] = np.arange(len(keep))
@@ -135,7 +156,10 @@ def subset_neighbours(
 
 
 def neighbour_recall(rows: np.ndarray, layout: np.ndarray, k: int = 15, most: int = 5000) -> float:
-    """Share of the k nearest directions (columns 1..k of `rows`) that are also among the k nearest points of the layout; of at most `most` rows."""
+    """Share of the k nearest directions that are also among the k nearest points of the layout.
+
+    Columns 1 to k of `rows` are the nearest directions. At most `most` rows are looked at.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     k = min(k, rows.shape[1] - 1)
@@ -149,10 +173,11 @@ def neighbour_recall(rows: np.ndarray, layout: np.ndarray, k: int = 15, most: in
     return float((rows[asked, 1 : k + 1, None] == others[:, None, :]).any(2).mean())
 
 
-def rim(layout: np.ndarray, outside: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """A copy of layout (N, 2) with the rows `outside` on an ellipse around the others, evenly spaced.
+def place_on_rim(layout: np.ndarray, outside: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Copy layout (N, 2) with the rows `outside` evenly spaced on an ellipse around the others.
 
-    Their order round the ellipse is that of the directions in which the means of `near`, (len(outside), k) rows, lie from the middle.
+    `near` (len(outside), k) holds the nearest rows of each. The angle under which their mean is
+    seen from the centre orders the rows on the ellipse.
     """
     inside = np.setdiff1d(np.arange(len(layout)), outside)
     low, high = layout[inside].min(0), layout[inside].max(0)
@@ -170,50 +195,54 @@ def rim(layout: np.ndarray, outside: np.ndarray, near: np.ndarray) -> np.ndarray
     return placed
 
 
-def upright(layout: np.ndarray) -> np.ndarray:
-    """Layout (N, 2) turned so that it is widest along x, and mirrored so that its longer tails point right and up."""
+def turn_upright(layout: np.ndarray) -> np.ndarray:
+    """Rotate layout (N, 2) so that x is its widest axis; its longer tails point right and up."""
     centred = layout - layout.mean(0)
     axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
     turned = centred @ axes
     return (turned * np.where((turned**3).sum(0) < 0, -1, 1)).astype(np.float32)
 
 
-def aligned(layout: np.ndarray, earlier: np.ndarray) -> np.ndarray:
-    """Layout (N, 2) turned, mirrored and moved to lie on `earlier` (N, 2) as well as it can; rows with NaN in either do not count.
+def align(layout: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+    """Rotate, mirror and move layout (N, 2) to fit `earlier` (N, 2); rows with NaN are ignored.
 
-    Orthogonal Procrustes without scaling, so that distances stay what UMAP made them. Fewer than three common rows: only `upright`.
+    Orthogonal Procrustes without scaling, so that UMAP's distances stay. With fewer than three
+    common rows the layout is only turned upright.
     """
     common = np.isfinite(layout).all(1) & np.isfinite(earlier).all(1)
     if common.sum() < 3:
-        return upright(layout)
+        return turn_upright(layout)
     here, there = layout[common].mean(0), earlier[common].mean(0)
     left, _, right = np.linalg.svd((layout[common] - here).T @ (earlier[common] - there))
     return ((layout - here) @ (left @ right) + there).astype(np.float32)
 
 
-# ------------------------------------------------------------ clouds without groups
+# ------------------------------------------------------------ clouds without clusters
 
 
 def covariance_twin(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian unit rows (N, D) with the mean and covariance of x: its shape as a cloud, without its groups.
+    """Gaussian unit rows (N, D) with the mean and covariance of x but without its clusters.
 
-    Scaling rows to length 1 changes their covariance, and a sample's own is wider than the one it was drawn from; both made the null too hard or too
-    easy. So mean and covariance are set again after each scaling, eight times, which leaves them equal to x's to 1e-3. With fewer than 1.5 D
-    rows, where a sample has no full covariance, the rows are drawn once.
+    Scaling rows to length 1 changes their covariance, and the covariance of a sample is wider than
+    the one it was drawn from; either made the null too hard or too easy to beat. So mean and
+    covariance are set again after each scaling, eight times, which makes them equal to those of x
+    to 1e-3. With fewer than 1.5 D rows, where a sample has no full covariance, the rows are drawn
+    once.
     """
     mean, covariance = moments(x)
-    colour = root(covariance, 0.5)
+    colour = matrix_power(covariance, 0.5)
     y = unit_rows(rng.normal(size=x.shape) @ colour + mean)
     for _ in range(8 if len(x) > 1.5 * x.shape[1] else 0):
         own_mean, own = moments(y)
-        y = unit_rows(mapped(y, own_mean, root(own, -0.5) @ colour) + mean)
+        y = unit_rows(transform(y, own_mean, matrix_power(own, -0.5) @ colour) + mean)
     return y
 
 
-def root(covariance: np.ndarray, power: float) -> np.ndarray:
-    """A symmetric matrix to a power; eigenvalues below 1e-9 of the largest count as that."""
+def matrix_power(covariance: np.ndarray, power: float) -> np.ndarray:
+    """A symmetric matrix to a power; eigenvalues are at least 1e-9 of the largest."""
     values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.maximum(values, values[-1] * 1e-9) ** power @ vectors.T
+    powers: np.ndarray = np.maximum(values, values[-1] * 1e-9) ** power
+    return vectors * powers @ vectors.T
 
 
 def uniform_directions(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -221,16 +250,16 @@ def uniform_directions(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return unit_rows(rng.normal(size=x.shape))
 
 
-def shuffled_columns(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Unit rows with each column of x shuffled by itself: every coordinate keeps its distribution."""
+def shuffle_columns(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Unit rows of x with each column shuffled: every coordinate keeps its distribution."""
     return unit_rows(rng.permuted(x, axis=0))
 
 
-def decorrelated(x: np.ndarray, power: float) -> np.ndarray:
-    """Unit rows of x (N, D), centred, with its covariance C taken out to a power: (x - mean) C^(-power / 2). 0 gives x itself, 1 whitens.
+def decorrelate(x: np.ndarray, power: float) -> np.ndarray:
+    """Unit rows of (x - mean) C^(-power / 2) for x (N, D) with covariance C.
 
-    Less is taken out where few rows determine the covariance, `power * (1 - D / N)`, since D or fewer whitened rows are all orthogonal.
-    Eigenvalues below a thousandth of the largest count as that.
+    Power 0 returns x itself, 1 whitens. The power is multiplied by (1 - D / N), because D or fewer
+    whitened rows are all orthogonal. Eigenvalues are at least a thousandth of the largest.
     """
     power *= max(0.0, 1 - x.shape[1] / len(x))
     if power == 0:
@@ -238,5 +267,5 @@ def decorrelated(x: np.ndarray, power: float) -> np.ndarray:
     mean, covariance = moments(x)
     values, vectors = np.linalg.eigh(covariance)
     return unit_rows(
-        mapped(x, mean, vectors / np.maximum(values, values[-1] * 1e-3) ** (power / 2))
+        transform(x, mean, vectors / np.maximum(values, values[-1] * 1e-3) ** (power / 2))
     )

@@ -1,11 +1,12 @@
-"""The method of the cluster stage on arrays: unit directions -> neighbours, what is isolated, a UMAP space, nested groups.
+"""The clustering method on arrays: unit directions -> neighbours, UMAP space, tree, levels.
 
-    ground = survey(x, settings)                     neighbours; which rows are nearer to another than chance
-    space  = space_of(ground, settings, seed)        (M, d) UMAP coordinates of those rows
-    tree   = linkage(space); sizes = layer_sizes(tree, settings)
-    labels = layer_labels(tree, sizes, ...)          (N, L) groups of each row, coarsest layer first
+    graph  = build_graph(x, decorrelate_by)       neighbours, and rows nearer to another than chance
+    space  = lay_out_space(graph, seed)           (M, d) UMAP coordinates of those rows
+    tree   = build_tree(space)
+    sizes  = choose_sizes(tree)                   smallest cluster size of each level
+    labels = label_levels(tree, sizes, ...)       (N, L) cluster of each row, coarsest level first
 
-Everything that is compared with the real result (other seeds, subsamples, clouds without groups) goes through these same functions.
+Every replicate (other seeds, subsamples, clouds without clusters) goes through these functions too.
 """
 
 from __future__ import annotations
@@ -16,118 +17,125 @@ import numpy as np
 
 from autointerp.clusters.geometry import (
     chance_cosine,
-    decorrelated,
-    nearest,
-    principal,
+    decorrelate,
+    find_nearest,
+    principal_coordinates,
     subset_neighbours,
     umap_layout,
     umap_neighbours,
 )
-from autointerp.clusters.tree import Tree, choose_layers, labels_of, leaves, linkage, sweep
-from autointerp.settings import ClusterSettings
+from autointerp.clusters.tree import Tree, choose_levels, find_leaves, label_leaves, linkage, sweep
 
-LEAST = 16  # rows below which there is nothing to group
-CONNECTED_SHARE = 0.05  # fewer than this are noise: of random directions 1 % pass for connected
-MIN_SAMPLES = 3  # of 1, 3 and 5 on 2,048 real directions: 33, 48 and 58 % noise, at the same likeness within groups
-SMALLEST = 5  # features in a group
-SEARCHED = 50  # neighbours; twice as many as UMAP gets where that is more, so that a subsample has enough left
+LEAST = 16  # rows, at least, that are clustered
+CONNECTED_SHARE = 0.05  # a smaller share is noise: 1 % of random directions pass for connected
+NEIGHBOURS = 15  # nearest directions that UMAP gets, the row itself included
+SEARCHED = 50  # neighbours that are searched, so that a subsample has enough of them left
+DIMENSIONS = 10  # of the UMAP space that is clustered
+MIN_DIST = 0.15  # UMAP's smallest distance between points of the map
+# Of 1, 3 and 5, on 2,048 real directions: 33, 48 and 58 % noise, equally alike tokens in clusters.
+MIN_SAMPLES = 3
+SMALLEST = 5  # features in a cluster of the finest level, at least
 
 
 @dataclass(frozen=True)
 class NeighbourGraph:
-    """What groups are sought on. `near` and `start` are None where too few rows are connected to group any."""
+    """Neighbours of all rows, and what the connected rows are clustered on.
+
+    `near` and `start` are None where too few rows are connected to be clustered.
+    """
 
     rows: np.ndarray  # (N, k + 1) int32 nearest rows, each row itself first
     cosines: np.ndarray  # (N, k + 1) float32
-    inside: np.ndarray  # (M,) rows that are nearer to another than chance; the others are isolated
-    near: (
-        tuple[np.ndarray, np.ndarray] | None
-    )  # rows (M, k + 1) and cosines among the decorrelated rows inside, numbered within them
-    start: np.ndarray | None  # (M, d) float32 principal coordinates from which the layouts start
+    inside: np.ndarray  # (M,) connected rows: nearer to another than chance; others are isolated
+    # Rows (M, k + 1) and cosines among the decorrelated connected rows, numbered within them.
+    near: tuple[np.ndarray, np.ndarray] | None
+    start: np.ndarray | None  # (M, d) float32 principal coordinates from which UMAP starts
+
+    @property
+    def connected(self) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """(near, start); raises ValueError where nothing can be clustered."""
+        if self.near is None or self.start is None:
+            raise ValueError("too few rows are connected to be clustered")
+        return self.near, self.start
 
 
-def survey(x: np.ndarray, settings: ClusterSettings) -> NeighbourGraph:
-    """Neighbours of unit rows (N, D), exactly; isolation is judged on the rows themselves, groups are sought on partly decorrelated ones.
+def build_graph(x: np.ndarray, decorrelate_by: float) -> NeighbourGraph:
+    """Exact neighbours of unit rows (N, D).
 
-    On 2,048 real directions taking out half of the shared covariance made the nearest neighbour 45 % more alike in the tokens it fires on, and
-    groups 30 %; centring alone changed neither.
+    Isolation is judged on the rows themselves; clusters are sought on partly decorrelated rows. On
+    2,048 real directions, removing half of the shared covariance made the tokens of the nearest
+    neighbour 45 % more alike and those of clusters 30 %; centring alone changed neither.
     """
-    n, searched = len(x), max(SEARCHED, 2 * settings.neighbours)
-    rows, cosines = nearest(x, min(searched, n - 1))
+    n, searched = len(x), max(SEARCHED, 2 * NEIGHBOURS)
+    rows, cosines = find_nearest(x, min(searched, n - 1))
     inside = np.flatnonzero(cosines[:, 1] > chance_cosine(n, x.shape[1]))
     if len(inside) < max(LEAST, CONNECTED_SHARE * n):
         return NeighbourGraph(rows, cosines, inside, None, None)
-    shaped = decorrelated(x[inside], settings.decorrelate)
-    near = (rows, cosines) if shaped is x else nearest(shaped, min(searched, len(inside) - 1))
-    return NeighbourGraph(
-        rows,
-        cosines,
-        inside,
-        near,
-        principal(shaped, min(settings.dimensions, x.shape[1], len(inside) - 2)),
-    )
+    shaped = decorrelate(x[inside], decorrelate_by)
+    near = find_nearest(shaped, min(searched, len(inside) - 1))
+    start = principal_coordinates(shaped, min(DIMENSIONS, x.shape[1], len(inside) - 2))
+    return NeighbourGraph(rows, cosines, inside, near, start)
 
 
-def columns(n: int, settings: ClusterSettings) -> int:
-    """Neighbours that UMAP gets for n points, the point itself included: at most a third of all, or a small cloud becomes one blob."""
-    return min(settings.neighbours, max(5, n // 3), n)
+def count_neighbours(n: int) -> int:
+    """Neighbours that UMAP gets for n points, the point itself included.
+
+    At most a third of all points, since otherwise a small cloud becomes one blob.
+    """
+    return min(NEIGHBOURS, max(5, n // 3), n)
 
 
-def space_of(ground: NeighbourGraph, settings: ClusterSettings, seed: int) -> np.ndarray:
-    """(M, d) coordinates in which groups are sought."""
-    return umap_layout(
-        ground.start, umap_neighbours(*ground.near, columns(len(ground.start), settings)), 0.0, seed
-    )
+def lay_out_space(graph: NeighbourGraph, seed: int) -> np.ndarray:
+    """(M, d) UMAP coordinates that are clustered."""
+    near, start = graph.connected
+    return umap_layout(start, umap_neighbours(*near, count_neighbours(len(start))), 0.0, seed)
 
 
-def map_of(ground: NeighbourGraph, settings: ClusterSettings, seed: int) -> np.ndarray:
-    """(M, 2) coordinates to look at; they are never grouped."""
-    return umap_layout(
-        ground.start[:, :2],
-        umap_neighbours(*ground.near, columns(len(ground.start), settings)),
-        settings.spread,
-        seed,
-    )
+def lay_out_map(graph: NeighbourGraph, seed: int) -> np.ndarray:
+    """(M, 2) UMAP coordinates to look at; they are never clustered."""
+    near, start = graph.connected
+    neighbours = umap_neighbours(*near, count_neighbours(len(start)))
+    return umap_layout(start[:, :2], neighbours, MIN_DIST, seed)
 
 
-def subsample_space(
-    ground: NeighbourGraph, keep: np.ndarray, settings: ClusterSettings, seed: int
-) -> np.ndarray:
-    """(m, d) coordinates of the ascending rows `keep` of the M inside, from the neighbours that are left to them."""
-    n = columns(len(keep), settings)
-    return umap_layout(
-        ground.start[keep], umap_neighbours(*subset_neighbours(*ground.near, keep, n), n), 0.0, seed
-    )
+def lay_out_subsample(graph: NeighbourGraph, keep: np.ndarray, seed: int) -> np.ndarray:
+    """(m, d) UMAP coordinates of the ascending rows `keep` of the M connected ones."""
+    near, start = graph.connected
+    n = count_neighbours(len(keep))
+    left = subset_neighbours(*near, keep, n)
+    return umap_layout(start[keep], umap_neighbours(*left, n), 0.0, seed)
 
 
-def tree_of_space(space: np.ndarray) -> Tree:
+def build_tree(space: np.ndarray) -> Tree:
+    """The single-linkage tree of UMAP coordinates (M, d)."""
     return linkage(space, MIN_SAMPLES)
 
 
-def layer_sizes(tree: Tree, settings: ClusterSettings) -> list[int]:
-    """Smallest sizes of the layers, coarsest first; none where the tree has no two groups."""
-    return choose_layers(
-        sweep(tree, min(settings.min_size or SMALLEST, tree.n_points)), tree.n_points
-    )
+def choose_sizes(tree: Tree) -> list[int]:
+    """Smallest cluster size of each level, coarsest first; empty without two clusters."""
+    return choose_levels(sweep(tree, min(SMALLEST, tree.n_points)), tree.n_points)
 
 
-def layer_labels(tree: Tree, sizes: list[int], inside: np.ndarray, n: int) -> np.ndarray:
-    """(n, len(sizes)) int32 groups by layer, 0 the largest of its layer, -1 none."""
+def label_levels(tree: Tree, sizes: list[int], inside: np.ndarray, n: int) -> np.ndarray:
+    """(n, len(sizes)) int32 cluster of each row by level, 0 the largest of its level, -1 none."""
     labels = np.full((n, len(sizes)), -1, np.int32)
-    for layer, m in enumerate(sizes):
-        labels[inside, layer] = labels_of(tree, leaves(tree, m))
+    for level, size in enumerate(sizes):
+        labels[inside, level] = label_leaves(tree, find_leaves(tree, size))
     return labels
 
 
-def cohesion(x: np.ndarray, group: np.ndarray) -> float:
-    """Mean over all rows of the mean cosine to the other members of the row's group; a row without a group counts as 0."""
+def cohesion(x: np.ndarray, cluster: np.ndarray) -> float:
+    """Mean over all rows of the mean cosine to the other members of the row's cluster.
+
+    A row without a cluster counts as 0.
+    """
     total = 0.0
-    for number in range(group.max(initial=-1) + 1):
-        members = x[group == number]
-        total += len(members) * pair_cosine(members.sum(0, dtype=np.float64), len(members))
+    for number in range(cluster.max(initial=-1) + 1):
+        members = x[cluster == number]
+        total += len(members) * mean_pair_cosine(members.sum(0, dtype=np.float64), len(members))
     return total / len(x)
 
 
-def pair_cosine(total: np.ndarray, n: int) -> float:
+def mean_pair_cosine(total: np.ndarray, n: int) -> float:
     """Mean cosine over pairs of n unit rows from their sum: (|sum|^2 - n) / (n (n - 1))."""
     return float((total @ total - n) / (n * (n - 1)))

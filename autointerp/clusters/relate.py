@@ -1,180 +1,156 @@
-"""Stage `relate`: pairs of features that belong together in another sense than a group: duplicates, probable splitting, probable absorption.
+"""Stage `relate`: pairwise relations of features: duplicates, probable splitting, absorption.
 
-    duplicate    one direction learned twice: cosine above 0.98
-    splitting    two near directions that fire on the same tokens but hardly ever on the same occasion: overlap of the tokens at least 0.5, and the
-                 rarer one shares at most a tenth of its firings
-    absorption   `feature` is silent exactly where `other`, a feature that fires where the label of `feature` says it should, takes over
-                 (Chanin et al. 2024, arXiv 2409.14507): `other` covers at least a fifth of the tokens that the label of `feature` predicts and that it
-                 misses, four fifths of the firings of `other` lie where that label predicts, and the directions are nearer than chance
+    duplicate    the SAE learned one direction twice: cosine above 0.98
+    splitting    two near directions fire on the same tokens but hardly ever on the same occasion:
+                 the overlap of their tokens is at least 0.5, and the rarer one shares at most a
+                 tenth of its firings
+    absorption   `other` fires where the label of `feature` predicts a firing but `feature` is
+                 silent (Chanin et al. 2024, arXiv 2409.14507): `other` covers at least a fifth of
+                 the tokens that the label predicts and the feature misses, at least four fifths of
+                 the firings of `other` lie where the label predicts, and the directions are nearer
+                 than chance
 
-Labels are held against firings on documents of the test split, which the labeller never saw. A pair is probable, not proven: only a clamp shows that the
-direction of the parent is contained in the child. Only labels in the language of rules say by themselves where a feature should fire.
+Labels are compared with firings on documents of the test split, which the labeller never saw. Only
+labels in the language of rules say where a feature should fire. A relation is probable, not proven:
+only a clamp shows that the direction of the parent is contained in the child.
 
-File: relations.parquet with kind, feature, other, strength (cosine; overlap of tokens; share of the misses that are covered), cosine, phi (exact, over all
-tokens), shared (tokens on which both fire), n_feature, n_other, misses (absorption: tokens that the label predicts and the feature misses).
+The file is relations.parquet (see `unit`). `strength` is the cosine of duplicates, the overlap of
+tokens in splitting, and the share of misses that are covered in absorption. `phi` and `shared`
+(tokens on which both fire) are exact, over all tokens; `misses` counts the tokens that the label
+predicts and the feature misses.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from autointerp.clusters import unit
 from autointerp.clusters.coactivation import count_together, tables_at
 from autointerp.clusters.geometry import chance_cosine, unit_rows
 from autointerp.clusters.similarity import strongest_tokens
+from autointerp.labels.unit import read_labels
 from autointerp.rules import language as rules
-from autointerp.rules.annotations import Annotations, build_corpus
+from autointerp.rules.annotations import Annotations, TokenColumns, annotate
 from autointerp.settings import RelateSettings
-from core.errors import UsageError
-from core.files import read_array, read_json, write_table
 from core.firings.postings import Postings
 from core.progress import progress
-from core.records import Manifest
 from core.run import Run
 from core.text.tokens import Tokens, sample_tokens
+from core.training.unit import read_directions
 
-UNIT, VERSION = "relate", 1
-ALIKE, APART = (
-    0.5,
-    0.1,
-)  # splitting: overlap of tokens at least, share of the rarer one's firings at most
-COVERED, WITHIN, MISSES = (
-    0.2,
-    0.8,
-    20,
-)  # absorption: share of the misses, share of the child's firings, misses at least
-COLUMNS = [
-    "kind",
-    "feature",
-    "other",
-    "strength",
-    "cosine",
-    "phi",
-    "shared",
-    "n_feature",
-    "n_other",
-    "misses",
-]
+SAMPLED = 100_000  # tokens of the test split, at most, on which labels are compared with firings
+# Splitting: overlap of tokens at least, share of the rarer one's firings at most.
+SIMILAR, SHARED = 0.5, 0.1
+# Absorption: share of the misses, share of the child's firings, number of misses, at least.
+COVERED, WITHIN, MISSES = 0.2, 0.8, 20
+
+Relation = tuple[str, int, int, float, int]  # (kind, feature, other, strength, misses)
 
 
-def relate(run: Run, settings: RelateSettings, redo: bool = False) -> Manifest:
-    """Make the unit `relate`."""
-    if settings.tokens < 1:
-        raise UsageError(f"tokens is {settings.tokens}.", "Use at least 1: --tokens 100000.")
-    work = run.begin(UNIT, VERSION, settings, ["cluster", f"label/{settings.set}"], redo)
-    if work is None:
-        return run.manifest(UNIT)
-    capture, folder = run.folder("capture"), run.folder("cluster")
+def relate(run: Run, settings: RelateSettings, folder: Path) -> dict:
+    """Write the file of the unit `relate` into `folder`; returns the summary."""
+    capture = run.folder("capture")
     tokens, postings = Tokens(capture), Postings(run.folder("index"), capture)
-    directions = unit_rows(read_array(run.folder("train") / "directions.npy", mapped=False))
-    labels = pd.read_parquet(run.folder(f"label/{settings.set}") / "labels.parquet")
-    found = [
-        ("duplicate", a, b, cosine, 0) for a, b, cosine in read_json(folder / "duplicates.json")
+    directions = unit_rows(read_directions(run, mapped=False))
+    labels = read_labels(run, settings.labels)
+    relations: list[Relation] = [
+        ("duplicate", a, b, cosine, 0) for a, b, cosine in unit.read_duplicates(run)
     ]
-    found += splitting(postings, tokens, folder)
-    absorbed, n_read = absorption(
-        postings,
-        tokens,
-        labels,
-        directions,
-        sample_tokens(tokens, "test", settings.tokens, run.settings.seed),
-    )
-    table = described(found + absorbed, postings, directions)
-    write_table(work.folder / "relations.parquet", table)
+    relations += find_splitting(run, postings, tokens)
+    ordinals = sample_tokens(tokens, "test", SAMPLED, run.settings.seed)
+    absorbed, n_read = find_absorption(postings, tokens, labels, directions, ordinals)
+    table = tabulate(relations + absorbed, postings, directions)
+    unit.write_relations(folder, table)
     counts = table["kind"].value_counts()
-    return work.commit(
-        {kind: int(counts.get(kind, 0)) for kind in ("duplicate", "splitting", "absorption")}
-        | {"labels_read": n_read, "labels": len(labels)}
-    )
+    return {kind: int(counts.get(kind, 0)) for kind in ("duplicate", "splitting", "absorption")} | {
+        "labels_read": n_read,
+        "labels": len(labels),
+    }
 
 
-def described(found: list[tuple], postings: Postings, directions: np.ndarray) -> pd.DataFrame:
-    """The table of (kind, feature, other, strength, misses), strongest of each kind first, with exact counts of each pair."""
+def tabulate(relations: list[Relation], postings: Postings, directions: np.ndarray) -> pd.DataFrame:
+    """The table of relations, strongest of each kind first, with exact counts of each pair."""
     rows = []
-    for kind, a, b, strength, misses in sorted(found, key=lambda r: (r[0], -r[3], r[1], r[2])):
+    for kind, a, b, strength, misses in sorted(relations, key=lambda r: (r[0], -r[3], r[1], r[2])):
         pair = count_together(postings, a, b)
         cosine = round(float(directions[a] @ directions[b]), 5)
-        rows.append(
-            (
-                kind,
-                a,
-                b,
-                round(float(strength), 5),
-                cosine,
-                round(pair["phi"], 5),
-                pair["n_ab"],
-                pair["n_a"],
-                pair["n_b"],
-                misses,
-            )
-        )
-    return pd.DataFrame(rows, columns=COLUMNS)
+        counts = (pair["n_ab"], pair["n_a"], pair["n_b"], misses)
+        rows.append((kind, a, b, round(float(strength), 5), cosine, round(pair["phi"], 5), *counts))
+    return pd.DataFrame(rows, columns=unit.RELATION_COLUMNS)
 
 
-def splitting(postings: Postings, tokens: Tokens, folder: Path) -> list[tuple]:
-    """Pairs among each feature's nearest directions, above chance, whose strongest firings stand on the same tokens and not on the same occasions."""
-    table = pd.read_parquet(folder / "features.parquet")
-    live = table.loc[table["status"].isin(["alive", "dense"]), "feature"].to_numpy()
-    near, cosines = (
-        read_array(folder / "neighbours.npy", mapped=False)[live],
-        read_array(folder / "cosines.npy", mapped=False)[live],
-    )
-    place = np.full(len(table), -1)
-    place[live] = np.arange(len(live))
-    n_live = int((table["status"] != "dead").sum())
-    allowed = (
-        (near >= 0)
-        & (
-            cosines
-            > chance_cosine(n_live, read_array(folder.parent / "train" / "directions.npy").shape[1])
-        )
-        & (place[near] >= 0)
-    )
-    row, column = np.nonzero(allowed)
-    if not len(row):
+def find_splitting(run: Run, postings: Postings, tokens: Tokens) -> list[Relation]:
+    """Near pairs of directions whose firings share tokens but not occasions."""
+    pairs, features = list_near_pairs(run)
+    if not len(pairs):
         return []
-    pairs = np.unique(np.sort(np.c_[live[row], near[row, column]], axis=1), axis=0)
-    strongest = strongest_tokens(postings, tokens, live)
-    overlap = np.asarray(
-        strongest[place[pairs[:, 0]]].multiply(strongest[place[pairs[:, 1]]]).sum(1)
-    ).ravel()
-    found = []
-    for (a, b), alike in zip(
-        pairs[overlap >= ALIKE].tolist(), overlap[overlap >= ALIKE].tolist(), strict=True
-    ):
+    place = np.full(postings.n_features, -1)
+    place[features] = np.arange(len(features))
+    strongest = strongest_tokens(postings, tokens, features)
+    products = strongest[place[pairs[:, 0]]].multiply(strongest[place[pairs[:, 1]]])
+    overlap = np.asarray(products.sum(1)).ravel()
+    similar = overlap >= SIMILAR
+    relations: list[Relation] = []
+    for (a, b), strength in zip(pairs[similar].tolist(), overlap[similar].tolist(), strict=True):
         pair = count_together(postings, a, b)
-        if max(pair["of_a"], pair["of_b"]) <= APART:
-            found.append(("splitting", a, b, alike, 0))
-    return found
+        if max(pair["of_a"], pair["of_b"]) <= SHARED:
+            relations.append(("splitting", a, b, strength, 0))
+    return relations
+
+
+def list_near_pairs(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs (n, 2) of features whose directions are nearer than chance, features (m,) looked at).
+
+    Isolated and dead features are left out.
+    """
+    table, neighbours = unit.read_clusters(run), unit.read_neighbours(run)
+    assert table is not None
+    assert neighbours is not None
+    features = table.loc[table["status"].isin(["alive", "dense"]), "feature"].to_numpy()
+    near, cosines = np.array(neighbours.feature)[features], np.array(neighbours.cosine)[features]
+    n_alive = int((table["status"] != "dead").sum())
+    width = read_directions(run).shape[1]
+    known = np.zeros(len(table), bool)
+    known[features] = True
+    allowed = (near >= 0) & (cosines > chance_cosine(n_alive, width)) & known[near]
+    row, column = np.nonzero(allowed)
+    pairs = np.sort(np.c_[features[row], near[row, column]], axis=1)
+    return (np.unique(pairs, axis=0) if len(pairs) else pairs), features
 
 
 # ------------------------------------------------------------ absorption
 
 
-def absorption(
+def find_absorption(
     postings: Postings,
     tokens: Tokens,
     labels: pd.DataFrame,
     directions: np.ndarray,
     ordinals: np.ndarray,
-) -> tuple[list[tuple], int]:
-    """([("absorption", parent, child, share of the parent's misses that the child covers, misses)], labels that could be read)."""
+) -> tuple[list[Relation], int]:
+    """(relations, number of labels that could be read); `feature` is the parent, `other` the child.
+
+    `strength` is the share of the parent's misses that the child covers.
+    """
     from scipy.sparse import csr_matrix, vstack
 
-    corpus = corpus_of(tokens, ordinals)
+    annotations = annotate_sample(tokens, ordinals)
     readable = [
-        (int(f), text)
+        (int(f), rule)
         for f, text in zip(labels["feature"], labels["text"], strict=True)
-        if text != rules.UNCLEAR and rules.is_rule(text)
+        if text != rules.UNCLEAR and (rule := rules.read_rule(text)) is not None
     ]
     if not readable or not len(ordinals):
         return [], len(readable)
-    parents = np.array([f for f, _ in readable])
+    parents = np.array([feature for feature, _ in readable])
+    everywhere = np.arange(len(ordinals))
     where = [
-        np.flatnonzero(rules.predict(rules.parse(text), corpus, np.arange(len(ordinals))) > 0)
-        for _, text in progress(readable, "relate", unit="feat")
+        np.flatnonzero(rules.predict(rule, annotations, everywhere) > 0)
+        for _, rule in progress(readable, "relate", unit="feat")
     ]
     offsets = np.r_[0, np.cumsum([len(w) for w in where])]
     predicted = csr_matrix(
@@ -182,18 +158,17 @@ def absorption(
         shape=(len(parents), len(ordinals)),
     )
     fires = vstack(tables_at(postings, ordinals)).tocsr()  # (tokens, F)
-    return children(predicted, fires, parents, directions), len(readable)
+    return find_children(predicted, fires, parents, directions), len(readable)
 
 
-def children(predicted, fires, parents: np.ndarray, directions: np.ndarray) -> list[tuple]:
+def find_children(
+    predicted: Any, fires: Any, parents: np.ndarray, directions: np.ndarray
+) -> list[Relation]:
     """Absorption from sparse tables of ones: predicted (parents, tokens) and fires (tokens, F)."""
-    missed = predicted - predicted.multiply(
-        fires[:, parents].T
-    )  # the label says so, the parent is silent
-    covered, inside = (
-        (missed @ fires).toarray(),
-        (predicted @ fires).toarray(),
-    )  # (parents, F) tokens
+    # Where the label predicts a firing and the parent is silent.
+    missed = predicted - predicted.multiply(fires[:, parents].T)
+    covered = (missed @ fires).toarray()  # (parents, F) tokens
+    inside = (predicted @ fires).toarray()
     misses, firings = np.asarray(missed.sum(1)).ravel(), np.asarray(fires.sum(0)).ravel()
     cosine = directions[parents] @ directions.T
     near = cosine > chance_cosine(len(directions), directions.shape[1])
@@ -211,25 +186,24 @@ def children(predicted, fires, parents: np.ndarray, directions: np.ndarray) -> l
     ]
 
 
-def corpus_of(tokens: Tokens, ordinals: np.ndarray) -> Annotations:
-    """The corpus of ascending ordinals that are whole documents, but for the last one drawn, which may be cut at its end."""
+def annotate_sample(tokens: Tokens, ordinals: np.ndarray) -> Annotations:
+    """The annotations of ascending ordinals.
+
+    The ordinals are whole documents; only the last one may be cut at its end.
+    """
     documents = np.unique(tokens.document_of(ordinals))
     begins = tokens.document_offsets[documents].astype(np.int64)
     sizes = np.diff(np.r_[np.searchsorted(ordinals, begins), len(ordinals)])
     firsts = np.r_[0, np.cumsum(sizes)]
-    row_starts = np.searchsorted(ordinals, tokens.row_offsets)
-    rows = np.unique(np.r_[row_starts[np.isin(tokens.row_offsets, ordinals)], len(ordinals)])
+    offsets = np.asarray(tokens.row_offsets)
+    row_starts = np.searchsorted(ordinals, offsets[np.isin(offsets, ordinals)])
+    rows = np.unique(np.r_[row_starts, len(ordinals)])
     texts = [
         (tokens.text(int(d)), slice(int(a), int(b)))
         for d, a, b in zip(documents, firsts[:-1], firsts[1:], strict=True)
     ]
-    part = lambda column: np.asarray(column)[ordinals]
-    return build_corpus(
-        tokens.vocabulary,
-        part(tokens.ids),
-        part(tokens.starts),
-        part(tokens.ends),
-        rows,
-        texts,
-        tokens.fields,
+    ids, starts, ends = (
+        np.asarray(column)[ordinals] for column in (tokens.ids, tokens.starts, tokens.ends)
     )
+    columns = TokenColumns(tokens.vocabulary, ids, starts, ends, rows)
+    return annotate(columns, texts, tokens.word_tree)

@@ -1,24 +1,31 @@
-"""The layouts of the cluster stage and of its proof, in a process of their own: `python -m autointerp.clusters.replicates FOLDER`.
+"""UMAP layouts and replicates of the cluster stage, in a process of their own.
 
-UMAP compiles itself for 8 s in every new process. So one process is started that has no threads (a fork of one that has may hang), compiles once,
-and forks workers that inherit the compiled code; each result is a file, so that a killed stage goes on with what is missing. First the
-space of the groups and the map, then the attempts that are held against them:
+`python -m autointerp.clusters.replicates FOLDER` writes them. UMAP compiles for 8 s in every new
+process. So one process is started without threads (a fork of a process with threads may hang); it
+compiles once and forks workers that inherit the compiled code. Each result is a file, so a killed
+stage computes only what is missing. First come the UMAP space and the map, then the replicates that
+the result is compared with:
 
-    seed-I        the same with another seed                                  labels (N, L)
-    subsample-I   the same on 80 % of the rows                                labels (N, L), -1 also where left out; kept rows: see subsample
-    null-I        the same on Gaussian rows with x's mean and covariance      figures (JSON)
+    seed-I        the method with another random seed                    labels (N, L)
+    subsample-I   the method on 80 % of the rows                         labels (N, L), -1 also
+                                                                         for rows left out
+    null-I        the method on Gaussian rows with x's mean and          JSON: clusters, cohesion
+                  covariance
     uniform-0     the same on uniform directions; columns-0: on shuffled columns
 
-FOLDER holds plan.json (settings, seed, workers), x.npy, and the fields of a Ground as .npy files.
+FOLDER holds plan.json (settings, seed, workers), x.npy, and the fields of a NeighbourGraph as .npy
+files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -26,8 +33,8 @@ import numpy as np
 
 from autointerp.clusters.geometry import (
     covariance_twin,
-    nearest,
-    shuffled_columns,
+    find_nearest,
+    shuffle_columns,
     umap_layout,
     umap_neighbours,
     uniform_directions,
@@ -35,56 +42,74 @@ from autointerp.clusters.geometry import (
 )
 from autointerp.clusters.grouping import (
     NeighbourGraph,
+    build_graph,
+    build_tree,
+    choose_sizes,
     cohesion,
-    layer_labels,
-    layer_sizes,
-    map_of,
-    space_of,
-    subsample_space,
-    survey,
-    tree_of_space,
+    label_levels,
+    lay_out_map,
+    lay_out_space,
+    lay_out_subsample,
 )
 from autointerp.settings import ClusterSettings
 from core.files import read_array, read_json, write_array, write_json
 from core.progress import progress
 
 KEPT_SHARE = 0.8
-CLOUDS = {"null": covariance_twin, "uniform": uniform_directions, "columns": shuffled_columns}
+CLOUDS = {"null": covariance_twin, "uniform": uniform_directions, "columns": shuffle_columns}
 ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    "OMP_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # numba ends a process that forks after GNU OpenMP was loaded.
+    "NUMBA_THREADING_LAYER": "workqueue",
 }
-ONE_THREAD |= {
-    "NUMBA_THREADING_LAYER": "workqueue"
-}  # numba ends a process that forks after GNU OpenMP was loaded
 
 
-def write_ground(
-    folder: Path, x: np.ndarray, ground: NeighbourGraph, settings: dict, seed: int
+# ------------------------------------------------------------ files of the process
+
+
+def write_inputs(
+    folder: Path, x: np.ndarray, graph: NeighbourGraph, settings: dict, seed: int
 ) -> None:
-    """What the process needs, plan.json last."""
+    """Write what the process reads, plan.json last."""
     write_array(folder / "x.npy", x)
-    parts = {"rows": ground.rows, "cosines": ground.cosines, "inside": ground.inside}
-    if ground.near is not None:
-        parts |= {
-            "near_rows": ground.near[0],
-            "near_cosines": ground.near[1],
-            "start": ground.start,
-        }
+    parts = {"rows": graph.rows, "cosines": graph.cosines, "inside": graph.inside}
+    if graph.near is not None:
+        (near_rows, near_cosines), start = graph.connected
+        parts |= {"near_rows": near_rows, "near_cosines": near_cosines, "start": start}
     for name, array in parts.items():
         write_array(folder / f"{name}.npy", array)
-    write_json(
-        folder / "plan.json", {"settings": settings, "seed": seed, "workers": os.cpu_count() or 1}
-    )
+    plan = {"settings": settings, "seed": seed, "workers": os.cpu_count() or 1}
+    write_json(folder / "plan.json", plan)
 
 
-def read_ground(folder: Path) -> NeighbourGraph:
-    load = lambda name: read_array(folder / f"{name}.npy")
-    connected = (folder / "start.npy").exists()
-    near = (load("near_rows"), load("near_cosines")) if connected else None
-    return NeighbourGraph(
-        load("rows"), load("cosines"), load("inside"), near, load("start") if connected else None
-    )
+def read_graph(folder: Path) -> NeighbourGraph:
+    """The neighbour graph that `write_inputs` wrote."""
+
+    def load(name: str) -> np.ndarray:
+        return read_array(folder / f"{name}.npy")
+
+    whole = (load("rows"), load("cosines"), load("inside"))
+    if not (folder / "start.npy").exists():
+        return NeighbourGraph(*whole, None, None)
+    return NeighbourGraph(*whole, (load("near_rows"), load("near_cosines")), load("start"))
+
+
+# ------------------------------------------------------------ start and end the process
+
+
+@contextlib.contextmanager
+def run_beside(folder: Path) -> Iterator[None]:
+    """Run the process beside the block and wait for it at the end; an error ends it."""
+    process = start(folder)
+    try:
+        yield
+    except BaseException:
+        stop(process)
+        raise
+    finish(process)
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -92,20 +117,22 @@ def start(folder: Path) -> subprocess.Popen:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     command = [sys.executable, "-m", "autointerp.clusters.replicates", str(folder.resolve())]
-    return subprocess.Popen(
-        command, env=os.environ | ONE_THREAD | {"PYTHONPATH": path}, start_new_session=True
-    )
+    environment = os.environ | ONE_THREAD | {"PYTHONPATH": path}
+    return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
 def finish(process: subprocess.Popen) -> None:
-    """Wait for the process; raises RuntimeError where it failed. What its group of processes still does is ended when this is interrupted."""
+    """Wait for the process; an interrupt ends it and its workers.
+
+    Raises RuntimeError where it failed.
+    """
     try:
         code = process.wait()
     except BaseException:
         stop(process)
         raise
     if code:
-        raise RuntimeError(f"the layouts ended with exit code {code}; its own error stands above")
+        raise RuntimeError(f"the layouts ended with exit code {code}; the error is printed above")
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -115,127 +142,108 @@ def stop(process: subprocess.Popen) -> None:
         process.wait()
 
 
+# ------------------------------------------------------------ which replicates there are
+
+
 def subsample(number: int, n: int, seed: int) -> np.ndarray:
     """The ascending rows of n that subsample `number` keeps."""
-    return np.sort(
-        np.random.default_rng([seed, 1, number]).choice(
-            n, max(3, round(KEPT_SHARE * n)), replace=False
-        )
-    )
+    rng = np.random.default_rng([seed, 1, number])
+    return np.sort(rng.choice(n, max(3, round(KEPT_SHARE * n)), replace=False))
 
 
-def names(settings: ClusterSettings) -> list[str]:
-    """Every attempt of the proof, the slow ones first."""
-    clouds = [f"null-{i}" for i in range(settings.nulls)] + (
-        ["columns-0", "uniform-0"] if settings.nulls else []
-    )
-    return (
-        clouds
-        + [f"seed-{i}" for i in range(settings.seeds)]
-        + [f"subsample-{i}" for i in range(settings.subsamples)]
-    )
+def list_replicates(settings: ClusterSettings) -> list[str]:
+    """Names of all replicates, the slow ones first."""
+    clouds = [f"null-{i}" for i in range(settings.nulls)]
+    clouds += ["columns-0", "uniform-0"] if settings.nulls else []
+    seeds = [f"seed-{i}" for i in range(settings.seeds)]
+    return clouds + seeds + [f"subsample-{i}" for i in range(settings.subsamples)]
 
 
 # ------------------------------------------------------------ inside the process
 
 
-def lay_out(folder: Path, name: str) -> None:
+def write_layout(folder: Path, name: str) -> None:
     """Write space.npy or map.npy."""
-    plan, ground = read_json(folder / "plan.json"), read_ground(folder)
-    make = space_of if name == "space" else map_of
-    write_array(
-        folder / f"{name}.npy", make(ground, ClusterSettings(**plan["settings"]), plan["seed"])
-    )
+    graph, seed = read_graph(folder), read_json(folder / "plan.json")["seed"]
+    layout = lay_out_space(graph, seed) if name == "space" else lay_out_map(graph, seed)
+    write_array(folder / f"{name}.npy", layout)
 
 
-def attempt(folder: Path, name: str) -> None:
-    """Write one attempt's file."""
-    plan = read_json(folder / "plan.json")
-    settings, seed, sizes = (
-        ClusterSettings(**plan["settings"]),
-        plan["seed"],
-        read_json(folder / "sizes.json"),
-    )
+def write_replicate(folder: Path, name: str) -> None:
+    """Write the file of one replicate."""
+    plan, sizes = read_json(folder / "plan.json"), read_json(folder / "sizes.json")
+    settings, seed = ClusterSettings(**plan["settings"]), plan["seed"]
     kind, number = name.split("-")
     if kind in CLOUDS:
-        cloud = CLOUDS[kind](
-            np.array(read_array(folder / "x.npy")), np.random.default_rng([seed, 2, int(number)])
-        )
-        write_json(folder / f"{name}.json", cloud_figures(cloud, settings, seed, sizes))
+        rng = np.random.default_rng([seed, 2, int(number)])
+        cloud = CLOUDS[kind](np.array(read_array(folder / "x.npy")), rng)
+        write_json(folder / f"{name}.json", measure_cloud(cloud, settings, seed, sizes))
         return
-    ground, n = read_ground(folder), len(read_array(folder / "x.npy", mapped=True))
+    graph, n = read_graph(folder), len(read_array(folder / "x.npy", mapped=True))
     if kind == "seed":
-        space, inside = space_of(ground, settings, seed + 1 + int(number)), ground.inside
+        space, inside = lay_out_space(graph, seed + 1 + int(number)), graph.inside
     else:
-        keep = subsample(int(number), len(ground.inside), seed)
-        space, inside = subsample_space(ground, keep, settings, seed), ground.inside[keep]
-        sizes = [max(2, round(KEPT_SHARE * m)) for m in sizes]
-    write_array(folder / f"{name}.npy", layer_labels(tree_of_space(space), sizes, inside, n))
+        keep = subsample(int(number), len(graph.inside), seed)
+        space, inside = lay_out_subsample(graph, keep, seed), graph.inside[keep]
+        sizes = [max(2, round(KEPT_SHARE * size)) for size in sizes]
+    write_array(folder / f"{name}.npy", label_levels(build_tree(space), sizes, inside, n))
 
 
-def cloud_figures(x: np.ndarray, settings: ClusterSettings, seed: int, sizes: list[int]) -> dict:
-    """What the whole method finds in x, cut at the same smallest sizes: groups and grouped share by layer, isolated share, cohesion (finest layer)."""
-    ground = survey(x, settings)
-    isolated = round(1 - len(ground.inside) / len(x), 4)
-    if ground.near is None:
-        return {
-            "groups": [0] * len(sizes),
-            "grouped": [0.0] * len(sizes),
-            "isolated": isolated,
-            "cohesion": 0.0,
-        }
-    labels = layer_labels(
-        tree_of_space(space_of(ground, settings, seed)), sizes, ground.inside, len(x)
-    )
-    groups = [int(column.max(initial=-1)) + 1 for column in labels.T]
-    grouped = [round(float((column >= 0).mean()), 4) for column in labels.T]
+def measure_cloud(x: np.ndarray, settings: ClusterSettings, seed: int, sizes: list[int]) -> dict:
+    """What the method finds in the cloud x (N, D), cut at the same smallest cluster sizes.
+
+    Keys: groups and grouped (number of clusters and share of rows in one, by level), isolated
+    (share), cohesion (of the finest level).
+    """
+    graph = build_graph(x, settings.decorrelate)
+    isolated = round(1 - len(graph.inside) / len(x), 4)
+    if graph.near is None:
+        none = {"groups": [0] * len(sizes), "grouped": [0.0] * len(sizes)}
+        return none | {"isolated": isolated, "cohesion": 0.0}
+    tree = build_tree(lay_out_space(graph, seed))
+    labels = label_levels(tree, sizes, graph.inside, len(x))
     return {
-        "groups": groups,
-        "grouped": grouped,
+        "groups": [int(column.max(initial=-1)) + 1 for column in labels.T],
+        "grouped": [round(float((column >= 0).mean()), 4) for column in labels.T],
         "isolated": isolated,
         "cohesion": round(cohesion(x, labels[:, -1]), 6) if sizes else 0.0,
     }
 
 
-def warm_up() -> None:
+def compile_umap() -> None:
     """Compile UMAP on a few points."""
     x = unit_rows(np.random.default_rng(0).normal(size=(40, 4)))
-    umap_layout(x[:, :2].copy(), umap_neighbours(*nearest(x, 5), 5), 0.0, 0)
+    umap_layout(x[:, :2].copy(), umap_neighbours(*find_nearest(x, 5), 5), 0.0, 0)
+
+
+def list_missing(folder: Path, names: list[str]) -> list[str]:
+    """The names without a file in the folder."""
+    return [
+        name
+        for name in names
+        if not any((folder / f"{name}.{end}").exists() for end in ("npy", "json"))
+    ]
 
 
 def main(folder: Path) -> None:
-    plan = read_json(folder / "plan.json")
-    settings = ClusterSettings(**plan["settings"])
-    missing = lambda wanted: [
-        n
-        for n in wanted
-        if not (folder / f"{n}.npy").exists() and not (folder / f"{n}.json").exists()
-    ]
-    ground = read_ground(folder)
-    layouts, left = (
-        missing(["space", "map"] if ground.near is not None else []),
-        missing(names(settings)),
-    )
+    """Write every layout and replicate that is missing."""
+    plan, graph = read_json(folder / "plan.json"), read_graph(folder)
+    layouts = list_missing(folder, ["space", "map"] if graph.near is not None else [])
+    left = list_missing(folder, list_replicates(ClusterSettings(**plan["settings"])))
     if not layouts and not left:
         return
-    warm_up()
+    compile_umap()
     with ProcessPoolExecutor(plan["workers"], multiprocessing.get_context("fork")) as pool:
-        list(pool.map(lay_out, [folder] * len(layouts), layouts))
-        sizes = (
-            []
-            if ground.near is None
-            else layer_sizes(tree_of_space(read_array(folder / "space.npy")), settings)
-        )
+        list(pool.map(write_layout, [folder] * len(layouts), layouts))
+        sizes: list[int] = []
+        if graph.near is not None:
+            sizes = choose_sizes(build_tree(read_array(folder / "space.npy")))
         write_json(folder / "sizes.json", sizes)
         if not sizes:
-            return  # nothing was found that could be held against anything
-        for done in progress(
-            as_completed([pool.submit(attempt, folder, name) for name in left]),
-            "proof",
-            total=len(left),
-            unit="fit",
-        ):
-            done.result()
+            return  # there are no clusters to compare with replicates
+        jobs = [pool.submit(write_replicate, folder, name) for name in left]
+        for job in progress(as_completed(jobs), "proof", total=len(left), unit="fit"):
+            job.result()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Nested groups from one single-linkage tree: which groups are there for each smallest size, and which three sizes make good layers.
+"""Nested clusters from one single-linkage tree: clusters for each smallest size, choice of levels.
 
-HDBSCAN's condensed tree for a smallest size m splits a node where both sides hold at least m points; its leaves are the groups. All m are
-read off one linkage at once: a node is a leaf of the condensed tree exactly for `below < m <= above`, where `above` is the size of the smaller
-side of the split that made the node, and `below` the largest smaller side of any split under it. Leaves of one m are disjoint, and each
-lies whole in a leaf of a smaller-grained m or in what that one leaves out: layers are nested by construction. How long a leaf lasts,
-log(above / below), is its persistence over sizes (compare PLSCAN, arXiv 2512.16558); a plateau of many lasting leaves is a good cut.
+HDBSCAN's condensed tree for a smallest size m splits a node where both sides hold at least m
+points; its leaves are the clusters. One linkage yields the leaves for every m: a node is a leaf
+exactly for `below < m <= above`, where `above` is the size of the smaller side of the split that
+made the node, and `below` the largest smaller side of any split under it. The leaves of one m are
+disjoint, and a leaf of a smaller m lies whole in one leaf of a larger m or outside all of them, so
+levels are nested by construction. The persistence of a leaf over sizes is log(above / below)
+(compare PLSCAN, arXiv 2512.16558). A level is cut where leaves are persistent.
 """
 
 from __future__ import annotations
@@ -13,20 +15,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TARGETS, AT = (
-    (10, 50, 300),
-    16_000,
-)  # groups of the three layers at this many points; with n points sqrt(n / AT) times as many
-WIDTH = np.log(
-    2.5
-)  # how far a layer may stray from its target: the standard deviation of the log of the number of groups
-FAR_APART = 1.8  # times as many groups in the finer of two layers, at least
-WEAK = 0.5  # a layer whose leaves last less than this share of the best one's is left out
+# Clusters of the three levels at 16,000 points; with n points sqrt(n / 16,000) times as many.
+TARGETS, TARGET_POINTS = (10, 50, 300), 16_000
+# Standard deviation of the log of a level's number of clusters around its target.
+WIDTH = np.log(2.5)
+FAR_APART = 1.8  # ratio, at least, of the numbers of clusters of two levels
+WEAK = 0.5  # share of the best level's persistence below which a level is left out
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A single-linkage tree of n points; node i >= n is row i - n of the linkage. The points under node v are order[start[v]:end[v]]."""
+    """A single-linkage tree of n points; node i >= n is row i - n of the linkage.
+
+    The points under node v are order[start[v]:end[v]].
+    """
 
     left: np.ndarray  # (n - 1,) children of each inner node
     right: np.ndarray
@@ -53,20 +55,16 @@ def linkage(points: np.ndarray, min_samples: int) -> Tree:
         approx_min_span_tree=False,
         core_dist_n_jobs=1,
     )
-    rows = model.fit(
-        points.astype(np.float64)
-    ).single_linkage_tree_.to_numpy()  # left, right, distance, size
-    return tree_of(rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2])
+    # Columns of the rows: left, right, distance, size.
+    rows = model.fit(points.astype(np.float64)).single_linkage_tree_.to_numpy()
+    return make_tree(rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2])
 
 
-def tree_of(left: np.ndarray, right: np.ndarray, distance: np.ndarray) -> Tree:
+def make_tree(left: np.ndarray, right: np.ndarray, distance: np.ndarray) -> Tree:
     """A tree from a linkage whose rows come in order of distance."""
     n = len(left) + 1
-    size, below, above = (
-        np.ones(2 * n - 1, np.int64),
-        np.ones(2 * n - 1, np.int64),
-        np.zeros(2 * n - 1, np.int64),
-    )
+    size, below = np.ones(2 * n - 1, np.int64), np.ones(2 * n - 1, np.int64)
+    above = np.zeros(2 * n - 1, np.int64)
     for i, (a, b) in enumerate(zip(left.tolist(), right.tolist(), strict=True)):
         smaller = min(size[a], size[b])
         above[a] = above[b] = smaller
@@ -81,14 +79,14 @@ def tree_of(left: np.ndarray, right: np.ndarray, distance: np.ndarray) -> Tree:
     return Tree(left, right, distance, order, start, start + size, above, below)
 
 
-def leaves(tree: Tree, m: int) -> np.ndarray:
-    """Nodes that are the groups for smallest size m, the largest first; the whole tree is no group."""
-    found = np.flatnonzero((tree.below < m) & (m <= tree.above))
-    found = found[found != 2 * tree.n_points - 2]
-    return found[np.lexsort((tree.start[found], tree.start[found] - tree.end[found]))]
+def find_leaves(tree: Tree, m: int) -> np.ndarray:
+    """Nodes that are the clusters for smallest size m, largest first; the root is no cluster."""
+    nodes = np.flatnonzero((tree.below < m) & (m <= tree.above))
+    nodes = nodes[nodes != 2 * tree.n_points - 2]
+    return nodes[np.lexsort((tree.start[nodes], tree.start[nodes] - tree.end[nodes]))]
 
 
-def labels_of(tree: Tree, nodes: np.ndarray) -> np.ndarray:
+def label_leaves(tree: Tree, nodes: np.ndarray) -> np.ndarray:
     """(n,) int32 index into disjoint `nodes` of each point, -1 outside all of them."""
     label = np.full(tree.n_points, -1, np.int32)
     for number, node in enumerate(nodes.tolist()):
@@ -97,72 +95,73 @@ def labels_of(tree: Tree, nodes: np.ndarray) -> np.ndarray:
 
 
 def persistence(tree: Tree, nodes: np.ndarray) -> np.ndarray:
-    """How long each node lasts as a leaf while the smallest size grows: log(above / below), below counting as 3 at least."""
+    """log(above / below) of each node, with `below` at least 3."""
     return np.log(np.maximum(tree.above[nodes] / np.maximum(tree.below[nodes], 3), 1.0))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What every smallest size m of a log grid gives."""
+    """The clusters for each of S smallest sizes m on a log grid."""
 
     m: np.ndarray  # (S,)
-    groups: np.ndarray  # (S,)
-    grouped: np.ndarray  # (S,) share of the points that are in a group
-    lasting: np.ndarray  # (S,) mean persistence over all points, 0 outside groups
+    clusters: np.ndarray  # (S,) number of clusters
+    clustered: np.ndarray  # (S,) share of the points that are in a cluster
+    persistence: np.ndarray  # (S,) mean persistence over all points, 0 outside clusters
 
 
 def sweep(tree: Tree, smallest: int) -> Sweep:
-    """Cuts at about 60 smallest sizes from `smallest` to a third of the points."""
+    """Cut at about 60 smallest sizes from `smallest` to a third of the points."""
     n = tree.n_points
     sizes = np.unique(np.geomspace(smallest, max(smallest, n // 3), 60).round().astype(int))
     rows = []
     for m in sizes.tolist():
-        nodes = leaves(tree, m)
+        nodes = find_leaves(tree, m)
         members = tree.end[nodes] - tree.start[nodes]
         rows.append((len(nodes), members.sum() / n, (members * persistence(tree, nodes)).sum() / n))
-    groups, grouped, lasting = np.array(rows).T.reshape(3, -1)
-    return Sweep(sizes, groups.astype(int), grouped, lasting)
+    clusters, clustered, lasting = np.array(rows).T.reshape(3, -1)
+    return Sweep(sizes, clusters.astype(int), clustered, lasting)
 
 
-def choose_layers(found: Sweep, n: int) -> list[int]:
-    """Smallest sizes of at most three layers, the coarsest first: each where leaves last longest near its target number of groups.
+def choose_levels(cuts: Sweep, n: int) -> list[int]:
+    """Smallest cluster sizes of at most three levels, the coarsest first.
 
-    Fewer where two layers would hardly differ, where there are not two groups, or where leaves last much less than in the best layer.
+    Each level is where leaves are most persistent near its target number of clusters. A level is
+    left out where it hardly differs from another, where there are no two clusters, or where leaves
+    are much less persistent than in the best level.
     """
-    chosen: list[int] = []
+    candidates: list[int] = []
     for target in TARGETS:
-        stray = np.log(np.maximum(found.groups, 1) / max(2.0, target * np.sqrt(n / AT))) / WIDTH
-        worth = np.where(found.groups >= 2, found.lasting**2 * np.exp(-(stray**2) / 2), 0)
+        wanted = max(2.0, target * np.sqrt(n / TARGET_POINTS))
+        stray = np.log(np.maximum(cuts.clusters, 1) / wanted) / WIDTH
+        worth = np.where(cuts.clusters >= 2, cuts.persistence**2 * np.exp(-(stray**2) / 2), 0)
         if worth.max(initial=0) > 0:
-            chosen.append(int(worth.argmax()))
-    best = max((found.lasting[i] for i in chosen), default=0)
+            candidates.append(int(worth.argmax()))
+    best = max((cuts.persistence[i] for i in candidates), default=0)
     kept: list[int] = []
-    for i in sorted(set(chosen), key=lambda i: -found.lasting[i]):
-        apart = all(
-            max(found.groups[i], found.groups[k])
-            >= FAR_APART * min(found.groups[i], found.groups[k])
-            for k in kept
-        )
-        if apart and found.lasting[i] >= WEAK * best:
+    for i in sorted(set(candidates), key=lambda i: -cuts.persistence[i]):
+        pairs = [sorted((cuts.clusters[i], cuts.clusters[k])) for k in kept]
+        far = all(more >= FAR_APART * fewer for fewer, more in pairs)
+        if far and cuts.persistence[i] >= WEAK * best:
             kept.append(i)
-    return sorted((int(found.m[i]) for i in kept), reverse=True)
+    return sorted((int(cuts.m[i]) for i in kept), reverse=True)
 
 
 def strength(tree: Tree, node: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """(points, strength 0..1) under a leaf: the density at which each falls out of it, as a share of the leaf's largest (HDBSCAN's probability)."""
+    """(points, membership strength 0 to 1) under a leaf, as HDBSCAN's probability.
+
+    The strength of a point is the density at which it falls out of the leaf, as a share of the
+    largest such density in the leaf.
+    """
     n, falls = tree.n_points, []
     while node >= n:
-        distance, sides = (
-            tree.distance[node - n],
-            (int(tree.left[node - n]), int(tree.right[node - n])),
-        )
+        distance = tree.distance[node - n]
+        sides = (int(tree.left[node - n]), int(tree.right[node - n]))
         sizes = [tree.end[s] - tree.start[s] for s in sides]
         keep = int(np.argmax(sizes))
         for side in range(2):
             if sizes[side] < m or side != keep:
-                falls.append(
-                    (tree.order[tree.start[sides[side]] : tree.end[sides[side]]], distance)
-                )
+                points_under = tree.order[tree.start[sides[side]] : tree.end[sides[side]]]
+                falls.append((points_under, distance))
         if sizes[keep] < m:
             break
         node = sides[keep]

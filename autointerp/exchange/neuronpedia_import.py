@@ -1,52 +1,56 @@
-"""Other people's explanations of this run's features as a label set, which every scorer scores like our own.
+"""Import explanations from neuronpedia as a label set, which every scorer scores like our own.
 
-Reads a folder of a source as neuronpedia publishes it, explanations/ (or explanations-LLM/) and activations/ with batch-N.jsonl.gz or
-.jsonl, and folders that `export --to neuronpedia` wrote. Nothing of it is trusted: rows that cannot be read are counted.
+Reads the folder of a source as neuronpedia publishes it: explanations/ (or explanations-LLM/) and
+activations/ with batch-N.jsonl.gz or .jsonl; also folders that `export --to neuronpedia` wrote.
+Nothing in them is trusted: rows that cannot be read are skipped and counted.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from autointerp.labels.unit import HAND, RULES, unit_of, write_imported, write_labels
 from core.errors import UsageError
-from core.files import canonical_hash, sha256, write_table
+from core.files import canonical_hash, sha256
 from core.firings.postings import Postings
 from core.records import Failure, Label, Manifest
 from core.run import Run
 
 VERSION = 1
-RESERVED = ("rules", "hand")
+RESERVED = (RULES, HAND)
+BOUNDS = ("binMin", "binMax", "binContains")
+EXPLAINED = (
+    "id",
+    "modelId",
+    "layer",
+    "authorId",
+    "explanationModelName",
+)  # kept where they are text
+Row = dict[str, Any]
 
 
 def import_neuronpedia(run: Run, folder: Path, name: str) -> Manifest:
-    """Commit label/NAME: one label for each feature that has an explanation (the first one found; all are kept in explanations.parquet),
-    a Failure for each live feature without one, and the source's own activations.
+    """Commit the label set `name` from the source in `folder`.
 
-    Raises UsageError when there are no explanations, or they are of features that this run's SAE does not have.
+    The first explanation of a feature becomes its label; the unit also keeps all explanations and
+    the source's own activations. Each alive feature without an explanation is a Failure.
+
+    Raises UsageError when `name` cannot be the name of an imported set, when there are no
+    explanations, or when they are of features that this run's SAE does not have.
     """
-    if (
-        name in RESERVED
-        or not name.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        or name.startswith((".", "llm-"))
-    ):
-        raise UsageError(
-            f"{name!r} cannot be the name of an imported set.",
-            "Use letters, digits and dashes: --set neuronpedia.",
-        )
-    files = {
-        kind: sorted(p for d in folder.rglob(f"{kind}*") if d.is_dir() for p in d.glob("*.jsonl*"))
-        for kind in ("explanations", "activations")
-    }
-    skipped: Counter = Counter()
+    check_name(name)
+    files = {kind: find_files(folder, kind) for kind in ("explanations", "activations")}
+    skipped: Counter[str] = Counter()
     explanations = list(explanation_rows(files["explanations"], skipped))
     if not explanations:
         raise UsageError(
@@ -54,118 +58,140 @@ def import_neuronpedia(run: Run, folder: Path, name: str) -> Manifest:
             "Give the folder of a source: it holds explanations/batch-0.jsonl.gz.",
         )
     postings = Postings(run.folder("index"), run.folder("capture"))
-    beyond = max(e["feature"] for e in explanations)
-    if beyond >= postings.n_features:
+    check_features(explanations, postings.n_features)
+    paths = [path for part in files.values() for path in part]
+    hashes = {str(path.relative_to(folder)): sha256(path) for path in paths}
+    unit = unit_of(name)
+    settings = {"source": canonical_hash(hashes)}
+    work = run.begin(unit, VERSION, settings, ["index"], redo=run.find(unit) is not None)
+    if work is None:
+        return run.manifest(unit)
+    table = pd.DataFrame(explanations)
+    labels, failures = make_labels(table, name, postings.n_firings > 0)
+    write_labels(work.folder, labels, failures)
+    activations = list(activation_rows(files["activations"], postings.n_features, skipped))
+    columns = ["feature", "tokens", "values", *BOUNDS]
+    write_imported(work.folder, table, pd.DataFrame(activations, columns=columns))
+    return work.commit(
+        {
+            "labels": len(labels),
+            "alive": int((postings.n_firings > 0).sum()),
+            "explanations": len(table),
+            "activations": len(activations),
+            "skipped": dict(skipped),
+            "models": sorted(set(table["explanationModelName"].dropna())),
+            "failures": dict(Counter(f.kind for f in failures)),
+        }
+    )
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError when `name` cannot be the name of an imported set."""
+    plain = name.translate(str.maketrans("", "", "-_.")).isalnum()
+    if name in RESERVED or not plain or name.startswith((".", "llm-")):
         raise UsageError(
-            f"The source has a feature {beyond}; this run has features 0 to {postings.n_features - 1}.",
+            f"{name!r} cannot be the name of an imported set.",
+            "Use letters, digits and dashes: --labels neuronpedia.",
+        )
+
+
+def check_features(explanations: list[Row], n_features: int) -> None:
+    """Raise UsageError when an explanation is of a feature beyond the run's."""
+    largest = max(row["feature"] for row in explanations)
+    if largest >= n_features:
+        raise UsageError(
+            f"The source has a feature {largest}; this run has features 0 to {n_features - 1}.",
             "Import into a run on the same autoencoder.",
         )
-    decides = {
-        "source": canonical_hash(
-            {str(p.relative_to(folder)): sha256(p) for paths in files.values() for p in paths}
-        )
-    }
-    work = run.begin(
-        f"label/{name}", VERSION, decides, ["index"], redo=run.find(f"label/{name}") is not None
-    )
-    table = pd.DataFrame(explanations)
+
+
+def make_labels(
+    table: pd.DataFrame, name: str, alive: np.ndarray
+) -> tuple[list[Label], list[Failure]]:
+    """Return a label for each feature in `table`, and a failure for every other that is `alive`."""
     first = table.drop_duplicates("feature").sort_values("feature")
+    rows: list[Any] = first.to_dict("records")
     labels = [
-        Label(int(r.feature), name, r.description, float("nan"), r.typeName)
-        for r in first.itertuples()
+        Label(row["feature"], name, row["description"], math.nan, row["typeName"]) for row in rows
     ]
-    live = np.flatnonzero(postings.n_firings > 0)
-    failures = [
-        Failure("import", int(f), "none", "the source has no explanation of it")
-        for f in sorted(set(live.tolist()) - set(first["feature"]))
-    ]
-    write_table(work.folder / "labels.parquet", as_table(labels, Label))
-    write_table(work.folder / "failures.parquet", as_table(failures, Failure))
-    write_table(work.folder / "explanations.parquet", table)
-    activations = list(activation_rows(files["activations"], postings.n_features, skipped))
-    write_table(
-        work.folder / "activations.parquet",
-        pd.DataFrame(
-            activations, columns=["feature", "tokens", "values", "binMin", "binMax", "binContains"]
-        ),
-    )
-    return work.commit({
-        "labels": len(labels), "live": len(live), "explanations": len(table), "activations": len(activations), "skipped": dict(skipped),
-        "models": sorted(set(table["explanationModelName"].dropna())), "failures": dict(Counter(f.kind for f in failures)),
-    })  # fmt: skip
+    left = sorted(set(np.flatnonzero(alive).tolist()) - set(first["feature"]))
+    message = "the source has no explanation of it"
+    return labels, [Failure("import", feature, "none", message) for feature in left]
 
 
-def as_table(records: list, kind) -> pd.DataFrame:
-    return pd.DataFrame([asdict(r) for r in records], columns=list(kind.__annotations__))
+# ---------------------------------------------------------------- read the source
 
 
-def explanation_rows(paths: list[Path], skipped: Counter) -> Iterator[dict]:
-    for row in rows_of(paths, skipped):
+def find_files(folder: Path, kind: str) -> list[Path]:
+    """Return the JSONL files in all folders whose name begins with `kind`."""
+    folders = (path for path in folder.rglob(f"{kind}*") if path.is_dir())
+    return sorted(path for part in folders for path in part.glob("*.jsonl*"))
+
+
+def explanation_rows(paths: list[Path], skipped: Counter[str]) -> Iterator[Row]:
+    """Yield the explanations that have a text."""
+    for row in read_rows(paths, skipped):
         text = row.get("description")
         if not isinstance(text, str) or not text.strip():
             skipped["explanation without a text"] += 1
             continue
-        plain = {
-            k: row.get(k) if isinstance(row.get(k), str) else None
-            for k in ("id", "modelId", "layer", "authorId", "explanationModelName")
-        }
+        texts = {k: row.get(k) if isinstance(row.get(k), str) else None for k in EXPLAINED}
         yield {
             "feature": row["feature"],
             "description": text.strip(),
             "typeName": str(row.get("typeName") or ""),
-            **plain,
+            **texts,
         }
 
 
-def activation_rows(paths: list[Path], n_features: int, skipped: Counter) -> Iterator[dict]:
-    for row in rows_of(paths, skipped):
-        tokens, values = row.get("tokens"), row.get("values")
-        fits = (
-            isinstance(tokens, list)
-            and isinstance(values, list)
-            and len(tokens) == len(values)
-            and row["feature"] < n_features
-        )
-        if (
-            not fits
-            or not all(isinstance(t, str) for t in tokens)
-            or not all(isinstance(v, (int, float)) for v in values)
-        ):
+def activation_rows(paths: list[Path], n_features: int, skipped: Counter[str]) -> Iterator[Row]:
+    """Yield the activations that have as many numbers as tokens and belong to a feature."""
+    for row in read_rows(paths, skipped):
+        tokens: Any = row.get("tokens")
+        values: Any = row.get("values")
+        if row["feature"] >= n_features or not is_snippet(tokens, values):
             skipped["activation that cannot be read"] += 1
             continue
-        number = lambda name, row=row: (
-            float(row[name]) if isinstance(row.get(name), (int, float)) else float("nan")
-        )
-        bins = {name: number(name) for name in ("binMin", "binMax", "binContains")}
         yield {
             "feature": row["feature"],
             "tokens": tokens,
             "values": [float(v) for v in values],
-            **bins,
+            **{name: to_number(row.get(name)) for name in BOUNDS},
         }
 
 
-def rows_of(paths: list[Path], skipped: Counter) -> Iterator[dict]:
-    """The objects of JSONL files with their `index`, text or number, as the number `feature`."""
+def is_snippet(tokens: Any, values: Any) -> bool:
+    """Whether these are lists of one length, of texts and of numbers."""
+    if not isinstance(tokens, list) or not isinstance(values, list) or len(tokens) != len(values):
+        return False
+    texts = all(isinstance(t, str) for t in tokens)
+    return texts and all(isinstance(v, (int, float)) for v in values)
+
+
+def to_number(value: Any) -> float:
+    """Return a number as it is, NaN for anything else."""
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def read_rows(paths: list[Path], skipped: Counter[str]) -> Iterator[Row]:
+    """Yield the objects of JSONL files, with their `index` (text or number) as int `feature`."""
     for path in paths:
         try:
             with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as handle:
-                lines = (
-                    handle.read().decode("utf-8", "replace").split("\n")
-                )  # and not splitlines: a token may be U+2028
+                text = handle.read().decode("utf-8", "replace")
         except (OSError, EOFError, zlib.error):
             skipped["file that cannot be read"] += 1
             continue
-        for line in filter(None, map(str.strip, lines)):
+        for line in filter(None, map(str.strip, text.split("\n"))):  # a token may be U+2028
             try:
                 row = json.loads(line)
-                yield row | {"feature": index_of(row["index"])}
+                yield row | {"feature": parse_index(row["index"])}
             except (ValueError, KeyError, TypeError):
                 skipped["row that cannot be read"] += 1
 
 
-def index_of(value) -> int:
-    """A feature's number from "12" or 12; raises ValueError for anything else."""
+def parse_index(value: Any) -> int:
+    """Return a feature's number from "12" or 12; raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).isdecimal():
         raise ValueError(value)
     return int(value)

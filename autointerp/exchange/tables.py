@@ -1,83 +1,76 @@
-"""All that is known of every feature as a table: CSV or JSON lines."""
+"""Export all that is known of every feature as a table: CSV or JSON lines."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
+from autointerp.card import Card
 from autointerp.exchange.neuronpedia import SNIPPETS
 from autointerp.features import Features
-from core.files import replacing
+from core.files import replace_file
 from core.progress import progress
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins so
+STATS = ["feature", "status", "density", "n_firings", "n_documents", "max"]
+COLUMNS = [*STATS, "group", "title", "set", "label", "confidence"]
+ENDINGS = {"": "value", "_low": "low", "_high": "high", "_null": "null"}  # column ending -> field
 
 
 def export_table(features: Features, folder: Path, kind: str) -> list[Path]:
-    """features.csv, one row for each feature and label set, or features.jsonl, one whole card a line."""
+    """Write one table into `folder` and return its path.
+
+    `kind` csv writes features.csv, a row for each feature and label set; jsonl writes
+    features.jsonl, a whole card a line.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"features.{kind}"
-    cards = progress(features.cards(SNIPPETS if kind == "jsonl" else {}), "export", unit="feat")
+    counts = SNIPPETS if kind == "jsonl" else {}
+    cards = progress(features.cards.walk(counts), "export", unit="feat")
     with (
-        replacing(path) as temporary,
+        replace_file(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as handle,
     ):
         if kind == "jsonl":
-            handle.writelines(
-                json.dumps(card, ensure_ascii=False, allow_nan=False) + "\n" for card in cards
-            )
+            write_lines(handle, cards)
         else:
-            kinds = sorted(set(features.scores["kind"]))
-            columns = [
-                "feature",
-                "status",
-                "density",
-                "n_firings",
-                "n_documents",
-                "max",
-                "group",
-                "title",
-                "set",
-                "label",
-                "confidence",
-            ]
-            writer = csv.DictWriter(
-                handle,
-                [*columns, *(f"{k}{end}" for k in kinds for end in ("", "_low", "_high", "_null"))],
-            )
-            writer.writeheader()
-            writer.writerows(
-                {k: safe(v) for k, v in row.items()} for card in cards for row in csv_rows(card)
-            )
+            write_csv(handle, cards, sorted(set(features.scores["kind"])))
     return [path]
 
 
-def csv_rows(card: dict) -> Iterator[dict]:
-    group = card["cluster"] or {"group": None, "title": None}
-    base = {
-        k: card[k] for k in ("feature", "status", "density", "n_firings", "n_documents", "max")
-    } | group
-    for label in card["labels"] or [{"set": None, "text": None, "confidence": None, "scores": []}]:
+def write_lines(handle: TextIO, cards: Iterable[Card]) -> None:
+    """Write a card a line, as JSON."""
+    for card in cards:
+        handle.write(json.dumps(card.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(handle: TextIO, cards: Iterable[Card], kinds: list[str]) -> None:
+    """Write a row for each feature and label set; `kinds` are the kinds of score."""
+    names = [*COLUMNS, *(kind + ending for kind in kinds for ending in ENDINGS)]
+    writer = csv.DictWriter(handle, names)
+    writer.writeheader()
+    for card in cards:
+        writer.writerows({k: quote_formula(v) for k, v in row.items()} for row in csv_rows(card))
+
+
+def csv_rows(card: Card) -> Iterator[dict[str, Any]]:
+    """Yield the row of each label; one row without a label where there is none."""
+    cluster = card.cluster or {"group": None, "title": None}
+    base = {name: getattr(card, name) for name in STATS} | cluster
+    for label in card.labels or [{"set": None, "text": None, "confidence": None, "scores": []}]:
         row = base | {
             "set": label["set"],
             "label": label["text"],
             "confidence": label["confidence"],
         }
         for score in label["scores"]:
-            row |= {
-                score["kind"] + end: score[key]
-                for end, key in (
-                    ("", "value"),
-                    ("_low", "low"),
-                    ("_high", "high"),
-                    ("_null", "null"),
-                )
-            }
+            row |= {score["kind"] + ending: score[key] for ending, key in ENDINGS.items()}
         yield row
 
 
-def safe(value):
-    """A text that a spreadsheet would take for a formula with an apostrophe in front, which it shows as text."""
+def quote_formula(value: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would compute; it then shows the text."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

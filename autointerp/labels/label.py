@@ -1,183 +1,183 @@
-"""Stage `label`: snippets of the train split -> a label for each feature, as the set `rules`, `llm-<model>` or `hand`.
+"""Stage `label`: text from the train split -> a label for each feature, as a set of labels.
 
-Sets live side by side. Labelling more features of a set adds rows to it; only --redo replaces any, with --features those alone. Every live feature gets a label or
-a Failure. What an LLM answers is in the reply store before it is read, so nothing is asked, or paid for, twice.
+    rules         rules fitted with the index: no LLM, no GPU
+    llm-<model>   an LLM reads snippets of text
+    hand          the last note that a person wrote on each feature
+
+Sets stand beside one another. Labelling more features of a set adds rows; only --redo replaces any
+(see `grow`). Every alive feature gets a label or a Failure. The reply store keeps each answer of an
+LLM before it is read, so that nothing is asked, or paid for, twice.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from autointerp.features import Features
+from autointerp.evidence import Evidence
+from autointerp.grow import GrowingUnit, Growth, grow
 from autointerp.labels import prompt as prompts
 from autointerp.labels.notes import read_notes
+from autointerp.labels.unit import (
+    FAILURES,
+    HAND,
+    LABELS,
+    RULES,
+    read_texts,
+    unit_of,
+    write_labels,
+)
 from autointerp.llm.endpoint import Endpoint
-from autointerp.llm.session import ATTEMPTS, AnswerFormat, Asker, DryRun, open_session, slug
+from autointerp.llm.replies import Reply
+from autointerp.llm.session import (
+    AnswerFormat,
+    Asker,
+    Unread,
+    ask_until_read,
+    open_session,
+    slug,
+)
 from autointerp.rules import language as rules
 from autointerp.rules.annotations import Annotations
 from autointerp.rules.fit import fit_rules
 from autointerp.settings import LabelSettings, parse_features
-from autointerp.tables import append_rows, keep_rows, table_of
 from core.errors import NotReady
-from core.files import canonical_hash, write_table
+from core.files import canonical_hash
 from core.progress import progress
 from core.records import Failure, Label, Manifest
-from core.run import Run, Work
+from core.run import Run
 
-VERSION = 3
+VERSION = 4  # of the units label/<set>
 SHOWN = {"top": 5, "strata": 1, "near_miss": 2}  # 12 snippets: about 700 tokens of prompt
+PROMOTED, SUPPRESSED = 10, 5  # output tokens in the prompt
 LABEL = AnswerFormat("label", max_tokens=1024, usual_tokens=35, schema=prompts.LABEL_SCHEMA)
 
-
-@dataclass(frozen=True)
-class Earlier:
-    """What the set holds already and keeps: labels, and failures of features that are not asked about now."""
-
-    labels: pd.DataFrame
-    failures: pd.DataFrame
+Labelled = tuple[list[Label], list[Failure]]
 
 
 def label(run: Run, settings: LabelSettings, redo: bool = False) -> Manifest:
-    features = Features(run)
-    live = np.flatnonzero(features.postings.n_firings > 0)
-    name, inputs, decides = settings.set, ["index"], settings
-    if settings.set == "llm":
-        model = Endpoint(settings.llm_url).choose_model(settings.llm_model)
-        settings = replace(settings, llm_model=model)
-        name, inputs = (
-            f"llm-{slug(model)}",
-            ["index", "effects"] + (["label/rules"] if settings.evidence else []),
-        )
-    if settings.set == "hand":
-        decides, redo = {"notes": canonical_hash(latest_notes(run))}, True
-    unit = f"label/{name}"
-    wanted = choose_features(settings, live, run.settings.seed)
-    current = settings.set != "hand" and run.is_current(
-        unit, VERSION, decides, inputs
-    )  # notes are all read every time
-    old, failed = (
-        keep_rows(run.path / unit / f"{table}.parquet", current, wanted if redo else ())
-        for table in ("labels", "failures")
-    )
-    missing = sorted(set(wanted) - set(old["feature"]))
-    old = Earlier(old, failed[~failed["feature"].isin(missing)])
-    asked_for_more = (
-        bool(settings.features or settings.sample) or settings.set == "llm"
-    )  # rules failed for good on what is missing
-    work = run.begin(unit, VERSION, decides, inputs, redo, extend=bool(missing) and asked_for_more)
-    if work is None:
-        return run.manifest(unit)
-    if settings.set == "llm":
-        return label_with_llm(features, settings, work, old, missing, len(live))
-    if settings.set == "rules":
-        labels, failures = by_rules(features, missing, name, run.settings.seed)
-    else:
-        labels, failures = by_hand(run, name), []
-    return commit(work, old, labels, failures, len(live), {})
+    """Make or extend the label set that the settings name; returns its manifest.
+
+    Raises NotReady where an input is missing, UsageError for an unknown feature, and Stop where the
+    settings ask for an estimate or a batch file.
+    """
+    evidence = Evidence(run)
+    wanted = choose_features(settings, evidence.alive, run.settings.seed)
+    if settings.labels == "hand":
+        return label_by_hand(run, evidence)
+    if settings.labels == "llm":
+        return label_by_llm(evidence, settings, wanted, redo)
+    return label_by_rules(evidence, settings, wanted, redo)
 
 
-def label_with_llm(
-    features: Features,
-    settings: LabelSettings,
-    work: Work,
-    old: Earlier,
-    missing: list[int],
-    live: int,
+def choose_features(settings: LabelSettings, alive: np.ndarray, seed: int) -> list[int]:
+    """Return the features that the settings ask for, ascending.
+
+    A sample of a given size holds the same features whenever it is drawn.
+    """
+    wanted = parse_features(settings.features, alive)
+    if not 0 < settings.sample < len(wanted):
+        return wanted
+    rng = np.random.default_rng(seed)
+    return sorted(rng.choice(wanted, settings.sample, replace=False).tolist())
+
+
+def write(
+    growth: Growth, labels: list[Label], failures: list[Failure], n_alive: int
+) -> dict[str, Any]:
+    """Write a set's tables, kept rows included; returns the summary of the whole set."""
+    kept = growth.kept[LABELS], growth.kept[FAILURES]
+    return summarise(*write_labels(growth.folder, labels, failures, kept), n_alive)
+
+
+def summarise(table: pd.DataFrame, failures: pd.DataFrame, n_alive: int) -> dict[str, Any]:
+    """Return the key figures of a label set; medians are None where it is empty."""
+    empty = not len(table)
+    return {
+        "labels": len(table),
+        "alive": n_alive,
+        "unclear": int(table["text"].str.startswith(rules.UNCLEAR).sum()),
+        "kinds": {k: int(v) for k, v in table["kind"].value_counts().items()},
+        "median_confidence": None if empty else round(float(table["confidence"].median()), 4),
+        "median_words": None if empty else float(table["text"].map(_count_words).median()),
+        "median_characters": None if empty else float(table["text"].map(len).median()),
+        "failures": dict(Counter(failures["kind"])),
+    }
+
+
+def _count_words(text: str) -> int:
+    return len(text.split())
+
+
+# ---------------------------------------------------------------- rules
+
+
+def label_by_rules(
+    evidence: Evidence, settings: LabelSettings, wanted: list[int], redo: bool
 ) -> Manifest:
-    """Ask, and commit what came; an estimate or a batch file leaves no partial unit behind."""
-    with open_session(features.run, settings) as asker:
-        try:
-            labels, failures = by_llm(
-                features, missing, f"llm-{slug(asker.model)}", asker, settings.evidence
-            )
-        except DryRun:
-            shutil.rmtree(work.folder)
-        else:
-            manifest = commit(
-                work,
-                old,
-                labels,
-                failures,
-                live,
-                {"prompt": prompts.LABEL_PROMPT} | asker.summary(),
-            )
+    """Make or extend the set of rules."""
+    unit = GrowingUnit(unit_of(RULES), VERSION, settings, ("index",), (LABELS, FAILURES))
+    asked_for = bool(settings.features or settings.sample)
+
+    def make(growth: Growth) -> dict[str, Any]:
+        labels, failures = fit_labels(evidence, growth.missing)
+        return write(growth, labels, failures, len(evidence.alive))
+
+    # A feature without a rule gets none by trying again: only features asked for are tried again.
+    manifest = grow(evidence.run, unit, wanted, make, redo, extend=asked_for)
+    assert manifest is not None, "only an LLM's set has a dry run"
     return manifest
 
 
-def commit(
-    work: Work, old: Earlier, labels: list[Label], failures: list[Failure], live: int, by_llm: dict
-) -> Manifest:
-    table, failed = (
-        append_rows(*pair)
-        for pair in (
-            (old.labels, table_of(labels, Label)),
-            (old.failures, table_of(failures, Failure)),
-        )
-    )
-    write_table(work.folder / "labels.parquet", table)
-    write_table(work.folder / "failures.parquet", failed)
-    return work.commit(summary(table, failed, live) | by_llm)
-
-
-def choose_features(settings: LabelSettings, live: np.ndarray, seed: int) -> list[int]:
-    """The features that the settings ask for; a sample of `sample` is the same whenever it is drawn."""
-    wanted = parse_features(settings.features, live)
-    if not 0 < settings.sample < len(wanted):
-        return wanted
-    return sorted(
-        np.random.default_rng(seed).choice(wanted, settings.sample, replace=False).tolist()
-    )
-
-
-def summary(table: pd.DataFrame, failures: pd.DataFrame, live: int) -> dict:
-    return {
-        "labels": len(table), "live": live, "unclear": int(table["text"].str.startswith(rules.UNCLEAR).sum()),
-        "kinds": {k: int(v) for k, v in table["kind"].value_counts().items()},
-        "median_confidence": round(float(table["confidence"].median()), 4) if len(table) else None,
-        "median_words": float(table["text"].str.split().str.len().median()) if len(table) else None,
-        "median_characters": float(table["text"].str.len().median()) if len(table) else None,
-        "failures": dict(Counter(failures["kind"])),
-    }  # fmt: skip
-
-
-# ---------------------------------------------------------------- three labellers
-
-
-def by_rules(
-    features: Features, wanted: list[int], name: str, seed: int
-) -> tuple[list[Label], list[Failure]]:
-    """Rules fitted with the postings; a feature that never fires in train is too_rare."""
-    corpus = Annotations.from_tokens(features.tokens)
-    labels = []
+def fit_labels(evidence: Evidence, wanted: list[int]) -> Labelled:
+    """Fit a rule for each feature; a feature that never fires in the train split is too_rare."""
+    annotations = Annotations.from_tokens(evidence.tokens)
     with progress(total=len(wanted), label="label", unit="feat") as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
         fitted = fit_rules(
-            features.postings,
-            features.tokens,
-            corpus,
+            evidence.postings,
+            evidence.tokens,
+            annotations,
             wanted,
-            progress=lambda done: bar.update(done - bar.n),
-            seed=seed,
+            progress=show,
+            seed=evidence.run.settings.seed,
             workers=0,
         )
         labels = [
-            Label(f.feature, name, f.text, f.confidence, f.kind, evidence=f.n_firings)
+            Label(f.feature, RULES, f.text, f.confidence, f.kind, evidence=f.n_firings)
             for f in fitted
         ]
-    found = {label.feature for label in labels}
-    return labels, [
-        Failure("label", f, "too_rare", "it never fires in the train split")
-        for f in wanted
-        if f not in found
+    reason = "it never fires in the train split"
+    missing = sorted(set(wanted) - {label.feature for label in labels})
+    return labels, [Failure("label", f, "too_rare", reason) for f in missing]
+
+
+# ---------------------------------------------------------------- notes of people
+
+
+def label_by_hand(run: Run, evidence: Evidence) -> Manifest:
+    """Make the set of notes; all notes are read every time."""
+    notes = latest_notes(run)
+    decides = {"notes": canonical_hash(notes)}
+    work = run.begin(unit_of(HAND), VERSION, decides, ["index"], redo=True)
+    assert work is not None, "with redo a unit is always begun"
+    labels = [
+        Label(feature, HAND, text[:200], 1.0, "rule" if rules.is_rule(text) else "free")
+        for feature, text in sorted(notes.items())
     ]
+    return work.commit(summarise(*write_labels(work.folder, labels, []), len(evidence.alive)))
 
 
 def latest_notes(run: Run) -> dict[int, str]:
-    """The last note on each feature; raises NotReady when there are none."""
+    """Return the last note on each feature; raises NotReady when there are none."""
     latest = {n["feature"]: n["text"] for n in read_notes(run.path)}
     if not latest:
         raise NotReady(
@@ -187,81 +187,96 @@ def latest_notes(run: Run) -> dict[int, str]:
     return latest
 
 
-def by_hand(run: Run, name: str) -> list[Label]:
-    """Notes as labels; those in the language of rules are simulated by their rule."""
-    return [
-        Label(f, name, text[:200], 1.0, "rule" if rules.is_rule(text) else "free")
-        for f, text in sorted(latest_notes(run).items())
-    ]
+# ---------------------------------------------------------------- an LLM
 
 
-def by_llm(
-    features: Features, wanted: list[int], name: str, asker: Asker, evidence: bool = False
-) -> tuple[list[Label], list[Failure]]:
-    """Labels from replies. One that cannot be read is asked for once more, as another repetition, and is a Failure after that."""
-    labels: dict[int, Label] = {}
-    failures: dict[int, Failure] = {}
-    patterns = rule_labels(features) if evidence else {}
-    asked = {
-        f: messages_for(features, f, patterns.get(f, ""))
-        for f in progress(wanted, "prompts", unit="feat")
-    }
-    questions, seen = ({f: pair[i] for f, pair in asked.items()} for i in (0, 1))
-    left = wanted
-    for attempt in range(ATTEMPTS):
-        replies = asker.ask([questions[f] for f in left], attempt, LABEL)
-        for feature, (key, reply) in zip(left, replies, strict=True):
-            found = reply.error or prompts.parse_label(reply.text)
-            if isinstance(found, str):
-                failures[feature] = Failure(
-                    "label",
-                    feature,
-                    found,
-                    reply.message or f"reply of {len(reply.text or '')} characters",
-                    key,
-                )
-            else:
-                failures.pop(feature, None)
-                labels[feature] = Label(
-                    feature, name, found[0], found[1], "free", key, seen[feature]
-                )
-        left = [
-            f for f, (_, reply) in zip(left, replies, strict=True) if f in failures and reply.raw
-        ]  # where nothing came, `answer` has tried
-        if not left:
-            break
-    return [labels[f] for f in sorted(labels)], [failures[f] for f in sorted(failures)]
+@dataclass(frozen=True)
+class Question:
+    """The question about one feature, and the number of train firings behind its snippets."""
+
+    messages: list[dict]
+    n_firings: int
 
 
-def rule_labels(features: Features) -> dict[int, str]:
-    """The rule label of each feature that has one the labeller trusts."""
-    table = pd.read_parquet(features.run.folder("label/rules") / "labels.parquet")
-    return {
-        f: t
-        for f, t in zip(table["feature"], table["text"], strict=True)
-        if not t.startswith(rules.UNCLEAR)
-    }
+def label_by_llm(
+    evidence: Evidence, settings: LabelSettings, wanted: list[int], redo: bool
+) -> Manifest:
+    """Make or extend the set of the model that the settings name."""
+    model = Endpoint(settings.llm_url).choose_model(settings.llm_model)
+    label_set = f"llm-{slug(model)}"
+    settings = replace(settings, llm_model=model)
+    inputs = ("index", "effects", *([unit_of(RULES)] if settings.evidence else []))
+    unit = GrowingUnit(unit_of(label_set), VERSION, settings, inputs, (LABELS, FAILURES))
+    with open_session(evidence.run, settings) as asker:
+
+        def make(growth: Growth) -> dict[str, Any]:
+            patterns = rule_labels(evidence.run) if settings.evidence else {}
+            missing = progress(growth.missing, "prompts", unit="feat")
+            questions = {f: ask_about(evidence, f, patterns.get(f, "")) for f in missing}
+            labels, failures = read_labels(questions, label_set, asker)
+            summary = write(growth, labels, failures, len(evidence.alive))
+            return summary | {"prompt": prompts.LABEL_PROMPT} | asker.summary()
+
+        manifest = grow(evidence.run, unit, wanted, make, redo)
+    assert manifest is not None, "a session ends a dry run with Stop"
+    return manifest
 
 
-def messages_for(features: Features, feature: int, pattern: str = "") -> tuple[list[dict], int]:
-    """The question about one feature, and how many firings of the train split its snippets were drawn from. It holds snippets, output tokens,
-    density, and a rule as evidence where one is given."""
-    firings = features.postings.firings(feature)
-    stats, drawn_from = (
-        features.stats(feature, firings),
-        len(features.examples.firings_in(firings, "train")[0]),
-    )
-    snippets = features.examples.snippets(
-        feature,
-        "train",
-        SHOWN,
-        np.random.default_rng([features.run.settings.seed, feature]),
-        firings,
-    )
-    promoted, suppressed = [], []
-    if features.effects is not None:
-        row = features.effects.loc[feature]
-        promoted, suppressed = list(row["promoted"][:10]), list(row["suppressed"][:5])
-    return prompts.label_messages(
+def rule_labels(run: Run) -> dict[int, str]:
+    """Return the rule label of each feature, without labels that say `unclear`."""
+    texts = read_texts(run, RULES)
+    pairs = zip(texts.index.tolist(), texts.tolist(), strict=True)
+    return {f: text for f, text in pairs if not text.startswith(rules.UNCLEAR)}
+
+
+def ask_about(evidence: Evidence, feature: int, pattern: str = "") -> Question:
+    """Write the question about one feature: its snippets, output tokens and density.
+
+    `pattern` is the feature's rule label, shown as what counting suggests.
+    """
+    firings = evidence.postings.firings(feature)
+    stats = evidence.stats(feature, firings)
+    rng = np.random.default_rng([evidence.run.settings.seed, feature])
+    snippets = evidence.examples.snippets(feature, "train", SHOWN, rng, firings)
+    promoted = [effect.token for effect in evidence.promoted(feature)[:PROMOTED]]
+    suppressed = [effect.token for effect in evidence.suppressed(feature)[:SUPPRESSED]]
+    messages = prompts.label_messages(
         snippets, promoted, suppressed, stats.density, stats.max, pattern
-    ), drawn_from
+    )
+    return Question(messages, len(evidence.examples.firings_in(firings, "train")[0]))
+
+
+def read_labels(questions: dict[int, Question], label_set: str, asker: Asker) -> Labelled:
+    """Ask, and read a label from each reply.
+
+    A reply that cannot be read is asked for once more; the feature has a Failure after that.
+    """
+    conversations = {feature: question.messages for feature, question in questions.items()}
+    answers = ask_until_read(conversations, _read_label, partial(asker.ask, form=LABEL))
+    labels = [
+        Label(
+            feature,
+            label_set,
+            text,
+            confidence,
+            "free",
+            answers.reply_keys[feature],
+            questions[feature].n_firings,
+        )
+        for feature, (text, confidence) in sorted(answers.values.items())
+    ]
+    return labels, list_failures(answers.failures)
+
+
+def _read_label(_: int, reply: Reply) -> tuple[str, float] | Unread:
+    """Return (label, confidence), or why there is none."""
+    read = reply.error or prompts.parse_label(reply.text)
+    return Unread(read) if isinstance(read, str) else read
+
+
+def list_failures(unread: dict[int, Unread]) -> list[Failure]:
+    """Return a Failure for each feature without a readable reply, ascending."""
+    return [
+        Failure("label", feature, why.kind, why.message, why.reply_key)
+        for feature, why in sorted(unread.items())
+    ]

@@ -1,44 +1,46 @@
-"""Requests and answers as files, in OpenAI's Batch format: for a night at half price, or for any other way of answering.
+"""Read and write OpenAI Batch API files: half the price overnight, or any other way of answering.
 
-A line of requests is {"custom_id", "method", "url", "body"}; `custom_id` is the key under which the reply is stored, so answers may
-come back in any order and in several files. A line of answers is {"custom_id", "response": {"status_code", "body"}, "error"}. An answer that is an error, or
-no whole chat completion, is left out and counted: its request stays unanswered and can be asked again.
+A line of requests is {"custom_id", "method", "url", "body"}; `custom_id` is the key under which the
+reply is stored, so answers may come back in any order and in several files. A line of answers is
+{"custom_id", "response": {"status_code", "body"}, "error"}. An answer that is an error, or no whole
+chat completion, is left out and counted: its request stays unanswered and can be asked again.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from autointerp.llm.replies import Request, is_completion
 from core.errors import UsageError
-from core.files import replacing
+from core.files import replace_file
 
 URL = "/v1/chat/completions"
 
 
-def write_batch(path: Path, requests: Iterable[Request], parameters) -> int:
-    """Write each distinct request as one line; `parameters(request)` gives what its model accepts. Returns how many there are."""
+def write_batch(
+    path: Path, requests: Iterable[Request], parameters: Callable[[Request], dict]
+) -> int:
+    """Write each distinct request as one line; returns how many there are.
+
+    `parameters(request)` returns the parameters that the request's model accepts.
+    """
     distinct = {request.key: request for request in requests}
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+    with replace_file(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
         for key, request in distinct.items():
             body = {"model": request.model, "messages": request.messages, **parameters(request)}
-            handle.write(
-                json.dumps(
-                    {"custom_id": key, "method": "POST", "url": URL, "body": body},
-                    ensure_ascii=False,
-                )
-                + "\n"
-            )
+            line = {"custom_id": key, "method": "POST", "url": URL, "body": body}
+            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
     return len(distinct)
 
 
 def read_batch(spec: str) -> tuple[dict[str, str], int]:
-    """({key: raw completion}, lines that hold none) of the files that `spec` names: one or more paths or patterns, with commas between.
+    """({key: raw completion}, number of lines without one) of the files that `spec` names.
 
-    Of two answers to one request the first stays. Raises UsageError when a file is not there or a line is not an answer.
+    `spec` holds paths or patterns, separated by commas. The first of two answers to one request
+    counts. Raises UsageError when a file does not exist or a line is not an answer.
     """
     answers: dict[str, str] = {}
     failed = 0
@@ -55,18 +57,16 @@ def read_batch(spec: str) -> tuple[dict[str, str], int]:
 
 
 def _paths(spec: str) -> list[Path]:
-    found = []
+    paths = []
     for part in filter(None, (p.strip() for p in spec.split(","))):
-        matched = (
-            [Path(part)] if Path(part).is_file() else [Path(p) for p in sorted(glob.glob(part))]
-        )
+        matched = [part] if Path(part).is_file() else sorted(glob.glob(part))
         if not matched:
             raise UsageError(
                 f"There is no file {part!r} with answers.",
-                "Give --batch-in FILE, several with commas between, or a quoted pattern.",
+                "Give --batch-in FILE, several separated by commas, or a quoted pattern.",
             )
-        found += matched
-    return found
+        paths += [Path(name) for name in matched]
+    return paths
 
 
 def _answer(path: Path, number: int, line: str) -> tuple[str, str]:

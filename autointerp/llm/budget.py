@@ -1,8 +1,9 @@
-"""What requests cost, before they are sent and after: tokens, money, a budget that holds, and a pace that a provider allows.
+"""What requests cost, before and after they are sent: tokens, money, a budget, and a pace.
 
-Prices are in money a million tokens, as providers list them; without prices nothing but tokens is counted. A budget is kept by
-reserving, for each request in flight, the most that it can cost: its text at a cautious number of tokens a character, and all of its
-`max_tokens`. What was spent and what is reserved never exceed the limit together, so the work stops before it, not after.
+Prices are money for a million tokens, as providers list them; without prices only tokens are
+counted. A budget reserves, for each request in flight, the most that it can cost: its text at a
+cautious number of tokens a character, and all of its `max_tokens`. Spent and reserved money
+together never exceed the limit, so work stops before the limit and not after it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from dataclasses import dataclass, field
 from autointerp.llm.replies import Reply, Request
 from core.errors import UsageError
 
-TOKENS_PER_CHARACTER = (
-    0.4  # before a reply has told: code with indices, counted generously; prose is near .25
-)
-CAUTION = 1.3  # a reservation against what the text is expected to hold
-MESSAGE_TOKENS = 12  # of the chat template around a message, about
+# A generous estimate, for code with indices, until replies report usage; prose is near 0.25.
+TOKENS_PER_CHARACTER = 0.4
+CAUTION = 1.3  # ratio of the reserved tokens of a text to the expected ones
+MESSAGE_TOKENS = 12  # about, of the chat template around a message
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,26 @@ class Prices:
 
 @dataclass
 class Meter:
-    """Counts what was received and paid for, and learns from it how many tokens a character is."""
+    """Counts received replies, and learns from them how many tokens a character takes."""
 
     prices: Prices = field(default_factory=Prices)
     n_received: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    uncounted: int = 0  # replies whose endpoint told no usage; their tokens are estimates
+    uncounted: int = 0  # replies without usage from the endpoint; their tokens are estimates
     _characters: int = 0
     _counted_in: int = 0
 
     @property
     def cost(self) -> float:
+        """Money for all counted replies."""
         return self.prices.cost(self.tokens_in, self.tokens_out)
 
     def expected_in(self, request: Request) -> float:
-        """Tokens that the request's messages hold, about."""
-        rate = (
-            self._counted_in / self._characters if self._characters > 2000 else TOKENS_PER_CHARACTER
-        )
+        """About how many tokens the request's messages hold."""
+        rate = TOKENS_PER_CHARACTER
+        if self._characters > 2000:
+            rate = self._counted_in / self._characters
         return characters(request) * rate + MESSAGE_TOKENS * len(request.messages)
 
     def most(self, request: Request) -> float:
@@ -63,7 +64,7 @@ class Meter:
         return self.prices.cost(CAUTION * self.expected_in(request), room(request))
 
     def count(self, request: Request, reply: Reply) -> None:
-        """Add a reply that was received; one that never came costs nothing."""
+        """Add a reply; one that was never received costs nothing."""
         if not reply.raw:
             return
         self.n_received += 1
@@ -78,12 +79,13 @@ class Meter:
         )
 
     def line(self) -> str:
-        """What it comes to, for the progress line."""
+        """Tokens and money, for the progress line."""
         money = f", {self.cost:.4f} spent" if self.prices else ""
         return f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out{money}"
 
 
 def characters(request: Request) -> int:
+    """Characters of the request's messages."""
     return sum(len(str(message["content"])) for message in request.messages)
 
 
@@ -94,7 +96,7 @@ def room(request: Request) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is ahead: requests, tokens, money."""
+    """Requests that are left, their tokens and money."""
 
     n_requests: int
     n_stored: int
@@ -103,19 +105,23 @@ class Estimate:
     cost: float
 
     def line(self, prices: Prices) -> str:
+        """The estimate in words."""
         money = (
             f", about {self.cost:.4f} in money"
             if prices
             else "; give --price-in and --price-out (a million tokens) to see the money"
         )
         stored = f" ({self.n_stored:,} more are answered already)" if self.n_stored else ""
-        return f"{self.n_requests:,} requests{stored}, about {self.tokens_in:,} tokens in and {self.tokens_out:,} out{money}"
+        return (
+            f"{self.n_requests:,} requests{stored}, about {self.tokens_in:,} tokens in and "
+            f"{self.tokens_out:,} out{money}"
+        )
 
 
 def estimate(
     missing: Iterable[Request], n_stored: int, tokens_out: float, meter: Meter
 ) -> Estimate:
-    """What the `missing` requests will cost when each reply has about `tokens_out` tokens."""
+    """Cost of the `missing` requests if each reply has about `tokens_out` tokens."""
     sizes = [meter.expected_in(request) for request in missing]
     tokens_in, out = sum(sizes), tokens_out * len(sizes)
     return Estimate(
@@ -124,7 +130,10 @@ def estimate(
 
 
 class Budget:
-    """Admits requests while the most that they can cost fits beside what was spent. One event loop at a time: a command has one after the other."""
+    """Admits requests while the most that they can cost fits into what is left of the limit.
+
+    A command may use it in several event loops, one after the other.
+    """
 
     def __init__(self, limit: float, meter: Meter):
         if limit and not meter.prices:
@@ -133,18 +142,18 @@ class Budget:
                 "Add --price-in and --price-out: money for a million tokens.",
             )
         self.limit, self.meter = limit, meter
-        self.spent_up = False
+        self.exhausted = False  # a request was not admitted
         self._reserved: dict[str, float] = {}
         self._waiting: list[asyncio.Future] = []  # of the loop that runs now
 
     async def admit(self, request: Request) -> bool:
-        """Whether the request may be sent; waits while replies on their way could still make room."""
+        """Whether the request may be sent; waits while replies in flight could make room."""
         if not self.limit:
             return True
         needed = self.meter.most(request)
         while self.meter.cost + sum(self._reserved.values()) + needed > self.limit:
             if not self._reserved or self.meter.cost + needed > self.limit:
-                self.spent_up = True
+                self.exhausted = True
                 return False
             settled = asyncio.get_running_loop().create_future()
             self._waiting.append(settled)
@@ -153,7 +162,7 @@ class Budget:
         return True
 
     def settle(self, request: Request, reply: Reply) -> None:
-        """The request has ended: its reservation becomes what it did cost."""
+        """The request has ended: replace its reservation by its cost."""
         self.meter.count(request, reply)
         self._reserved.pop(request.key, None)
         waiting, self._waiting = self._waiting, []
@@ -163,14 +172,17 @@ class Budget:
 
 
 class Pace:
-    """Spaces requests so that neither requests nor tokens a minute exceed their limits; 0 is no limit."""
+    """Spaces requests to keep limits of requests and tokens a minute; 0 is no limit."""
 
     def __init__(self, requests_per_minute: float = 0.0, tokens_per_minute: float = 0.0):
         self.requests, self.tokens = requests_per_minute, tokens_per_minute
         self._free_at = 0.0
 
     def delay(self, tokens: float, now: float) -> float:
-        """Seconds to wait before a request of `tokens` may start; it is counted as started then. `now` in seconds of any clock."""
+        """Seconds to wait before a request of `tokens` may start; it counts as started then.
+
+        `now` is in seconds of any clock.
+        """
         takes = max(
             60 / self.requests if self.requests else 0.0,
             60 * tokens / self.tokens if self.tokens else 0.0,

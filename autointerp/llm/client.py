@@ -1,18 +1,21 @@
-"""The one door to an LLM: requests -> replies, and no request is paid for twice.
+"""Client of the LLM endpoint: requests -> replies. No request is paid for twice.
 
     answer(requests, store, endpoint) -> {key of the request: Reply}
 
-A raw reply is written under the key of its request before anyone reads it: an interrupt, a crash or a better parser costs nothing.
-Three kinds of failure, each a `Reply` whose `error` is not empty:
+A raw reply is stored under the key of its request before it is read, so that an interrupt, a crash
+or a better parser costs nothing. There are three kinds of failure, each a `Reply` whose `error` is
+not empty:
 
     the provider failed     nothing was received; not stored, asked again by the next call
-    the budget is spent     nothing was sent; not stored, asked by the next call that has one
-    a reply without text    refused, truncated or empty; paid for, so stored; to ask again, raise `repetition`
+    the budget is spent     nothing was sent; not stored, asked by the next call with a budget
+    a reply without text    refused, truncated or empty; paid for, so stored; another `repetition`
+                            asks again
 
-What no other request would survive either (nobody listens, a wrong key, an unknown model, no credit, too many failures in a row) raises
-ProviderError. The endpoint is any OpenAI-compatible server. Parameters are sent as they are; what a model says it refuses is adapted
-once, from what it says and not from a list of models. Prices, budgets and pace are `spending`'s, what an endpoint can do is
-`probing`'s; not here: prompts, the meaning of a text.
+Errors that every request would hit (connection refused, wrong key, unknown model, no credit, too
+many failures in a row) raise ProviderError. The endpoint is any OpenAI-compatible server.
+Parameters are sent as they are; if a model rejects one, it is dropped or renamed for that model,
+based on the error message. `budget` holds prices, budgets and pace, `probe` finds out what an
+endpoint can do. Prompts and the meaning of replies are not handled here.
 """
 
 from __future__ import annotations
@@ -21,17 +24,18 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from autointerp.llm.budget import Budget, Meter, Pace, room
 from autointerp.llm.endpoint import (
     Endpoint,
-    _not_there,
-    _server_text,
-    _wrong_key,
     refused_parameter,
+    server_text,
+    unreachable,
+    wrong_key,
 )
 from autointerp.llm.replies import Reply, ReplyStore, Request, is_completion, one_line, read_reply
 from core.errors import ProviderError
@@ -40,8 +44,12 @@ LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer pause has faile
 LONGEST_BACKOFF = 60.0  # seconds
 
 
-def retry_after(headers, now: float) -> float | None:
-    """Seconds that a response asks to wait: retry-after-ms, or Retry-After in seconds or as a date (`now` in seconds since 1970)."""
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that a response asks to wait; None when it does not ask.
+
+    Read from retry-after-ms, or from Retry-After in seconds or as a date. `now` is in seconds since
+    1970.
+    """
     with contextlib.suppress(ValueError):
         if milliseconds := headers.get("retry-after-ms"):
             return max(0.0, float(milliseconds) / 1000)
@@ -59,7 +67,11 @@ def retry_after(headers, now: float) -> float | None:
 
 
 class _Fault(Exception):
-    """One attempt failed. `wait`: seconds that the server asked for, if it did; `final`: another attempt would end alike."""
+    """One attempt failed.
+
+    `wait` is the seconds that the server asked to wait, if it did; `final` means that another
+    attempt would fail too.
+    """
 
     def __init__(self, message: str, wait: float | None = None, final: bool = False):
         super().__init__(message)
@@ -69,7 +81,7 @@ class _Fault(Exception):
 
 @dataclass
 class _Exchange:
-    """One call of `answer`: its limits, and what its workers share while they send."""
+    """One call of `answer`: its limits, and the state that its workers share."""
 
     endpoint: Endpoint
     store: ReplyStore
@@ -86,11 +98,12 @@ class _Exchange:
     resume_at: float = 0.0  # loop time; a rate limit asks all workers to send nothing before it
 
     async def run(self, requests: list[Request], concurrency: int) -> None:
+        """Answer the requests with `concurrency` workers."""
         waiting = iter(requests)
 
-        async def work(client) -> None:
+        async def work(client: Any) -> None:
             for request in waiting:
-                self._count(await self._admitted(client, request))
+                self._count(await self._answer(client, request))
 
         async with self.endpoint.client(self.timeout) as client:
             workers = [
@@ -109,19 +122,16 @@ class _Exchange:
         self.received(reply)
         if self.failures_in_row >= self.max_failures:
             raise ProviderError(
-                f"{self.failures_in_row} requests in a row to {self.endpoint.url} gave nothing; the last: {reply.message}",
-                "See to the endpoint, then run the same command again: what was received is kept.",
+                f"{self.failures_in_row} requests in a row to {self.endpoint.url} failed; the "
+                f"last: {reply.message}",
+                "Check the endpoint, then run the same command again: what was received is kept.",
             )
 
-    async def _admitted(self, client, request: Request) -> Reply:
+    async def _answer(self, client: Any, request: Request) -> Reply:
         """The reply to one request, if the budget has room for it."""
         if not await self.budget.admit(request):
-            return Reply(
-                request.key,
-                None,
-                error="budget",
-                message=f"not asked: it could cost more than is left of {self.budget.limit:g}",
-            )
+            message = f"not asked: it could cost more than is left of {self.budget.limit:g}"
+            return Reply(request.key, None, error="budget", message=message)
         reply = Reply(request.key, None)  # what an interrupt leaves
         try:
             reply = await self._ask(client, request)
@@ -129,24 +139,22 @@ class _Exchange:
             self.budget.settle(request, reply)
         return reply
 
-    async def _ask(self, client, request: Request) -> Reply:
-        """The reply to one request, stored; after the last attempt a Reply that carries the provider's failure."""
+    async def _ask(self, client: Any, request: Request) -> Reply:
+        """The reply to one request, stored; after the last attempt, the provider's failure."""
         clock = asyncio.get_running_loop().time
         ends_at = clock() + self.deadline
         for attempt in range(self.retries + 1):
-            await self._turn(request, clock)
+            await self._wait_for_turn(request, clock)
             try:
                 raw = await self._attempt(client, request)
             except _Fault as fault:
-                failure = Reply(
-                    request.key, None, error="provider", message=f"{fault} (attempt {attempt + 1})"
-                )
+                message = f"{fault} (attempt {attempt + 1})"
+                failure = Reply(request.key, None, error="provider", message=message)
                 if fault.final or attempt == self.retries or clock() > ends_at:
                     break
                 if fault.wait is None:
-                    await asyncio.sleep(
-                        min(LONGEST_BACKOFF, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
-                    )
+                    pause = min(LONGEST_BACKOFF, self.backoff * 2**attempt)
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 else:
                     self.resume_at = max(self.resume_at, clock() + fault.wait)
                 continue
@@ -155,40 +163,36 @@ class _Exchange:
             return read_reply(request.key, raw)
         return failure
 
-    async def _turn(self, request: Request, clock: Callable[[], float]) -> None:
-        """Wait until the limits a minute, and a server that asked for a pause, let one more attempt go."""
-        if (
-            pause := self.pace.delay(
-                self.budget.meter.expected_in(request) + room(request) / 4, clock()
-            )
-        ) > 0:
+    async def _wait_for_turn(self, request: Request, clock: Callable[[], float]) -> None:
+        """Wait until the limits a minute and a pause of the server allow an attempt."""
+        tokens = self.budget.meter.expected_in(request) + room(request) / 4
+        if (pause := self.pace.delay(tokens, clock())) > 0:
             await asyncio.sleep(pause)
         while (pause := self.resume_at - clock()) > 0:
             await asyncio.sleep(pause)
 
-    async def _attempt(self, client, request: Request) -> str:
-        """The raw JSON of a completion. Raises _Fault when this attempt failed, ProviderError when all would."""
+    async def _attempt(self, client: Any, request: Request) -> str:
+        """The raw JSON of a completion.
+
+        Raises _Fault when this attempt failed, ProviderError when every request would.
+        """
         import aiohttp
         import openai
 
-        while True:  # each turn but the last learns of one parameter that the model refuses
-            sent = self.endpoint.adapted(request)
+        while True:  # each round but the last learns of one parameter that the model refuses
+            sent = self.endpoint.adapt(request)
             try:
-                async with asyncio.timeout(
-                    self.timeout
-                ):  # the client's own counts from the last byte
+                # The client's own timeout counts from the last byte.
+                async with asyncio.timeout(self.timeout):
                     response = await client.chat.completions.with_raw_response.create(
                         model=request.model, messages=request.messages, extra_body=sent
                     )
                 break
             except openai.APIStatusError as error:
-                refused = (
-                    refused_parameter(
-                        sent, str(error.param or ""), _server_text(self.endpoint, error)
-                    )
-                    if error.status_code in (400, 422)
-                    else ""
-                )
+                refused = ""
+                if error.status_code in (400, 422):
+                    text = server_text(self.endpoint, error)
+                    refused = refused_parameter(sent, str(error.param or ""), text)
                 if not refused:
                     raise self._status_fault(request, error) from None
                 self.endpoint.refused.setdefault(request.model, set()).add(refused)
@@ -201,22 +205,22 @@ class _Exchange:
             raise _Fault(f"not a whole chat completion: {one_line(raw, 120)!r}")
         return raw
 
-    def _status_fault(self, request: Request, error) -> Exception:
-        status, said = error.status_code, _server_text(self.endpoint, error)
-        if status == 401 or (
-            status == 403 and not self.n_paid
-        ):  # later, a 403 is a gateway's verdict on one text
-            return _wrong_key(self.endpoint, error)
+    def _status_fault(self, request: Request, error: Any) -> Exception:
+        """The error to raise for an HTTP status."""
+        status, said = error.status_code, server_text(self.endpoint, error)
+        # After a first reply, a 403 is a gateway's verdict on one text.
+        if status == 401 or (status == 403 and not self.n_paid):
+            return wrong_key(self.endpoint, error)
         if status == 402 or error.code == "insufficient_quota":
             return ProviderError(
                 f"{self.endpoint.url} has no credit left (HTTP {status}): {said}",
                 "Add credit, then run the same command again.",
             )
         if status in (404, 405):
-            step = "Check --llm-model, and that --llm-url is the address that ends in /v1 on most servers."
             return ProviderError(
                 f"{self.endpoint.url} cannot serve model {request.model!r} (HTTP {status}): {said}",
-                step,
+                "Check --llm-model, and that --llm-url is the address that ends in /v1 on most "
+                "servers.",
             )
         transient = status in (408, 409, 425, 429) or status >= 500
         return _Fault(
@@ -225,18 +229,19 @@ class _Exchange:
             final=not transient,
         )
 
-    def _connection_fault(self, error) -> Exception:
-        """Fatal when nobody listens and nobody ever did; a server that goes away for a moment is worth another attempt."""
+    def _connection_fault(self, error: BaseException) -> Exception:
+        """The error to raise for a broken connection.
+
+        It is final when no connection was ever made; a server that answered before may come back.
+        """
         import aiohttp
 
         causes = [error]
-        while causes[-1].__cause__:
-            causes.append(causes[-1].__cause__)
-        if not self.n_paid and any(
-            isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-            for cause in causes
-        ):
-            return _not_there(self.endpoint, error)
+        while cause := causes[-1].__cause__:
+            causes.append(cause)
+        refused = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+        if not self.n_paid and any(isinstance(cause, refused) for cause in causes):
+            return unreachable(self.endpoint, error)
         return _Fault(one_line(self.endpoint.hide(f"{error} {error.__cause__ or ''}")))
 
 
@@ -255,13 +260,15 @@ def answer(
     budget: Budget | None = None,
     pace: Pace | None = None,
 ) -> dict[str, Reply]:
-    """{key: Reply} for every distinct request, in their order: from the store where it has them, else asked and stored on arrival.
+    """{key: Reply} for every distinct request, in order.
 
-    `timeout` is seconds for one attempt, of which there are at most 1 + `retries`; waits double from `backoff` seconds and a server's
-    Retry-After holds back all workers; no attempt begins later than `deadline` seconds after the first. A request that `budget` does not
-    admit ends as a Reply with error "budget". `on_progress` gets each Reply once, stored ones first. Raises ProviderError after `max_failures`
-    failures in a row. Whatever it raises, Ctrl-C included, every reply received until then is in the store. Not for use inside a
-    running event loop.
+    Stored replies are read from the store; the others are asked and stored on arrival. `timeout`
+    is seconds for one attempt, of which there are at most 1 + `retries`. Waits double from
+    `backoff` seconds, a server's Retry-After holds back all workers, and no attempt begins later
+    than `deadline` seconds after the first. A request that `budget` does not admit ends as a Reply
+    with error "budget". `on_progress` gets each Reply once, stored ones first. Raises
+    ProviderError after `max_failures` failures in a row. Whatever it raises, Ctrl-C included,
+    every reply received before is in the store. It cannot run inside a running event loop.
     """
     wanted = {request.key: request for request in requests}
     replies: dict[str, Reply] = {}
@@ -277,7 +284,7 @@ def answer(
         if raw is not None:
             received(read_reply(key, raw))
         elif request.endpoint != endpoint.url:
-            raise ValueError(f"a request for {request.endpoint} was handed to {endpoint.url}")
+            raise ValueError(f"a request for {request.endpoint} was passed to {endpoint.url}")
         else:
             missing.append(request)
     if missing:

@@ -1,4 +1,4 @@
-"""Where an LLM answers: its URL, key and model, and what its error messages mean."""
+"""The LLM endpoint: its URL, credentials and models, and the meaning of its error messages."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import asyncio
 import base64
 import os
 import re
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from autointerp.llm.replies import Request, one_line, public_url
 from core.errors import ProviderError, UsageError
 
 OPENAI = "https://api.openai.com/v1"
-CONNECT_SECONDS = 10.0  # a host that does not answer the door within this is not there
-SHORTEST_SECRET = 8  # characters; hiding shorter ones ("none", "x") would only damage replies
+CONNECT_SECONDS = 10.0  # a host that does not accept a connection within this is unreachable
+SHORTEST_SECRET = 8  # characters; hiding shorter ones ("none", "x") would damage replies
 SECRET_NAMES = re.compile(r"key|token|secret|sig|auth|pass", re.IGNORECASE)
 
 
 class Endpoint:
-    """Where requests go, the credentials for it, and the parameters that each of its models was found to refuse.
+    """Where requests are sent, the credentials, and the parameters that each model refuses.
 
-    `url` defaults to OPENAI_BASE_URL, then to OpenAI; `api_key` to OPENAI_API_KEY. Credentials in the URL are used and never shown.
-    What models refuse is remembered while this object lives: make one a process.
+    `url` defaults to OPENAI_BASE_URL, then to OpenAI; `api_key` to OPENAI_API_KEY. Credentials in
+    the URL are used and never shown. Refused parameters are remembered by this object, so make one
+    a process.
     """
 
     def __init__(self, url: str = "", api_key: str = ""):
@@ -56,13 +58,16 @@ class Endpoint:
         )
 
     def request(
-        self, model: str, messages: list[dict], repetition: int = 0, **parameters
+        self, model: str, messages: list[dict], repetition: int = 0, **parameters: Any
     ) -> Request:
         """A request to this endpoint."""
         return Request(self.url, model, messages, parameters, repetition)
 
     def choose_model(self, name: str = "", timeout: float = 30.0) -> str:
-        """`name`, or else the only model that the endpoint offers; raises UsageError with their names when it is not the only one."""
+        """`name`, or else the only model that the endpoint offers.
+
+        Raises UsageError with the names of the models when there is not exactly one.
+        """
         return name or asyncio.run(self._only_model(timeout))
 
     async def _only_model(self, timeout: float) -> str:
@@ -74,13 +79,13 @@ class Endpoint:
                 offered = [model.id async for model in client.models.list()]
             except openai.APIStatusError as error:
                 if error.status_code in (401, 403):
-                    raise _wrong_key(self, error) from None
+                    raise wrong_key(self, error) from None
                 raise UsageError(
                     f"{self.url} does not list its models (HTTP {error.status_code}).",
                     "Name one with --llm-model.",
                 ) from None
             except (openai.APIConnectionError, aiohttp.ClientError) as error:
-                raise _not_there(self, error) from None
+                raise unreachable(self, error) from None
             except (AttributeError, TypeError, ValueError):
                 raise UsageError(
                     f"{self.url} does not list its models in a form that can be read.",
@@ -94,8 +99,11 @@ class Endpoint:
             )
         return offered[0]
 
-    def client(self, timeout: float):
-        """An AsyncOpenAI that never retries by itself; raises UsageError when OpenAI is asked without a key."""
+    def client(self, timeout: float) -> Any:
+        """An AsyncOpenAI that never retries by itself.
+
+        Raises UsageError when OpenAI is asked without a key.
+        """
         import openai
 
         if self.host == "api.openai.com" and not self._key:
@@ -113,7 +121,7 @@ class Endpoint:
             http_client=openai.DefaultAioHttpClient(),
         )
 
-    def adapted(self, request: Request) -> dict:
+    def adapt(self, request: Request) -> dict:
         """The request's parameters without those that its model refuses."""
         refused = self.refused.get(request.model, set())
         sent = {name: value for name, value in request.parameters.items() if name not in refused}
@@ -122,16 +130,17 @@ class Endpoint:
         return sent
 
     def hide(self, text: str) -> str:
-        """`text` without the credentials, should a server repeat them."""
+        """`text` without the credentials, in case a server repeats them."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
 
 def refused_parameter(sent: dict, named: str, text: str) -> str:
-    """Which of the parameters `sent` an error complains of, or "". `named` is the error's own `param`, where it gives one.
+    """Which of the parameters `sent` an error complains of, or "".
 
-    Renaming max_tokens asks for more than its mention: vLLM names both spellings when the context is too long.
+    `named` is the error's own `param`, if it has one. max_tokens is renamed only where the text
+    says so: vLLM names both spellings when the context is too long.
     """
     if (
         "max_tokens" in sent
@@ -140,30 +149,27 @@ def refused_parameter(sent: dict, named: str, text: str) -> str:
     ):
         return "max_tokens"
     complained = named or text
-    return next(
-        (
-            name
-            for name in ("temperature", "response_format")
-            if name in sent and name in complained
-        ),
-        "",
-    )
+    known = ("temperature", "response_format")
+    return next((name for name in known if name in sent and name in complained), "")
 
 
-def _server_text(endpoint: Endpoint, error) -> str:
-    """What an error response says, in one line, without credentials."""
+def server_text(endpoint: Endpoint, error: Any) -> str:
+    """The text of an error response, in one line, without credentials."""
     said = error.body.get("message") if isinstance(error.body, dict) else None
     return one_line(endpoint.hide(str(said or error.response.text or "no explanation")))
 
 
-def _wrong_key(endpoint: Endpoint, error) -> ProviderError:
+def wrong_key(endpoint: Endpoint, error: Any) -> ProviderError:
+    """The error to raise when the endpoint refuses the key."""
+    said = server_text(endpoint, error)
     return ProviderError(
-        f"{endpoint.url} refused the key (HTTP {error.status_code}): {_server_text(endpoint, error)}",
+        f"{endpoint.url} refused the key (HTTP {error.status_code}): {said}",
         "Set OPENAI_API_KEY to a key of it.",
     )
 
 
-def _not_there(endpoint: Endpoint, error) -> ProviderError:
+def unreachable(endpoint: Endpoint, error: BaseException) -> ProviderError:
+    """The error to raise when nothing answers at the endpoint."""
     why = one_line(endpoint.hide(str(error.__cause__ or error)))
     return ProviderError(
         f"Nothing answers at {endpoint.url}: {why}",

@@ -1,10 +1,11 @@
-"""What one model of one endpoint can do, found out by asking it once and looking at what comes back.
+"""Find out what one model of one endpoint can do, by asking it and looking at the answers.
 
-A 200 proves nothing: servers accept `response_format`, `logprobs` or `temperature` and ignore them. Each question here is made so that
-its answer shows whether the parameter was honoured. The verdict is kept in the reply store, so an endpoint is probed once; the replies
-themselves are kept like all others.
+A status of 200 proves nothing: servers accept `response_format`, `logprobs` or `temperature` and
+ignore them. The answer to each question here shows whether the parameter was honoured. The verdict
+is kept in the reply store, so an endpoint is probed once; the replies are kept like all others.
 
-    plain     which name the limit on tokens has, whether temperature is accepted, whether the model thinks aloud (and needs room for it)
+    plain     the name of the limit on tokens, whether temperature is accepted, whether the model
+              thinks aloud (and needs room for it)
     schema    a strict JSON schema whose only valid answer nobody would give by chance
     object    a JSON object where the question asks for none
     logprobs  log-probabilities of the answer's tokens and of their alternatives
@@ -15,10 +16,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from autointerp.llm.budget import Budget
 from autointerp.llm.client import answer
 from autointerp.llm.endpoint import Endpoint
+from autointerp.llm.messages import final_part
 from autointerp.llm.replies import Reply, ReplyStore, prompt_logprobs
 from core.errors import ProviderError
 
@@ -43,17 +46,18 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a model of an endpoint honours. The defaults are what any endpoint can be trusted with."""
+    """What a model of an endpoint honours. The defaults hold for any endpoint."""
 
     json: str = "none"  # schema, object, none
-    top_logprobs: int = 0  # alternatives of each token of an answer that it tells; 0 is none
+    top_logprobs: int = 0  # alternatives that it returns for each token of an answer
     prompt_logprobs: bool = False
     refuses: tuple[str, ...] = ()  # parameters that must not be sent, of max_tokens and temperature
     thinks: bool = False  # spends tokens before it answers
     version: int = 0  # of the probe; 0 when nothing was asked
-    asked: int = 0  # times that it was probed anew
+    asked: int = 0  # times that the probe was repeated
 
     def line(self) -> str:
+        """The abilities in words."""
         logprobs = (
             f"{self.top_logprobs} log-probabilities a token"
             if self.top_logprobs
@@ -66,123 +70,156 @@ class Abilities:
         return ", ".join([f"JSON: {self.json}", logprobs, *extras])
 
 
-def abilities(
-    endpoint: Endpoint,
-    model: str,
-    store: ReplyStore,
-    anew: bool = False,
-    timeout: float = 120.0,
-    budget: Budget | None = None,
-) -> Abilities:
-    """The stored verdict, or a new one when there is none or `anew` asks for it; the endpoint learns what its model refuses.
+@dataclass(frozen=True)
+class Interview:
+    """Asks one model short questions, one at a time."""
 
-    What is asked is counted by `budget`. Raises ProviderError when the model does not answer the plain question, or the budget does not reach.
-    """
-    known = store.probe(endpoint.url, model)
-    if known and known["version"] == VERSION and not anew:
-        found = Abilities(**known | {"refuses": tuple(known["refuses"])})
-    else:
-        asked = known["asked"] + 1 if known else 0
-        found = replace(_probe(endpoint, model, store, asked, timeout, budget), asked=asked)
-        store.keep_probe(endpoint.url, model, asdict(found))
-    endpoint.refused[model] = set(found.refuses)
-    return found
+    endpoint: Endpoint
+    model: str
+    store: ReplyStore
+    repetition: int  # a repeated probe asks again
+    timeout: float  # seconds for one attempt
+    budget: Budget | None
 
-
-def stored_abilities(endpoint: Endpoint, model: str, store: ReplyStore) -> Abilities:
-    """The stored verdict, or the defaults: nothing is asked."""
-    known = store.probe(endpoint.url, model)
-    return (
-        abilities(endpoint, model, store) if known and known["version"] == VERSION else Abilities()
-    )
-
-
-def _probe(
-    endpoint: Endpoint,
-    model: str,
-    store: ReplyStore,
-    repetition: int,
-    timeout: float,
-    budget: Budget | None,
-) -> Abilities:
-    def ask(text: str, **parameters) -> Reply:
-        request = endpoint.request(
-            model, [{"role": "user", "content": text}], repetition, temperature=0.0, **parameters
-        )
+    def ask(self, text: str, max_tokens: int, **parameters: Any) -> Reply:
+        """The reply to `text`; raises ProviderError when the budget is too small."""
+        parameters = {"temperature": 0.0, "max_tokens": max_tokens, **parameters}
+        question = [{"role": "user", "content": text}]
+        request = self.endpoint.request(self.model, question, self.repetition, **parameters)
         reply = answer(
-            [request], store, endpoint, timeout=timeout, retries=2, max_failures=10, budget=budget
+            [request],
+            self.store,
+            self.endpoint,
+            timeout=self.timeout,
+            retries=2,
+            max_failures=10,
+            budget=self.budget,
         )[request.key]
         if reply.error == "budget":
             raise ProviderError(
-                "The budget does not reach for the questions of the probe.",
+                "The budget is too small for the questions of the probe.",
                 "Raise --budget; what was answered until here is kept.",
             )
         return reply
 
+
+def abilities(
+    endpoint: Endpoint,
+    model: str,
+    store: ReplyStore,
+    again: bool = False,
+    timeout: float = 120.0,
+    budget: Budget | None = None,
+) -> Abilities:
+    """The stored verdict, or a new one where there is none or `again` is set.
+
+    The endpoint learns which parameters its model refuses. `budget` counts the questions. Raises
+    ProviderError when the model does not answer the plain question or the budget is too small.
+    """
+    known = store.probe(endpoint.url, model)
+    if known and known["version"] == VERSION and not again:
+        verdict = Abilities(**known | {"refuses": tuple(known["refuses"])})
+    else:
+        asked = known["asked"] + 1 if known else 0
+        interview = Interview(endpoint, model, store, asked, timeout, budget)
+        verdict = replace(probe(interview), asked=asked)
+        store.keep_probe(endpoint.url, model, asdict(verdict))
+    endpoint.refused[model] = set(verdict.refuses)
+    return verdict
+
+
+def stored_abilities(endpoint: Endpoint, model: str, store: ReplyStore) -> Abilities:
+    """The stored verdict, or the defaults; nothing is asked."""
+    known = store.probe(endpoint.url, model)
+    if known and known["version"] == VERSION:
+        return abilities(endpoint, model, store)
+    return Abilities()
+
+
+def probe(interview: Interview) -> Abilities:
+    """Find out what the model can do."""
+    endpoint, model = interview.endpoint, interview.model
     refused = endpoint.refused.setdefault(model, set())
     refused.clear()
-    plain = ask("Say the word yes, and nothing else.", max_tokens=PLAIN_TOKENS)
+    plain = interview.ask("Say the word yes, and nothing else.", PLAIN_TOKENS)
     if plain.error and not plain.raw:
         raise ProviderError(
             f"{endpoint.url} did not answer the first question to {model}: {plain.message}",
-            "See to the endpoint, then run the same command.",
+            "Check the endpoint, then run the same command.",
         )
-    found = Abilities(thinks=thinks(plain), version=VERSION)
-    size = THINKING_TOKENS if found.thinks else PLAIN_TOKENS
-    if shows_schema(ask("Name a colour.", max_tokens=size, response_format=SCHEMA)):
-        found = replace(found, json="schema")
+    thinking = thinks(plain)
+    size = THINKING_TOKENS if thinking else PLAIN_TOKENS
+    form = probe_json(interview, refused, size)
+    listed = interview.ask("Name a digit.", size, logprobs=True, top_logprobs=TOP_LOGPROBS)
+    prompted = interview.ask("Name another digit.", size, prompt_logprobs=1)
+    return Abilities(
+        json=form,
+        top_logprobs=alternatives(listed),
+        prompt_logprobs=bool(prompt_tokens(prompted)),
+        refuses=tuple(sorted(refused)),
+        thinks=thinking,
+        version=VERSION,
+    )
+
+
+def probe_json(interview: Interview, refused: set[str], size: int) -> str:
+    """The strictest form of JSON that the model honours: schema, object or none.
+
+    `refused` is the endpoint's set of refused parameters; response_format is removed from it, since
+    only a form of it may be refused.
+    """
+    form = "none"
+    if follows_schema(interview.ask("Name a colour.", size, response_format=SCHEMA)):
+        form = "schema"
     else:
         refused.discard("response_format")
-        if shows_object(
-            ask(
-                "Write one short sentence on the sea. No JSON, please.",
-                max_tokens=size,
-                response_format={"type": "json_object"},
-            )
-        ):
-            found = replace(found, json="object")
+        text = "Write one short sentence on the sea. No JSON, please."
+        reply = interview.ask(text, size, response_format={"type": "json_object"})
+        form = "object" if is_object(reply) else "none"
     refused.discard("response_format")
-    told = ask("Name a digit.", max_tokens=size, logprobs=True, top_logprobs=TOP_LOGPROBS)
-    prompted = ask("Name another digit.", max_tokens=size, prompt_logprobs=1)
-    return replace(
-        found,
-        top_logprobs=alternatives(told),
-        prompt_logprobs=bool(told_of_prompt(prompted)),
-        refuses=tuple(sorted(refused)),
-    )
+    return form
 
 
 # ---------------------------------------------------------------- reading the answers
 
 
 def thinks(reply: Reply) -> bool:
-    """Whether tokens went into thoughts: reported as such, shown as such, or all used up without an answer."""
+    """Whether tokens went into thoughts: reported, visible, or all used up without an answer."""
     table = json.loads(reply.raw)
-    said = table["choices"][0].get("message") or {}
+    message = table["choices"][0].get("message") or {}
     details = (table.get("usage") or {}).get("completion_tokens_details") or {}
-    shown = "<think>" in (reply.text or "") or bool(
-        said.get("reasoning_content") or said.get("reasoning")
+    visible = "<think>" in (reply.text or "") or bool(
+        message.get("reasoning_content") or message.get("reasoning")
     )
-    return shown or bool(details.get("reasoning_tokens")) or reply.error == "truncated"
+    return visible or bool(details.get("reasoning_tokens")) or reply.error == "truncated"
 
 
-def shows_schema(reply: Reply) -> bool:
-    return _object(reply) == {"sign": SIGN}
+def follows_schema(reply: Reply) -> bool:
+    """Whether the reply is the only valid answer to SCHEMA."""
+    return read_whole_json(reply) == {"sign": SIGN}
 
 
-def shows_object(reply: Reply) -> bool:
-    return isinstance(_object(reply), dict)
+def is_object(reply: Reply) -> bool:
+    """Whether the reply is one JSON object and nothing else."""
+    return isinstance(read_whole_json(reply), dict)
 
 
-def _object(reply: Reply):
+def read_whole_json(reply: Reply) -> Any:
+    """The JSON value that the whole reply is, or None.
+
+    Unlike `last_object` it allows no text around the value, which would prove nothing.
+    """
     try:
-        return json.loads((reply.text or "").rpartition("</think>")[2])
+        return json.loads(final_part(reply.text) or "")
     except ValueError:
         return None
 
 
 def alternatives(reply: Reply) -> int:
-    """How many alternatives the answer's tokens carry, 0 when fewer than two or when they are no log-probabilities."""
+    """How many alternatives the answer's tokens carry.
+
+    0 when they are fewer than two, or no log-probabilities.
+    """
     tokens = logprob_tokens(reply)
     counts = [
         len({top.get("token") for top in token.get("top_logprobs") or ()}) for token in tokens
@@ -195,13 +232,13 @@ def alternatives(reply: Reply) -> int:
 
 
 def logprob_tokens(reply: Reply) -> list[dict]:
-    """The tokens of an answer as the endpoint tells them: `token`, `logprob`, `top_logprobs`; empty when it does not."""
+    """The tokens of an answer: `token`, `logprob`, `top_logprobs`; empty when none are returned."""
     if not reply.raw:
         return []
-    told = (json.loads(reply.raw)["choices"][0].get("logprobs") or {}).get("content")
-    return told if isinstance(told, list) else []
+    entries = (json.loads(reply.raw)["choices"][0].get("logprobs") or {}).get("content")
+    return entries if isinstance(entries, list) else []
 
 
-def told_of_prompt(reply: Reply) -> list:
-    """The tokens of the question as the endpoint tells them, empty when it does not."""
+def prompt_tokens(reply: Reply) -> list:
+    """The tokens of the question with their alternatives; empty when none are returned."""
     return prompt_logprobs(json.loads(reply.raw)) if reply.raw else []

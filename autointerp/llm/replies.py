@@ -1,6 +1,6 @@
-"""Requests, replies, and the store that keeps every reply under the key of its request before anyone reads it.
+"""Requests, replies, and the store that keeps every reply under the key of its request.
 
-The store also keeps what was found out about each model of each endpoint (`probing`).
+The store also keeps what the probe found out about each model of each endpoint (`probe`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from urllib.parse import urlsplit, urlunsplit
 from core.errors import UsageError
 from core.files import canonical_hash
 
-LONG = 32_768  # characters of a reply above which it is kept compressed: log-probabilities of a question are megabytes of digits
+# Characters above which a reply is compressed: log-probabilities of a question take megabytes.
+LONG = 32_768
 
 
 def public_url(url: str) -> str:
-    """The URL without user name, password, query and trailing slash: what may be written down."""
+    """The URL without user name, password, query and trailing slash, which may be stored."""
     parts = urlsplit(url)
     return urlunsplit(
         (parts.scheme, parts.netloc.rpartition("@")[2].lower(), parts.path.rstrip("/"), "", "")
@@ -28,27 +29,30 @@ def public_url(url: str) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """One question to one model. Its `key` is what a reply is stored under."""
+    """One question to one model. Its reply is stored under its `key`."""
 
     endpoint: str  # URL; credentials and query are dropped
     model: str
     messages: list[dict]
-    parameters: dict = field(
-        default_factory=dict
-    )  # temperature, max_tokens, response_format, ...: sent as they are
+    # temperature, max_tokens, response_format, ...: sent as they are
+    parameters: dict = field(default_factory=dict)
     repetition: int = 0  # asking the same once more is another request
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "endpoint", public_url(self.endpoint))
 
     @property
     def key(self) -> str:
+        """SHA-256 of all fields."""
         return canonical_hash(asdict(self))
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back for one request. `text` is None exactly when `error` says why; then `message` says it to a person."""
+    """The reply to one request.
+
+    `text` is None exactly when `error` says why; then `message` explains it to a person.
+    """
 
     key: str
     text: str | None
@@ -69,9 +73,7 @@ def read_reply(key: str, raw: str) -> Reply:
     if isinstance(text, list):  # a few endpoints answer in parts
         text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
     error = message = ""
-    if prompt_logprobs(
-        table
-    ):  # what was asked about is the question; of its answer nothing is read
+    if prompt_logprobs(table):  # the question itself was asked about; its answer is not read
         text = text or ""
     elif not (text or "").strip():
         text, kind_of = None, {"length": "truncated", "content_filter": "refused"}
@@ -93,7 +95,10 @@ def read_reply(key: str, raw: str) -> Reply:
 
 
 def is_completion(raw: str) -> bool:
-    """Whether `raw` is the whole JSON of a chat completion: not cut off, not a page of HTML, not an error sent with status 200."""
+    """Whether `raw` is the whole JSON of a chat completion.
+
+    False where it is cut off, a page of HTML, or an error that was sent with status 200.
+    """
     try:
         table = json.loads(raw)
     except (ValueError, RecursionError):
@@ -103,24 +108,24 @@ def is_completion(raw: str) -> bool:
 
 
 def prompt_logprobs(table: dict) -> list:
-    """The tokens of the question with what could stand there, as vLLM tells them in a completion; empty elsewhere."""
-    told = table.get("prompt_logprobs") or table["choices"][0].get("prompt_logprobs")
-    return (
-        told
-        if isinstance(told, list) and any(isinstance(entry, dict) and entry for entry in told)
-        else []
-    )
+    """The question's tokens with their alternatives, as vLLM returns them; empty elsewhere."""
+    entries = table.get("prompt_logprobs") or table["choices"][0].get("prompt_logprobs")
+    if not isinstance(entries, list):
+        return []
+    return entries if any(isinstance(entry, dict) and entry for entry in entries) else []
 
 
-def one_line(text, length: int = 300) -> str:
+def one_line(text: object, length: int = 300) -> str:
+    """`text` on one line of at most `length` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
 class ReplyStore:
-    """Raw replies by the key of their request, in SQLite: one transaction each, safe to share between processes.
+    """Raw replies by the key of their request, in SQLite.
 
-    The first reply to a request stays. Opening a file that is not a store raises UsageError.
+    Each write is one transaction, so processes may share a store. The first reply to a request
+    stays. Opening a file that is not a store raises UsageError.
     """
 
     def __init__(self, path: Path):
@@ -129,10 +134,12 @@ class ReplyStore:
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute(
-                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT NOT NULL, raw TEXT NOT NULL)"
+                "CREATE TABLE IF NOT EXISTS replies "
+                "(key TEXT PRIMARY KEY, request TEXT NOT NULL, raw TEXT NOT NULL)"
             )
             self._database.execute(
-                "CREATE TABLE IF NOT EXISTS probes (endpoint TEXT, model TEXT, found TEXT NOT NULL, PRIMARY KEY (endpoint, model))"
+                "CREATE TABLE IF NOT EXISTS probes (endpoint TEXT, model TEXT, "
+                "found TEXT NOT NULL, PRIMARY KEY (endpoint, model))"
             )
         except sqlite3.DatabaseError as error:
             self._database.close()
@@ -143,11 +150,12 @@ class ReplyStore:
 
     def get(self, key: str) -> str | None:
         """The raw reply, or None."""
-        found = self._database.execute("SELECT raw FROM replies WHERE key = ?", (key,)).fetchone()
-        raw = found[0] if found else None
+        row = self._database.execute("SELECT raw FROM replies WHERE key = ?", (key,)).fetchone()
+        raw = row[0] if row else None
         return zlib.decompress(raw).decode() if isinstance(raw, bytes) else raw
 
     def put(self, request: Request, raw: str) -> None:
+        """Store the raw reply to a request, unless there is one."""
         question = json.dumps(asdict(request), ensure_ascii=False)
         kept = zlib.compress(raw.encode()) if len(raw) > LONG else raw
         self._database.execute(
@@ -155,15 +163,17 @@ class ReplyStore:
         )
 
     def probe(self, endpoint: str, model: str) -> dict | None:
-        """What was found out about a model of an endpoint, or None."""
-        found = self._database.execute(
+        """What the probe found out about a model of an endpoint, or None."""
+        row = self._database.execute(
             "SELECT found FROM probes WHERE endpoint = ? AND model = ?", (endpoint, model)
         ).fetchone()
-        return json.loads(found[0]) if found else None
+        return json.loads(row[0]) if row else None
 
-    def keep_probe(self, endpoint: str, model: str, found: dict) -> None:
+    def keep_probe(self, endpoint: str, model: str, abilities: dict) -> None:
+        """Store what the probe found out."""
         self._database.execute(
-            "INSERT OR REPLACE INTO probes VALUES (?, ?, ?)", (endpoint, model, json.dumps(found))
+            "INSERT OR REPLACE INTO probes VALUES (?, ?, ?)",
+            (endpoint, model, json.dumps(abilities)),
         )
 
     def close(self) -> None:
@@ -172,5 +182,5 @@ class ReplyStore:
     def __enter__(self) -> ReplyStore:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

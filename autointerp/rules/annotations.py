@@ -1,11 +1,13 @@
-"""The arrays that rules are matched on: for each token its lexeme, its shapes, its contexts, and where the tokens it relates to stand.
+"""Arrays that rules are matched on: each token's lexeme, shapes, contexts and related tokens.
 
-Computed once, for a whole capture or for one typed text. Contexts of code (in a string, in brackets) come from one scan of each
-document's characters. Relations never leave the row, because the subject did not see beyond it: there is no token before the first of a row.
+They are computed once, for a whole capture or for one typed text. Contexts of code (in a string, in
+brackets) come from one scan of each document's characters. Relations never leave the row, because
+the subject did not see beyond it: the first token of a row has no token before it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -43,6 +45,17 @@ MEMORY = 64  # tokens of the row in which a repetition counts
 
 
 @dataclass(frozen=True)
+class TokenColumns:
+    """The tokens of some documents, in order, one row after the other."""
+
+    vocabulary: list[str]  # text of each token id
+    ids: np.ndarray  # (n,) token ids
+    starts: np.ndarray  # (n,) character offsets of each token in its document
+    ends: np.ndarray  # (n,)
+    row_offsets: np.ndarray  # (rows + 1,) index of the first token of each row, and n
+
+
+@dataclass(frozen=True)
 class Annotations:
     """Arrays over the n tokens of a capture or of one text."""
 
@@ -51,49 +64,41 @@ class Annotations:
     shapes: np.ndarray  # (n,) uint32 bits of lexemes.SHAPE_BITS
     contexts: np.ndarray  # (n,) uint16 bits of CONTEXT_BITS
     place: np.ndarray  # (n,) int32 index in the row
-    line: (
-        np.ndarray
-    )  # (n,) int32 ordinal of the first token of the line, -1 when it is in another row
-    call: np.ndarray  # (n,) int32 ordinal of the token before the innermost open bracket, -1 when there is none in the row
-    leaves: (
-        np.ndarray
-    )  # (m,) int32 codes in the order of the subject's tree over words, empty where it is not known
+    # (n,) int32 ordinal of the first token of the line, -1 when it is in another row
+    line: np.ndarray
+    # (n,) int32 ordinal of the token before the innermost open bracket, -1 without one in the row
+    call: np.ndarray
+    # (m,) int32 codes in the order of the subject's tree over words, empty without a tree
+    leaves: np.ndarray
     spans: np.ndarray  # (m - 1, 2) leaves from, and up to but not including, below each node
-    _members: dict = field(default_factory=dict)  # Terms -> bool (L,), as they are asked for
+    _members: dict = field(default_factory=dict)  # cache: Terms -> bool (L,)
 
     @classmethod
     def from_tokens(cls, tokens: Tokens) -> Annotations:
-        """The corpus of a whole capture: about 4 s and 26 bytes a token for 2.5 million tokens."""
+        """Annotate a whole capture: about 4 s and 26 bytes a token for 2.5 million tokens."""
+        offsets = tokens.document_offsets.tolist()
         texts = (
-            (
-                tokens.text(d),
-                slice(int(tokens.document_offsets[d]), int(tokens.document_offsets[d + 1])),
-            )
-            for d in range(len(tokens.names))
+            (tokens.text(d), slice(offsets[d], offsets[d + 1])) for d in range(len(tokens.names))
         )
-        ids, starts, ends = (
-            np.asarray(getattr(tokens, name)) for name in ("ids", "starts", "ends")
+        columns = TokenColumns(
+            tokens.vocabulary,
+            np.asarray(tokens.ids),
+            np.asarray(tokens.starts),
+            np.asarray(tokens.ends),
+            tokens.row_offsets,
         )
-        return build_corpus(
-            tokens.vocabulary, ids, starts, ends, tokens.row_offsets, texts, tokens.fields
-        )
+        return annotate(columns, texts, tokens.word_tree)
 
     @classmethod
     def from_text(cls, token_texts: list[str]) -> Annotations:
-        """The corpus of one document in one row, given as the texts of its tokens."""
+        """Annotate one document in one row, given as the texts of its tokens."""
         vocabulary = sorted(set(token_texts))
         number = {text: i for i, text in enumerate(vocabulary)}
         ends = np.cumsum([len(text) for text in token_texts], dtype=np.int64)
         starts = np.r_[0, ends[:-1]] if len(ends) else ends
         ids = np.array([number[text] for text in token_texts], np.int64)
-        return build_corpus(
-            vocabulary,
-            ids,
-            starts,
-            ends,
-            np.array([0, len(ids)]),
-            [("".join(token_texts), slice(0, len(ids)))],
-        )
+        columns = TokenColumns(vocabulary, ids, starts, ends, np.array([0, len(ids)]))
+        return annotate(columns, [("".join(token_texts), slice(0, len(ids)))])
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -105,31 +110,34 @@ class Annotations:
     # ------------------------------------------------------------ which lexemes terms mean
 
     def members(self, terms: Terms) -> np.ndarray:
-        """bool (L,): the lexemes that `terms` mean; all of them for anything."""
+        """bool (L,): the lexemes that `terms` match; all of them for `anything`."""
         if terms not in self._members:
-            self._members[terms] = self._find(terms)
+            self._members[terms] = self._match(terms)
         return self._members[terms]
 
-    def _find(self, terms: Terms) -> np.ndarray:
-        found = np.full(len(self.lexemes), not len(terms))
-        found[
-            [code for text in terms.literals if (code := self.lexeme_codes.get(text)) is not None]
-        ] = True
+    def _match(self, terms: Terms) -> np.ndarray:
+        matched = np.full(len(self.lexemes), not len(terms))
+        matched[self._codes_of(terms.literals)] = True
         if terms.shapes:
-            found |= (self._lexeme_shapes & sum(SHAPE_BITS[name] for name in terms.shapes)) > 0
+            matched |= (self._lexeme_shapes & sum(SHAPE_BITS[name] for name in terms.shapes)) > 0
         for phrase, part in terms.affixes:
-            found |= np.fromiter(
-                (AFFIXES[phrase](text, part) for text in self.lexemes), bool, len(self.lexemes)
-            )
-        for words in terms.fields:
-            found[self.field(words)] = True
-        return found
+            has = (AFFIXES[phrase](text, part) for text in self.lexemes)
+            matched |= np.fromiter(has, bool, len(self.lexemes))
+        for words in terms.similar:
+            matched[self.similar_codes(words)] = True
+        return matched
 
-    def field(self, words: tuple[str, ...]) -> np.ndarray:
-        """Codes of the smallest node of the tree that holds all of the words that it knows; of those outside it, their own."""
-        known = np.array(
-            [code for word in words if (code := self.lexeme_codes.get(word)) is not None], np.int64
-        )
+    def _codes_of(self, words: tuple[str, ...]) -> np.ndarray:
+        """Codes of the words that are lexemes."""
+        codes = (self.lexeme_codes.get(word) for word in words)
+        return np.array([code for code in codes if code is not None], np.int64)
+
+    def similar_codes(self, words: tuple[str, ...]) -> np.ndarray:
+        """Codes of the smallest node of the tree that holds all of the words in the tree.
+
+        Words outside the tree stand for themselves.
+        """
+        known = self._codes_of(words)
         places = self._leaf_places[known]
         inside = places[places >= 0]
         if len(set(inside.tolist())) < 2:
@@ -142,7 +150,7 @@ class Annotations:
 
     @cached_property
     def _leaf_places(self) -> np.ndarray:
-        """The leaf (L,) of each lexeme, -1 outside the tree."""
+        """(L,) index of each lexeme among the leaves, -1 outside the tree."""
         places = np.full(len(self.lexemes), -1, np.int64)
         places[self.leaves] = np.arange(len(self.leaves))
         return places
@@ -152,11 +160,11 @@ class Annotations:
         return np.array([shape_bits(text) for text in self.lexemes], np.uint32)
 
     def are(self, terms: Terms, where: np.ndarray) -> np.ndarray:
-        """bool: the token at each ordinal of `where` is one of `terms`; entries of -1 give any answer."""
+        """bool: the token at each ordinal of `where` matches `terms`; undefined at -1."""
         return self.members(terms)[self.codes[where]]
 
     def rows_with(self, terms: Terms, ordinals: np.ndarray) -> np.ndarray:
-        """bool (len(ordinals),): the row of each token holds one of `terms`."""
+        """bool (len(ordinals),): the row of each token holds a token that matches `terms`."""
         rows, inverse = np.unique(ordinals - self.place[ordinals], return_inverse=True)
         if not len(rows):
             return np.zeros(0, bool)
@@ -174,7 +182,7 @@ class Annotations:
     # ------------------------------------------------------------ where tokens stand
 
     def related(self, relation: str, ordinals: np.ndarray) -> np.ndarray:
-        """Ordinals int64 of the tokens that stand in `relation` to `ordinals`; -1 where the row has none."""
+        """Ordinals int64 of the tokens in `relation` to `ordinals`; -1 where the row has none."""
         if relation == "here":
             return ordinals
         if relation == "before":
@@ -185,70 +193,66 @@ class Annotations:
         return (self.line if relation == "line" else self.call)[ordinals].astype(np.int64)
 
     def back(self, ordinals: np.ndarray, distance: int) -> np.ndarray:
+        """The ordinals `distance` tokens before; -1 where they are not in the row."""
         return np.where(self.place[ordinals] >= distance, ordinals - distance, -1)
 
 
-def build_corpus(
-    vocabulary: list[str],
-    ids: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    row_offsets: np.ndarray,
-    texts,
-    fields=None,
+# ------------------------------------------------------------ annotate tokens
+
+
+def annotate(
+    columns: TokenColumns,
+    texts: Iterable[tuple[str, slice]],
+    tree: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Annotations:
-    """The corpus of tokens `ids` (n,) with their offsets in their document; `texts` gives each document's text and its slice of the tokens, `fields` the tree
-    over words as `core.fields` keeps it."""
-    stripped = [lexeme(text) for text in vocabulary]
+    """Annotate tokens.
+
+    `texts` yields each document's text and the slice of its tokens. `tree` is the subject's tree
+    over words as `core.text.word_tree` stores it: (token ids (m,), spans (m - 1, 2)).
+    """
+    stripped = [lexeme(text) for text in columns.vocabulary]
     lexemes = sorted(set(stripped))
     number = {text: i for i, text in enumerate(lexemes)}
     by_token = np.array([number[text] for text in stripped], np.int32)
-    codes = by_token[ids]
+    codes = by_token[columns.ids]
     shapes = np.array([shape_bits(text) for text in lexemes], np.uint32)[codes]
-    row_offsets = np.asarray(row_offsets, np.int64)
-    place = (np.arange(len(ids)) - np.repeat(row_offsets[:-1], np.diff(row_offsets))).astype(
-        np.int32
-    )
-    contexts = np.zeros(len(ids), np.uint16)
-    line, call = np.full(len(ids), -1, np.int32), np.full(len(ids), -1, np.int32)
-    spaces = np.array([len(text) - len(lexeme(text)) for text in vocabulary])[ids]
-    for text, part in texts:
-        contexts[part], line[part], call[part] = _document(
-            text,
-            starts[part].astype(np.int64),
-            ends[part].astype(np.int64),
-            spaces[part],
-            part.start,
-        )
-    row_start = np.arange(len(ids)) - place
+    offsets, n = np.asarray(columns.row_offsets, np.int64), len(columns.ids)
+    row_start = np.repeat(offsets[:-1], np.diff(offsets))
+    place = (np.arange(n) - row_start).astype(np.int32)
+    contexts, line, call = _annotate_documents(columns, texts)
     contexts |= np.where(place < EARLY, CONTEXT_BITS["early in the text"], np.uint16(0))
     for name, keys in (
         ("repeated", codes.astype(np.int64)),
-        ("in a repeated pair", _pairs(codes, place)),
+        ("in a repeated pair", _number_pairs(codes, place)),
     ):
-        contexts |= np.where(_repeated(keys, row_start), CONTEXT_BITS[name], np.uint16(0))
-    leaves, spans = (
-        (np.zeros(0, np.int32), np.zeros((0, 2), np.int32))
-        if fields is None
-        else (by_token[fields[0]], fields[1])
-    )
-    return Annotations(
-        lexemes,
-        codes,
-        shapes,
-        contexts,
-        place,
-        np.where(line >= row_start, line, -1),
-        np.where(call >= row_start, call, -1),
-        leaves,
-        spans,
-    )
+        contexts |= np.where(_is_repeated(keys, row_start), CONTEXT_BITS[name], np.uint16(0))
+    leaves, spans = np.zeros(0, np.int32), np.zeros((0, 2), np.int32)
+    if tree is not None:
+        leaves, spans = by_token[tree[0]], tree[1]
+    line, call = np.where(line >= row_start, line, -1), np.where(call >= row_start, call, -1)
+    return Annotations(lexemes, codes, shapes, contexts, place, line, call, leaves, spans)
 
 
-def _document(
+def _annotate_documents(
+    columns: TokenColumns, texts: Iterable[tuple[str, slice]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(context bits, line, call), each (n,), from the characters of the documents."""
+    vocabulary, n = columns.vocabulary, len(columns.ids)
+    contexts = np.zeros(n, np.uint16)
+    line, call = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
+    spaces = np.array([len(text) - len(lexeme(text)) for text in vocabulary])[columns.ids]
+    for text, part in texts:
+        starts, ends = (column[part].astype(np.int64) for column in (columns.starts, columns.ends))
+        contexts[part], line[part], call[part] = _annotate_document(
+            text, starts, ends, spaces[part], part.start
+        )
+    return contexts, line, call
+
+
+def _annotate_document(
     text: str, starts: np.ndarray, ends: np.ndarray, spaces: np.ndarray, base: int
-) -> tuple[np.ndarray, ...]:
-    """(context bits, line, call) of one document's tokens; `base` is the ordinal of its first."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(context bits, line, call) of one document's tokens; `base` is the ordinal of the first."""
     n = len(starts)
     if not n or not text:
         return np.zeros(n, np.uint16), np.full(n, -1, np.int32), np.full(n, -1, np.int32)
@@ -264,18 +268,14 @@ def _document(
     contexts[:EARLY] |= CONTEXT_BITS["early in the document"]
     contexts[spaces > 0] |= CONTEXT_BITS["after a space"]
     word = np.fromiter((c.isalnum() or c == "_" for c in text), bool, len(text))
-    contexts[(spaces == 0) & (starts > 0) & word[first] & word[np.maximum(starts - 1, 0)]] |= (
-        CONTEXT_BITS["continuing a word"]
-    )
+    continues = (spaces == 0) & (starts > 0) & word[first] & word[np.maximum(starts - 1, 0)]
+    contexts[continues] |= CONTEXT_BITS["continuing a word"]
     line = np.where(head >= 0, base + _token_at(ends, head), -1)
     bracket = opener[last]
     holder = _token_at(ends, bracket)
     holder -= (bracket >= 0) & ~word[first[holder]]  # a token such as foo( names itself
-    return (
-        contexts,
-        line.astype(np.int32),
-        np.where((bracket >= 0) & (holder >= 0), base + holder, -1).astype(np.int32),
-    )
+    call = np.where((bracket >= 0) & (holder >= 0), base + holder, -1)
+    return contexts, line.astype(np.int32), call.astype(np.int32)
 
 
 def _token_at(ends: np.ndarray, characters: np.ndarray) -> np.ndarray:
@@ -283,16 +283,15 @@ def _token_at(ends: np.ndarray, characters: np.ndarray) -> np.ndarray:
     return np.minimum(np.searchsorted(ends, characters, side="right"), len(ends) - 1)
 
 
-def _pairs(codes: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """A number for each (previous, current) pair of lexemes; a row's first token has one of its own."""
-    before = (
-        np.r_[np.int64(0), codes[:-1].astype(np.int64)] if len(codes) else codes.astype(np.int64)
-    )
+def _number_pairs(codes: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """A number for each (previous, current) pair of lexemes; unique at the first token of a row."""
+    before = codes.astype(np.int64)
+    before[1:], before[:1] = codes[:-1], 0
     size = int(codes.max(initial=0)) + 1
     return np.where(place > 0, before * size + codes, -1 - np.arange(len(codes)))
 
 
-def _repeated(keys: np.ndarray, row_start: np.ndarray) -> np.ndarray:
+def _is_repeated(keys: np.ndarray, row_start: np.ndarray) -> np.ndarray:
     """bool (n,): the same key stands among the MEMORY tokens before, in the same row."""
     order = np.argsort(keys, kind="stable")
     same = keys[order[1:]] == keys[order[:-1]]

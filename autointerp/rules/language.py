@@ -1,19 +1,24 @@
 """The language of rule labels: the printed label is the predictor.
 
-    label     = "unclear" | ["unclear: "] predicate {"; " predicate}       at most 4 predicates and 200 characters
+    label     = "unclear" | ["unclear: "] predicate {"; " predicate}
+                                              at most 4 predicates and 200 characters
     predicate = terms {modifier} [" (weak)"]
-    terms     = alternatives for one token: quoted words, shapes, words that begin alike, words like others (see terms)
-    modifier  = "after " terms {" then " terms}                            the one, two or three tokens before, in the order of the text
-              | "within " N " after " terms                                one of the N tokens before
-              | "before " terms                                            the next token
-              | "in a line starting with " terms                           the first token of the line
-              | "in brackets opened after " terms                          the token before the innermost open bracket
-              | "in a text with " terms                                      some token of the row, before or behind
-              | ["not "] context                                           the phrases of contexts.CONTEXTS: "in a docstring", ...
+    terms     = alternatives for one token (see rules.terms)
+    modifier  = "after " terms {" then " terms}
+                                              the one to three tokens before, in text order
+              | "within " N " after " terms    one of the N tokens before
+              | "before " terms                the next token
+              | "in a line starting with " terms
+                                              the first token of the line
+              | "in brackets opened after " terms
+                                              the token before the innermost open bracket
+              | "in a text with " terms        any token of the row, before or after
+              | ["not "] context               a phrase of annotations.CONTEXTS: "in a docstring"
 
-Each kind of modifier stands at most once (contexts: each of them once), all must hold. A token's prediction is the largest level of
-the predicates that match it: 1 for strong, WEAK for "(weak)", 0 when none does; "unclear" alone predicts 0 everywhere. Tokens of other rows do not
-exist for a rule.
+Each kind of modifier stands at most once (each context once), and all must hold. The prediction
+at a token is the largest level of the predicates that match it: 1 for strong ones, WEAK for
+"(weak)", 0 when none matches; "unclear" alone predicts 0 everywhere. A rule does not see tokens of
+other rows.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -41,10 +47,10 @@ LEADS = {
 
 @dataclass(frozen=True)
 class Predicate:
-    """A condition on a token and its surroundings."""
+    """A condition on a token and its context."""
 
     here: Terms = Terms()
-    after: tuple[Terms, ...] = ()  # in the order of the text: the last one is the previous token
+    after: tuple[Terms, ...] = ()  # in text order: the last one is the previous token
     within: tuple[int, Terms] | None = None
     before: Terms | None = None
     line: Terms | None = None
@@ -56,7 +62,7 @@ class Predicate:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a label says; `unclear` says that the labeller does not trust it."""
+    """What a label says; `unclear` means that the labeller does not trust it."""
 
     predicates: tuple[Predicate, ...] = ()
     unclear: bool = False
@@ -114,7 +120,7 @@ def parse(text: str) -> Rule:
 
 @lru_cache(maxsize=1 << 16)
 def read_rule(text: str) -> Rule | None:
-    """The rule that a label says, or None when it is in free words. A label of every feature is read once a process."""
+    """The rule that a label says, or None for free text. Cached, since labels are read often."""
     try:
         return parse(text)
     except UsageError:
@@ -127,25 +133,27 @@ def is_rule(text: str) -> bool:
 
 
 def _read_predicate(reader: Reader) -> Predicate:
-    found = Predicate(read_terms(reader))
+    predicate = Predicate(read_terms(reader))
     while True:
         if reader.take("("):
             if not (reader.take("weak") and reader.take(")")):
                 raise reader.error("'weak)'")
-            return replace(found, weak=True)
+            return replace(predicate, weak=True)
         name, value = _read_modifier(reader)
         if name is None:
-            return found
+            return predicate
         if name == "contexts":
-            if any(value[0] == known for known, _ in found.contexts):
+            if any(value[0] == known for known, _ in predicate.contexts):
                 raise reader.error(f"{value[0]!r} only once")
-            value = tuple(sorted((*found.contexts, value), key=lambda c: CONTEXTS.index(c[0])))
-        elif getattr(found, name):
+            contexts = (*predicate.contexts, value)
+            value = tuple(sorted(contexts, key=lambda c: CONTEXTS.index(c[0])))
+        elif getattr(predicate, name):
             raise reader.error(f"{name!r} only once")
-        found = replace(found, **{name: value})
+        predicate = replace(predicate, **{name: value})
 
 
-def _read_modifier(reader: Reader) -> tuple[str | None, object]:
+def _read_modifier(reader: Reader) -> tuple[str | None, Any]:
+    """(field of Predicate, its value); (None, None) where no modifier stands here."""
     for lead, name in LEADS.items():
         if reader.take(lead):
             return name, read_terms(reader)
@@ -173,49 +181,48 @@ def _read_modifier(reader: Reader) -> tuple[str | None, object]:
 # ---------------------------------------------------------------- predicting
 
 
-def predict(rule: Rule, corpus: Annotations, ordinals: np.ndarray) -> np.ndarray:
-    """The rule's prediction float32 (len(ordinals),) at tokens of the corpus."""
+def predict(rule: Rule, annotations: Annotations, ordinals: np.ndarray) -> np.ndarray:
+    """The rule's prediction float32 (len(ordinals),), 0 to 1, at tokens of the annotations."""
     ordinals = np.asarray(ordinals, np.int64)
     out = np.zeros(len(ordinals), np.float32)
     for predicate in rule.predicates:
-        np.maximum(
-            out,
-            np.float32(WEAK if predicate.weak else 1.0) * matches(predicate, corpus, ordinals),
-            out=out,
-        )
+        level = np.float32(WEAK if predicate.weak else 1.0)
+        np.maximum(out, level * matches(predicate, annotations, ordinals), out=out)
     return out
 
 
-def matches(predicate: Predicate, corpus: Annotations, ordinals: np.ndarray) -> np.ndarray:
-    """bool (len(ordinals),): the predicate holds there. Later conditions are looked up only where the earlier ones hold."""
-    alive = np.arange(len(ordinals))
+def matches(predicate: Predicate, annotations: Annotations, ordinals: np.ndarray) -> np.ndarray:
+    """bool (len(ordinals),): the predicate holds at the token.
+
+    Later conditions are looked up only where the earlier ones hold.
+    """
+    left = np.arange(len(ordinals))  # indices of `ordinals` at which all conditions so far hold
     for relation, terms in slots(predicate):
-        where = corpus.related(relation, ordinals[alive])
-        alive = alive[(where >= 0) & corpus.are(terms, where)]
+        where = annotations.related(relation, ordinals[left])
+        left = left[(where >= 0) & annotations.are(terms, where)]
     for name, holds in predicate.contexts:
-        alive = alive[((corpus.contexts[ordinals[alive]] & CONTEXT_BITS[name]) > 0) == holds]
+        left = left[((annotations.contexts[ordinals[left]] & CONTEXT_BITS[name]) > 0) == holds]
     if predicate.within:
         distance, terms = predicate.within
-        near = ordinals[alive]
-        found = np.zeros(len(alive), bool)
+        seen = np.zeros(len(left), bool)
         for step in range(1, distance + 1):
-            where = corpus.back(near, step)
-            found |= (where >= 0) & corpus.are(terms, where)
-        alive = alive[found]
+            where = annotations.back(ordinals[left], step)
+            seen |= (where >= 0) & annotations.are(terms, where)
+        left = left[seen]
     if predicate.text is not None:
-        alive = alive[corpus.rows_with(predicate.text, ordinals[alive])]
+        left = left[annotations.rows_with(predicate.text, ordinals[left])]
     out = np.zeros(len(ordinals), bool)
-    out[alive] = True
+    out[left] = True
     return out
 
 
 def slots(predicate: Predicate) -> list[tuple[str, Terms]]:
     """(relation, terms) of every condition on one related token."""
-    found = [("here", predicate.here)] if len(predicate.here) else []
-    found += [
+    conditions = [("here", predicate.here)] if len(predicate.here) else []
+    conditions += [
         (f"after {distance}", terms) for distance, terms in enumerate(reversed(predicate.after), 1)
     ]
-    return found + [
+    return conditions + [
         (name, terms)
         for name in ("before", "line", "call")
         if (terms := getattr(predicate, name)) is not None

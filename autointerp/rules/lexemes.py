@@ -1,4 +1,4 @@
-"""What a token is by itself: its lexeme (the text without leading spaces, from `core.fields`) and its shapes, which are functions of the lexeme."""
+"""Shapes and affixes of a lexeme, which is the text of a token without leading spaces."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections.abc import Callable
 import numpy as np
 
 ENGLISH = (
-    "a an the this that these those of to in on at by for from with without as into over under between and or nor but if then than when where while "
-    "is are was were be been being has have had do does did will would can could may might must should shall not no it its they them their he she "
-    "his her we you your i which who whose what how there here all any each some such other only also so very more most"
+    "a an the this that these those of to in on at by for from with without as into over under "
+    "between and or nor but if then than when where while is are was were be been being has have "
+    "had do does did will would can could may might must should shall not no it its they them "
+    "their he she his her we you your i which who whose what how there here all any each some such "
+    "other only also so very more most"
 )
 STOP_WORDS = frozenset(ENGLISH.split())
 BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_"))
@@ -50,7 +52,7 @@ SHAPES: dict[str, Callable[[str], bool]] = {
     "a blank line": lambda x: x.isspace() and x.count("\n") > 1,
     "indentation": lambda x: x.isspace() and "\n" not in x,
 }
-# Phrase -> whether a lexeme begins, ends or goes on so.
+# Phrase -> whether a lexeme has the affix.
 AFFIXES: dict[str, Callable[[str, str], bool]] = {
     "words starting with": str.startswith,
     "words ending in": str.endswith,

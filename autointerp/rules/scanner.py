@@ -1,8 +1,9 @@
-"""Where strings, docstrings, comments and brackets lie in a text: one pass of one regular expression.
+"""Strings, docstrings, comments and brackets in a text, found in one pass of a regular expression.
 
-Right for Python; in other text it finds quotations, `#` lines and parentheses, which does no harm. A quote mark inside a word (don't)
-opens nothing, a single-line string ends with its line, and brackets that were left open are forgotten at an unindented line after a
-blank one. An unfinished triple quote runs to the end of the text.
+It is right for Python; in other text it finds quotations, `#` lines and parentheses, which does no
+harm. A quote mark inside a word (don't) opens nothing, a single-line string ends with its line, and
+brackets that were left open are forgotten at an unindented line after a blank one. An unfinished
+triple quote runs to the end of the text.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ STRING, DOCSTRING, COMMENT, BRACKETS = 1, 2, 4, 8  # bits of a character
 
 LEXER = re.compile(
     r"""(?P<comment>\#[^\n]*)
-      | (?P<string>(?<!\w)[rbfuRBFU]{0,2}(?:\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*(?:\"{3}|\Z) | '{3}(?:[^'\\]|\\.|'(?!''))*(?:'{3}|\Z)
+      | (?P<string>(?<!\w)[rbfuRBFU]{0,2}(?:
+            \"{3}(?:[^"\\]|\\.|\"(?!\"\"))*(?:\"{3}|\Z) | '{3}(?:[^'\\]|\\.|'(?!''))*(?:'{3}|\Z)
           | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' ))
       | (?P<open>[(\[{]) | (?P<close>[)\]}]) | (?P<reset>\n[ \t]*\n(?=[^\s)\]}]))""",
     re.VERBOSE | re.DOTALL,
@@ -23,13 +25,14 @@ LEXER = re.compile(
 
 
 def scan(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """(bits uint8 (characters,), opener int32 (characters,)): the position of the innermost open bracket at each character, or -1.
+    """(bits uint8 (characters,), position int32 (characters,) of the innermost bracket or -1).
 
-    A string includes its quotes; brackets include the opening one but not the closing one, so that a character tells the state after it.
+    A string includes its quotes. Brackets include the opening one but not the closing one, so the
+    entry of a character is the state after it.
     """
     bits, opener = np.zeros(len(text), np.uint8), np.full(len(text), -1, np.int32)
     stack: list[int] = []
-    since = 0  # where the present state of the brackets began
+    since = 0  # position at which the current state of the brackets began
     for found in LEXER.finditer(text):
         kind, start, end = found.lastgroup, found.start(), found.end()
         if kind == "comment":
@@ -54,15 +57,15 @@ def scan(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _begins_statement(text: str, start: int) -> bool:
-    """Nothing but white space stands before `start` on its line, and the line before does not continue on it."""
+    """Whether only white space precedes `start` on its line, which continues no other line."""
     line = text.rfind("\n", 0, start) + 1
     return not text[line:start].strip() and text[max(line - 2, 0) : line] != "\\\n"
 
 
 def line_heads(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """(starts (lines,), heads (lines,)): where each line begins, and its first character that is not white space (-1 in a blank one).
+    """(starts (lines,), heads (lines,)): positions of each line and of its first visible character.
 
-    A newline belongs to the line that it ends.
+    The head of a blank line is -1. A newline belongs to the line that it ends.
     """
     starts, heads, position = [], [], 0
     for line in text.split("\n"):

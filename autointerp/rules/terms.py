@@ -1,13 +1,14 @@
-"""Alternatives for one token, as labels say them: quoted words, shapes, words that begin or end alike, words that the subject puts together.
+"""Alternatives for one token in a label: quoted words, shapes, affixes, words similar to others.
 
-    terms     = "anything" | term {", " term} [" or " term]
-    term      = literal | shape | affix | field
-    literal   = JSON string, in double or single quotes: a lexeme, the text of a token without leading spaces, case kept
-    shape     = "digits" | "a capitalised word" | ...                      the phrases of lexemes.SHAPES
-    affix     = "words " ("starting with" | "ending in" | "containing") " " literal
-    field     = "words like " literal "/" literal {"/" literal}            the smallest node of the tree over words (core.fields) that holds them all
-
-A word outside the tree stands for itself alone in a field.
+terms     = "anything" | term {", " term} [" or " term]
+term      = literal | shape | affix | similar
+literal   = JSON string, in double or single quotes: a lexeme (the text of a token without
+            leading spaces), case kept
+shape     = "digits" | "a capitalised word" | ...            the phrases of lexemes.SHAPES
+affix     = "words " ("starting with" | "ending in" | "containing") " " literal
+similar   = "words like " literal "/" literal {"/" literal}
+            the smallest node of the subject's tree over words (core.text.word_tree) that holds
+            all of these words; a word outside the tree stands for itself alone
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from core.errors import UsageError
 
 LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'")
 EXAMPLE = 'Write, for example: "self" or digits after "(" in a line starting with "def"'
-FIELD = "words like"
+LIKE = "words like"
+AS_JSON = {"\\'": "'", '"': '\\"'}  # piece of a literal in single quotes -> piece of a JSON string
 SHAPE_ORDER = list(SHAPES)
 LONGEST_FIRST = sorted(SHAPES, key=len, reverse=True)
 
@@ -33,26 +35,30 @@ class Terms:
     literals: tuple[str, ...] = ()
     shapes: tuple[str, ...] = ()
     affixes: tuple[tuple[str, str], ...] = ()  # (phrase of lexemes.AFFIXES, characters)
-    fields: tuple[tuple[str, ...], ...] = ()  # words of each
+    similar: tuple[tuple[str, ...], ...] = ()  # the words that name each node of the tree
 
     def __len__(self) -> int:
-        return len(self.literals) + len(self.shapes) + len(self.affixes) + len(self.fields)
+        return len(self.literals) + len(self.shapes) + len(self.affixes) + len(self.similar)
 
 
 # ---------------------------------------------------------------- printing
 
 
 def render_terms(terms: Terms) -> str:
+    """The terms as a label prints them; `read_terms` reads them back."""
     words = [quote(text) for text in terms.literals] + list(terms.shapes)
     words += [f"{phrase} {quote(text)}" for phrase, text in terms.affixes]
-    words += [f"{FIELD} {'/'.join(map(quote, field))}" for field in terms.fields]
+    words += [f"{LIKE} {'/'.join(map(quote, similar))}" for similar in terms.similar]
     if len(words) > 1:
         return f"{', '.join(words[:-1])} or {words[-1]}"
     return words[0] if words else "anything"
 
 
 def quote(text: str) -> str:
-    """JSON in double quotes, or in single ones where that spares an escape; characters that do not print are escaped."""
+    """A JSON string in double quotes, or in single quotes where that avoids an escape.
+
+    Characters that do not print are escaped.
+    """
     printable = text.replace("\n", "").isprintable()
     inside = json.dumps(text, ensure_ascii=not printable)[1:-1]
     if '"' in text and "'" not in text:
@@ -64,7 +70,7 @@ def quote(text: str) -> str:
 
 
 class Reader:
-    """A cursor over a label: takes phrases, which end at a word boundary, and literals."""
+    """A cursor over a label that reads phrases and literals."""
 
     def __init__(self, text: str):
         self.text, self.at = text, 0
@@ -74,10 +80,12 @@ class Reader:
             self.at += 1
 
     def at_end(self) -> bool:
+        """Whether only spaces are left."""
         self._skip()
         return self.at == len(self.text)
 
     def take(self, phrase: str) -> bool:
+        """Step over `phrase` where it stands here and ends at a word boundary."""
         self._skip()
         end = self.at + len(phrase)
         if not self.text.startswith(phrase, self.at) or (
@@ -87,77 +95,79 @@ class Reader:
         self.at = end
         return True
 
-    def take_pattern(self, pattern: re.Pattern) -> str | None:
+    def take_pattern(self, pattern: re.Pattern[str]) -> str | None:
+        """Step over a match of `pattern` and return its text; None without a match here."""
         self._skip()
-        found = pattern.match(self.text, self.at)
-        if found:
-            self.at = found.end()
-        return found and found[0]
+        match = pattern.match(self.text, self.at)
+        if match is None:
+            return None
+        self.at = match.end()
+        return match[0]
 
     def take_literal(self) -> str | None:
-        """The text of a literal, None when there is none here."""
-        quoted = self.take_pattern(LITERAL)
-        if quoted is None:
+        """Step over a literal and return its text; None without one here."""
+        literal = self.take_pattern(LITERAL)
+        if literal is None:
             return None
-        inside = (
-            quoted[1:-1]
-            if quoted[0] == '"'
-            else re.sub(r"\\.|\"", lambda m: {"\\'": "'", '"': '\\"'}.get(m[0], m[0]), quoted[1:-1])
-        )
+        inside = literal[1:-1]
+        if literal[0] == "'":  # as JSON: unescape single quotes, escape double ones
+            inside = re.sub(r"\\.|\"", lambda m: AS_JSON.get(m[0], m[0]), inside)
         try:
             return json.loads(f'"{inside}"')
         except ValueError:
             raise self.error("a JSON string") from None
 
     def error(self, expected: str) -> UsageError:
-        rest = self.text[self.at :].strip()
+        """The error to raise where something else was expected here."""
+        rest, before = self.text[self.at :].strip(), self.text[: self.at]
         found = f"found {rest[:40]!r}" if rest else "it ends there"
         return UsageError(
-            f"The label {self.text!r} is not a rule: expected {expected} after {self.text[: self.at]!r}, {found}.",
+            f"The label {self.text!r} is not a rule: "
+            f"expected {expected} after {before!r}, {found}.",
             EXAMPLE,
         )
 
 
 def read_terms(reader: Reader) -> Terms:
-    """The terms that stand at the cursor; raises UsageError when there are none."""
+    """The terms at the cursor; raises UsageError when there are none."""
     if reader.take("anything"):
         return Terms()
-    found: dict[str, list] = {"literal": [], "shape": [], "affix": [], "field": []}
+    terms: dict[str, dict] = {"literals": {}, "shapes": {}, "affixes": {}, "similar": {}}
     while True:
         kind, value = _read_term(reader)
-        found[kind].append(value)
+        terms[kind][value] = True  # a dict keeps the order and drops duplicates
         if not (reader.take(",") or reader.take("or")):
             break
-    distinct = {kind: tuple(dict.fromkeys(values)) for kind, values in found.items()}
     return Terms(
-        distinct["literal"],
-        tuple(sorted(distinct["shape"], key=SHAPE_ORDER.index)),
-        distinct["affix"],
-        distinct["field"],
+        tuple(terms["literals"]),
+        tuple(sorted(terms["shapes"], key=SHAPE_ORDER.index)),
+        tuple(terms["affixes"]),
+        tuple(terms["similar"]),
     )
 
 
 def _read_term(reader: Reader) -> tuple[str, object]:
+    """(field of Terms, its entry)"""
     text = reader.take_literal()
     if text is not None:
-        return "literal", text
-    if reader.take(FIELD):
-        words = [_required_literal(reader)]
+        return "literals", text
+    if reader.take(LIKE):
+        words = [_take_word(reader)]
         while reader.take("/"):
-            words.append(_required_literal(reader))
-        return "field", tuple(dict.fromkeys(words))
+            words.append(_take_word(reader))
+        return "similar", tuple(dict.fromkeys(words))
     for phrase in AFFIXES:
         if reader.take(phrase):
-            return "affix", (phrase, _required_literal(reader))
+            return "affixes", (phrase, _take_word(reader))
     for phrase in LONGEST_FIRST:
         if reader.take(phrase):
-            return "shape", phrase
+            return "shapes", phrase
     raise reader.error(
-        f'a quoted token, "anything", {FIELD} ..., or one of: ' + ", ".join([*AFFIXES, *SHAPES])
+        f'a quoted token, "anything", {LIKE} ..., or one of: ' + ", ".join([*AFFIXES, *SHAPES])
     )
 
 
-def _required_literal(reader: Reader) -> str:
+def _take_word(reader: Reader) -> str:
     text = reader.take_literal()
     if not text:
         raise reader.error("a quoted word")

@@ -1,14 +1,17 @@
-"""The tokens that rules are fitted on, as integer views with exact counts: what makes a candidate's precision one look-up.
+"""Tokens that rules are fitted on, as integer views: the precision of a candidate is one look-up.
 
-A view gives for each token the code of the lexeme in one relation to it (itself, the one before, the first of its line, ...), so that
-the activation mass and the count of every literal are one `bincount` away. An *option* is a condition on one slot, a relation or the
-contexts, which together make a predicate.
+A view holds for each token the code of the lexeme in one relation to it (itself, the one before,
+the first of its line, ...), so one `bincount` yields the activation mass and the count of every
+literal. An *option* is a condition on one slot: a relation, a window, the text or the contexts.
+Several options make a predicate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -18,15 +21,18 @@ from autointerp.rules.lexemes import STOP_WORDS
 from autointerp.rules.word_groups import WordGroups
 from core.text.tokens import Tokens, sample_tokens
 
-N_GROUPS = 8  # of documents: mass that comes from one of them alone is not trusted
+N_GROUPS = 8  # groups of documents; activation mass that comes from one group alone is discounted
 WINDOWS = {"within 8": 8}
-TOPICAL = 0.25  # of the rows: a word that more of them hold names no topic
-MANY = 200  # words of an option: of more, all tokens are looked through
+TOPICAL = 0.25  # share of the rows, at most, that hold a word that names a topic
+MANY = 200  # words of an option above which all tokens are scanned
 
 
 @dataclass(frozen=True)
 class Option:
-    """A condition on one slot: words and groups of words, or (a context's number, whether it holds) in `values`."""
+    """A condition on one slot: words and groups of words, or a context.
+
+    For a context, `values` is (its number, whether it holds).
+    """
 
     slot: str  # a relation, a window, "text", or a context's phrase
     kind: str  # words, context
@@ -35,14 +41,18 @@ class Option:
 
     @property
     def n_terms(self) -> int:
+        """Number of alternatives that a label prints."""
         return len(self.values) + len(self.groups) if self.kind == "words" else 1
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """N tokens of one split, in order. An *index* counts them, an ordinal counts the corpus."""
+    """N tokens of one split, in order.
 
-    corpus: Annotations
+    An *index* counts the tokens of the table, an ordinal those of the annotations.
+    """
+
+    annotations: Annotations
     ordinals: np.ndarray  # (N,) int64
     views: dict[str, np.ndarray]  # relation -> (N,) int64 codes, L where the row has no such token
     contexts: np.ndarray  # (N,) int64 bits
@@ -52,55 +62,40 @@ class TokenTable:
     row_table: csr_matrix  # (L, R) of ones: the rows that hold each word that can be a topic
     bits: np.ndarray  # (2 ** contexts, contexts) float64, 0 or 1
     groups: np.ndarray  # (N,) int64 group of the token's document
-    places: (
-        np.ndarray
-    )  # (n,) int32 index of each token of the corpus, -1 when it is not on this ground
+    places: np.ndarray  # (n,) int32 index of each annotated token, -1 outside the table
     until_same: np.ndarray  # (n,) int32 distance to the lexeme's next occurrence
-    _cache: dict = field(
-        default_factory=dict
-    )  # lists and counts, made when they are first asked for
+    _cache: dict = field(default_factory=dict)  # lists and counts, made at their first use
 
     @classmethod
     def build(
-        cls,
-        tokens: Tokens,
-        corpus: Annotations,
-        split: str,
-        max_tokens: int,
-        seed: int,
-        words: WordGroups,
+        cls, tokens: Tokens, words: WordGroups, split: str, max_tokens: int, seed: int
     ) -> TokenTable:
+        """At most `max_tokens` tokens of `split`, in whole documents drawn by the seed."""
+        annotations = words.annotations
         ordinals = sample_tokens(tokens, split, max_tokens, seed)
         views = {}
         for relation in RELATIONS:
-            where = corpus.related(relation, ordinals)
-            views[relation] = np.where(where >= 0, corpus.codes[where], len(corpus.lexemes)).astype(
-                np.int64
-            )
-        bits = ((np.arange(1 << len(CONTEXTS))[:, None] >> np.arange(len(CONTEXTS))) & 1).astype(
-            np.float64
-        )
-        places = np.full(len(corpus), -1, np.int32)
+            where = annotations.related(relation, ordinals)
+            codes = np.where(where >= 0, annotations.codes[where], len(annotations.lexemes))
+            views[relation] = codes.astype(np.int64)
+        bits = (np.arange(1 << len(CONTEXTS))[:, None] >> np.arange(len(CONTEXTS))) & 1
+        places = np.full(len(annotations), -1, np.int32)
         places[ordinals] = np.arange(len(ordinals))
-        groups = np.random.default_rng(seed).integers(0, N_GROUPS, len(tokens.names))[
-            tokens.document_of(ordinals)
-        ]
-        _, rows = np.unique(ordinals - corpus.place[ordinals], return_inverse=True)
-        table = _topics(corpus, corpus.codes[ordinals], rows)
-        contexts = corpus.contexts[ordinals].astype(np.int64)
+        of_document = np.random.default_rng(seed).integers(0, N_GROUPS, len(tokens.names))
+        _, rows = np.unique(ordinals - annotations.place[ordinals], return_inverse=True)
         return cls(
-            corpus,
+            annotations,
             ordinals,
             views,
-            contexts,
+            annotations.contexts[ordinals].astype(np.int64),
             words,
             words.shapes_only(),
             rows,
-            table,
-            bits,
-            groups,
+            _find_topics(annotations, annotations.codes[ordinals], rows),
+            bits.astype(np.float64),
+            of_document[tokens.document_of(ordinals)],
             places,
-            _until_same(corpus.codes),
+            _measure_until_same(annotations.codes),
         )
 
     def __len__(self) -> int:
@@ -108,9 +103,11 @@ class TokenTable:
 
     @property
     def n_codes(self) -> int:
-        return len(self.corpus.lexemes) + 1
+        """Lexeme codes, with one more for the absence of a token."""
+        return len(self.annotations.lexemes) + 1
 
-    def _once(self, key, make):
+    def _once(self, key: object, make: Callable[[], Any]) -> Any:
+        """`make()`, computed once for each key."""
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]
@@ -118,16 +115,19 @@ class TokenTable:
     # ------------------------------------------------------------ counting
 
     def total_counts(self, slot: str) -> np.ndarray:
-        return self._once(("counts", slot), lambda: self._total(slot))
+        """How often each code stands in `slot` to the tokens of the table."""
+        return self._once(("counts", slot), partial(self._count_all, slot))
 
-    def _total(self, slot: str) -> np.ndarray:
-        parts = np.array_split(
-            np.arange(len(self)), 1 + len(self) // 50_000
-        )  # a window is many columns wide
+    def _count_all(self, slot: str) -> np.ndarray:
+        # In parts, because a window is many columns wide.
+        parts = np.array_split(np.arange(len(self)), 1 + len(self) // 50_000)
         return sum((self.counts(slot, part) for part in parts), np.zeros(1))
 
     def counts(self, slot: str, at: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """How often (or with what weight) each code stands in `slot` to the tokens `at`: (L + 1,), for contexts (2 ** contexts,)."""
+        """How often (or with what weight) each code stands in `slot` to the tokens `at`.
+
+        (L + 1,) for lexemes, (2 ** contexts,) for contexts.
+        """
         if slot in WINDOWS:
             return self._window_counts(WINDOWS[slot], at, weights)
         if slot == "text":
@@ -142,15 +142,15 @@ class TokenTable:
         return np.bincount(view[at], weights, size)
 
     def _window_counts(self, width: int, at: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-        """The same for the distinct lexemes among the `width` tokens before: of equal ones, the last counts."""
+        """`counts` for the distinct lexemes among the `width` tokens before."""
         ordinals = self.ordinals[at]
         distances = np.arange(1, width + 1)
         where = np.maximum(ordinals[:, None] - distances, 0)
-        counted = (self.corpus.place[ordinals][:, None] >= distances) & (
+        counted = (self.annotations.place[ordinals][:, None] >= distances) & (
             self.until_same[where] >= distances
         )
         repeated = None if weights is None else np.repeat(weights, counted.sum(1))
-        return np.bincount(self.corpus.codes[where[counted]], repeated, self.n_codes)
+        return np.bincount(self.annotations.codes[where[counted]], repeated, self.n_codes)
 
     # ------------------------------------------------------------ matching
 
@@ -159,14 +159,14 @@ class TokenTable:
         lists = [self._list(option) for option in options]
         if not lists:
             return np.arange(len(self))
-        first = int(np.argmin([sum(map(len, parts)) for parts in lists]))
-        found = np.concatenate(lists[first]) if len(lists[first]) > 1 else lists[first][0]
+        first = int(np.argmin([sum(map(len, parts)) for parts in lists]))  # the shortest
+        at = np.concatenate(lists[first]) if len(lists[first]) > 1 else lists[first][0]
         if options[first].slot in WINDOWS and len(lists[first]) > 1:
-            found = distinct(found)
+            at = sort_distinct(at)
         for i, option in enumerate(options):
             if i != first:
-                found = found[self.holds(option, found)]
-        return found
+                at = at[self.holds(option, at)]
+        return at
 
     def holds(self, option: Option, at: np.ndarray) -> np.ndarray:
         """bool (len(at),): the option holds on these tokens."""
@@ -209,11 +209,12 @@ class TokenTable:
         return flagged
 
     def _list(self, option: Option) -> list[np.ndarray]:
-        """Arrays of indices whose union are the tokens on which the option holds; disjoint unless the slot is a window."""
+        """Arrays of indices whose union are the tokens on which the option holds.
+
+        They are disjoint unless the slot is a window.
+        """
         if option.kind == "context":
-            return [
-                self._once(option, lambda: np.flatnonzero(self.holds(option, np.arange(len(self)))))
-            ]
+            return [self._once(option, partial(self._scan, option))]
         if option.slot == "text":
             return [np.flatnonzero(self._flagged(option)[self.rows])]
         if option.slot in WINDOWS:
@@ -224,59 +225,63 @@ class TokenTable:
         codes = np.flatnonzero(self._members(option)) if option.groups else option.values
         if len(codes) > MANY:
             return [np.flatnonzero(self._members(option)[self.views[option.slot]])]
-        order, offsets = self._once(
-            ("order", option.slot), lambda: _by_code(self.views[option.slot], self.n_codes)
-        )
+        order, offsets = self._order(option.slot)
         return [order[offsets[code] : offsets[code + 1]] for code in codes] or [
             np.zeros(0, np.int64)
         ]
 
+    def _order(self, slot: str) -> tuple[np.ndarray, np.ndarray]:
+        """(indices sorted by the code of their view, offsets (L + 2,) of the codes)."""
+        return self._once(("order", slot), partial(_sort_by_code, self.views[slot], self.n_codes))
+
+    def _scan(self, option: Option) -> np.ndarray:
+        """Indices of all tokens on which the option holds."""
+        return np.flatnonzero(self.holds(option, np.arange(len(self))))
+
     def _after(self, code: int, width: int) -> np.ndarray:
         """Indices of the tokens that have lexeme `code` among the `width` before them."""
-        order, offsets = self._once(
-            ("order", "here"), lambda: _by_code(self.views["here"], self.n_codes)
-        )
+        order, offsets = self._order("here")
         begins, distances = order[offsets[code] : offsets[code + 1]], np.arange(1, width + 1)
         near = begins[:, None] + distances
         inside = np.minimum(near, len(self) - 1)
-        kept = (self.ordinals[inside] - self.ordinals[begins][:, None] == distances) & (
-            self.corpus.place[self.ordinals[inside]] >= distances
-        )
-        return distinct(near[kept])
+        adjacent = self.ordinals[inside] - self.ordinals[begins][:, None] == distances
+        same_row = self.annotations.place[self.ordinals[inside]] >= distances
+        return sort_distinct(near[adjacent & same_row])
 
 
-def _topics(corpus: Annotations, codes: np.ndarray, rows: np.ndarray) -> csr_matrix:
-    """(L, R) of ones: the rows that hold each word, for words that can say what a text is about, by their length and by how few rows hold them."""
+def _find_topics(annotations: Annotations, codes: np.ndarray, rows: np.ndarray) -> csr_matrix:
+    """(L, R) of ones: the rows that hold each word, for words that can name a topic.
+
+    Such a word is long, no stop word, and few rows hold it.
+    """
     n_rows = int(rows.max(initial=-1)) + 1
-    code, row = np.divmod(distinct(codes.astype(np.int64) * max(n_rows, 1) + rows), max(n_rows, 1))
-    word = np.array(
-        [
-            len(text) > 3 and text.isalpha() and text.lower() not in STOP_WORDS
-            for text in corpus.lexemes
-        ],
-        bool,
-    )
+    keys = codes.astype(np.int64) * max(n_rows, 1) + rows
+    code, row = np.divmod(sort_distinct(keys), max(n_rows, 1))
+    word = np.array([_is_topical(text) for text in annotations.lexemes], bool)
     word &= np.bincount(code, minlength=len(word)) <= TOPICAL * n_rows
     kept = word[code]
-    return csr_matrix(
-        (np.ones(int(kept.sum())), (code[kept], row[kept])), shape=(len(word), n_rows)
-    )
+    ones = np.ones(int(kept.sum()))
+    return csr_matrix((ones, (code[kept], row[kept])), shape=(len(word), n_rows))
 
 
-def distinct(indices: np.ndarray) -> np.ndarray:
-    """The distinct ones, ascending; by sorting, which is many times faster here than the hashing of np.unique."""
+def _is_topical(text: str) -> bool:
+    return len(text) > 3 and text.isalpha() and text.lower() not in STOP_WORDS
+
+
+def sort_distinct(indices: np.ndarray) -> np.ndarray:
+    """The distinct indices, ascending; many times faster here than the hashing of np.unique."""
     ordered = np.sort(indices)
     return ordered[np.r_[True, ordered[1:] != ordered[:-1]]] if len(ordered) else ordered
 
 
-def _by_code(view: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(indices sorted by code, offsets (L + 2,)): the places of every code."""
-    return np.argsort(view, kind="stable"), np.r_[
-        0, np.cumsum(np.bincount(view, minlength=n_codes))
-    ]
+def _sort_by_code(view: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices sorted by code, offsets (L + 2,) of the codes)."""
+    offsets = np.r_[0, np.cumsum(np.bincount(view, minlength=n_codes))]
+    return np.argsort(view, kind="stable"), offsets
 
 
-def _until_same(codes: np.ndarray) -> np.ndarray:
+def _measure_until_same(codes: np.ndarray) -> np.ndarray:
+    """(n,) int32 distance of each token to the next occurrence of its lexeme."""
     order = np.argsort(codes, kind="stable")
     out = np.full(len(codes), np.iinfo(np.int32).max, np.int32)
     same = codes[order[1:]] == codes[order[:-1]]

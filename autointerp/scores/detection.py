@@ -1,118 +1,107 @@
-"""Kinds `detection` and `fuzzing`: can one tell from the label in which windows, and on which tokens, the feature fires?
+"""Scores `detection` and `fuzzing`: can one tell from the label in which windows the feature fires?
 
-    detection   would the feature fire somewhere in this window                      (Paulo et al. 2024)
-    fuzzing     the same, when the tokens it fires on are marked, or others are
+    detection   would the feature fire somewhere in this window                  (Paulo et al. 2024)
+    fuzzing     the same, with tokens marked: those on which it fires, or others
 
-Each is asked of windows in which the feature fires against random windows in which it does not (`detection`, `fuzzing`) and against windows in which
-its rivals fire and it does not (`detection-hard`, `fuzzing-hard`); see `panels`. The value is the balanced accuracy, the mean of the shares of firing and of
-silent windows that are told right; `auroc` stands beside it. "Always no" has .5 in both. A rule answers with its largest prediction in the window,
-or on the marked tokens; other labels by an LLM, which rates each text from 0 to 9 and is taken to say yes from 5.
+Both are asked of windows in which the feature fires against random windows in which it is silent
+(rows of kind `detection`, `fuzzing`), and against windows in which a rival fires and it is silent
+(`detection-hard`, `fuzzing-hard`); see `panels`. The value is the balanced accuracy: the mean of
+the share of firing windows and of silent windows that are told right. `auroc` stands beside it.
+"Always no" reaches 0.5 in both. A rule answers with its largest prediction in the window, or on the
+marked tokens. For other labels an LLM rates each window from 0 to 9; from 5 on it says yes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from autointerp.llm.probe import logprob_tokens
-from autointerp.llm.session import ATTEMPTS, AnswerFormat, Asker
+from autointerp.llm.replies import Reply
+from autointerp.llm.session import AnswerFormat, Asker, ask_until_read
 from autointerp.rules import language as rules
 from autointerp.rules.annotations import Annotations
 from autointerp.scores import prompts
-from autointerp.scores.context import Context, Scored, summary, undefined_score
-from autointerp.scores.mistakes import of_panel
+from autointerp.scores.context import (
+    Context,
+    Scored,
+    list_failures,
+    round_or_none,
+    summarise,
+    undefined_score,
+)
+from autointerp.scores.mistakes import find_panel_misses
 from autointerp.scores.panels import FIRES, HARD, LEAST, RANDOM, Panel, draw_panel
 from autointerp.scores.rivals import Rivals
+from autointerp.scores.unit import Miss
 from autointerp.statistics import MIN_PANEL, auroc, balanced_interval
-from core.files import read_array
-from core.parallel import in_workers
+from core.parallel import map_in_workers
 from core.progress import progress
-from core.records import Failure, Score
+from core.records import Score, Undefined
+from core.training.unit import read_directions
 
-KINDS = ("detection", "fuzzing")
 CHANCE = 0.5
-YES = 0.5  # ratings of at least this mean that it fires
+YES = 0.5  # a mean rating of at least this says that the feature fires
 PER_REQUEST = 15  # windows
-CHUNK = 16
+CHUNK = 16  # features handed to a worker at a time
 RATE = AnswerFormat("rate", max_tokens=512, usual_tokens=90, logprobs=True)
+NAN = float("nan")
 
-Ratings = dict[
-    tuple[str, int], np.ndarray
-]  # (label text, feature) -> (w,) 0..1, NaN where nothing was said
+# (label text, feature) -> ratings (w,) of its panel's windows, 0 to 1, NaN where there is none
+Ratings = dict[tuple[str, int], np.ndarray]
+Row = tuple[Score, float, float]  # score, area under the ROC curve, the same of the null label
 
 
 def score_panels(context: Context, features: list[int], kind: str) -> Scored:
-    """Two scores a feature, against random windows and against hard ones."""
+    """Score each feature against random windows and against hard windows: two rows a feature."""
     marked = kind == "fuzzing"
     panels = draw_panels(context, features)
-    corpus = context.corpus
-    jobs = [(text, p) for p in panels if not p.failure for text in context.texts(p.feature)]
-    ratings: Ratings = {
-        (t, p.feature): rate_by_rule(context.parsed[t], corpus, p, marked)
-        for t, p in jobs
-        if context.parsed[t] is not None
-    }
-    free = [(t, p) for t, p in jobs if context.parsed[t] is None]
-    told = {}
-    if free:
-        by_llm, n_failed = rate_by_llm(context.asker, context, free, marked)
-        ratings |= by_llm
-        told = {
-            "prompt": prompts.DETECT_PROMPT,
-            "windows": sum(len(p.starts) for _, p in free),
-            "windows_failed": n_failed,
-        }
-    own = lambda panel: ratings[context.labels[panel.feature], panel.feature]
-    by_free_words = [
-        p for p in panels if not p.failure and context.parsed[context.labels[p.feature]] is None
-    ]
-    wrong = [
-        row
-        for p in by_free_words
-        for row in of_panel(p, own(p), YES, context.postings.firings(p.feature))
-    ]
-    scores, extra, failures = [], {"auroc": [], "null_auroc": []}, []
+    ratings, info = rate_panels(context, panels, marked)
+    rows: list[Row] = []
+    against_random: list[Score] = []
     for panel in panels:
-        for name, silent in ((kind, RANDOM), (f"{kind}-hard", HARD)):
-            score, area, null_area = score_one(context, panel, name, silent, ratings)
-            scores.append(score)
-            extra["auroc"].append(area)
-            extra["null_auroc"].append(null_area)
-            if score.value is None and silent == RANDOM:
-                failures.append(
-                    Failure("score", panel.feature, score.undefined.split(":")[0], score.undefined)
-                )
-    return Scored(scores, failures, extra, told, wrong)
+        rows.append(score_one(context, panel, kind, RANDOM, ratings))
+        against_random.append(rows[-1][0])
+        rows.append(score_one(context, panel, f"{kind}-hard", HARD, ratings))
+    columns = {"auroc": [row[1] for row in rows], "null_auroc": [row[2] for row in rows]}
+    failures = list_failures(against_random)
+    misses = _list_misses(context, panels, ratings)
+    return Scored([row[0] for row in rows], failures, columns, info, misses)
 
 
-def hard_summary(table: pd.DataFrame, live: int, seed: int, kinds: pd.Series) -> dict:
-    """The summary of the scores against hard windows, and the median areas of both."""
-    hard = table[table["kind"].str.endswith("-hard")]
-    easy = table[~table["kind"].str.endswith("-hard")]
-    found = summary(hard, [], live, seed, CHANCE, kinds)
-    area = lambda t: None if t["auroc"].isna().all() else round(float(t["auroc"].median()), 4)
+def hard_summary(table: pd.DataFrame, alive: int, seed: int, kinds: pd.Series) -> dict[str, Any]:
+    """Return the key figures of the scores against hard windows, and the median areas of both.
+
+    The arguments are those of `summarise`; `table` holds the rows of both kinds.
+    """
+    is_hard = table["kind"].str.endswith("-hard")
+    figures = summarise(table[is_hard], [], alive, seed, CHANCE, kinds)
     kept = ("median", "low", "high", "null_median", "n", "share_above_null")
+    hard = {name: figures[name] for name in kept}
     return {
-        "auroc_median": area(easy),
-        "hard": {k: found[k] for k in kept} | {"auroc_median": area(hard)},
+        "auroc_median": _median_area(table[~is_hard]),
+        "hard": hard | {"auroc_median": _median_area(table[is_hard])},
     }
+
+
+def _median_area(table: pd.DataFrame) -> float | None:
+    return round_or_none(float(table["auroc"].median()))
 
 
 def draw_panels(context: Context, features: list[int]) -> list[Panel]:
-    """The panel of each feature; drawn once for both kinds."""
+    """Return the panel of each feature; panels are drawn once and kept in the context."""
     missing = [f for f in features if f not in context.panels]
     if missing:
-        directions = read_array(context.run.folder("train") / "directions.npy", mapped=False)
+        directions = read_directions(context.run, mapped=False)
         rivals = Rivals.build(context.postings, context.examples, directions, context.seed)
-        draw = partial(
-            draw_panel, context.prepared().examples, rivals, context.settings.windows, context.seed
-        )
-        for panel in progress(
-            in_workers(draw, missing, chunk=CHUNK), "panels", total=len(missing), unit="feat"
-        ):
+        examples, windows = context.prepare().examples, context.effort.windows
+        draw = partial(draw_panel, examples, rivals, windows, context.seed)
+        drawn = map_in_workers(draw, missing, chunk=CHUNK)
+        for panel in progress(drawn, "panels", total=len(missing), unit="feat"):
             context.panels[panel.feature] = panel
     return [context.panels[f] for f in features]
 
@@ -120,57 +109,102 @@ def draw_panels(context: Context, features: list[int]) -> list[Panel]:
 # ---------------------------------------------------------------- rating
 
 
-def rate_by_rule(rule: rules.Rule, corpus: Annotations, panel: Panel, marked: bool) -> np.ndarray:
-    """How surely the rule says yes (w,) of each window, or of its marked tokens: by its largest prediction there, 0 when it predicts nothing."""
-    parts = (
-        panel.marks
-        if marked
-        else [np.arange(a, b) for a, b in zip(panel.starts, panel.ends, strict=True)]
-    )
-    predicted = rules.predict(rule, corpus, np.concatenate(parts))
-    largest = np.maximum.reduceat(predicted, np.r_[0, np.cumsum([len(p) for p in parts])[:-1]])
+def rate_panels(
+    context: Context, panels: list[Panel], marked: bool
+) -> tuple[Ratings, dict[str, Any]]:
+    """Rate all panels by the label and the null label of their features.
+
+    Returns (ratings, entries for the manifest's summary). Rules rate by themselves; the other
+    labels are rated by the LLM, all in one batch.
+    """
+    jobs = [(text, p) for p in panels if not p.undefined for text in context.texts(p.feature)]
+    ratings: Ratings = {}
+    free = []
+    for text, panel in jobs:
+        rule = context.rule_of[text]
+        if rule is None:
+            free.append((text, panel))
+        else:
+            rated = rate_by_rule(rule, context.annotations, panel, marked)
+            ratings[text, panel.feature] = rated
+    if not free:
+        return ratings, {}
+    assert context.asker is not None, "score opens a session where labels are in free words"
+    by_llm = rate_by_llm(context.asker, context, free, marked)
+    info = {
+        "prompt": prompts.DETECT_PROMPT,
+        "windows": sum(len(p.starts) for _, p in free),
+        "windows_failed": int(sum(np.isnan(r).sum() for r in by_llm.values())),
+    }
+    return ratings | by_llm, info
+
+
+def rate_by_rule(
+    rule: rules.Rule, annotations: Annotations, panel: Panel, marked: bool
+) -> np.ndarray:
+    """Return a rating (w,) of each window by the rule's largest prediction there.
+
+    `marked` looks at the marked tokens alone. Any prediction is a yes; none is 0.
+    """
+    bounds = zip(panel.starts, panel.ends, strict=True)
+    parts = panel.marks if marked else [np.arange(start, end) for start, end in bounds]
+    predicted = rules.predict(rule, annotations, np.concatenate(parts))
+    firsts = np.r_[0, np.cumsum([len(p) for p in parts])[:-1]]
+    largest = np.maximum.reduceat(predicted, firsts)
     return np.where(largest > 0, YES + largest * (1 - YES), 0.0)
 
 
 def rate_by_llm(
     asker: Asker, context: Context, jobs: list[tuple[str, Panel]], marked: bool
-) -> tuple[Ratings, int]:
-    """({(text, feature): ratings}, windows without one). Windows are shuffled, so that their place tells nothing; a request whose answer leaves some out is
-    made once more."""
+) -> Ratings:
+    """Return the LLM's ratings of each panel by a label text.
+
+    Windows are shown in random order, so that their place tells nothing. A request whose answer
+    leaves some of its windows out is made once more.
+    """
     panels = {(text, panel.feature): panel for text, panel in jobs}
+    parts = [
+        (key, windows)
+        for key, panel in panels.items()
+        for windows in shuffle_windows(panel, context.seed)
+    ]
+
+    def read(number: int, reply: Reply) -> np.ndarray:
+        return prompts.parse_ratings(reply.text, len(parts[number][1]), logprob_tokens(reply))
+
+    questions = {}
+    for number, (key, windows) in enumerate(parts):
+        texts = [write_window(context, panels[key], i, marked) for i in windows]
+        questions[number] = prompts.detect_messages(key[0], texts, marked)
+    ask = partial(asker.ask, form=RATE)
+    answers = ask_until_read(questions, read, ask, _merge_ratings, _all_rated)
     ratings = {key: np.full(len(panel.starts), np.nan) for key, panel in panels.items()}
-    left = [(key, part) for key, panel in panels.items() for part in shuffled(panel, context.seed)]
-    for attempt in range(ATTEMPTS):
-        questions = [
-            prompts.detect_messages(
-                key[0], [text_of(context, panels[key], i, marked) for i in part], marked
-            )
-            for key, part in left
-        ]
-        again = []
-        for (key, part), (_, reply) in zip(
-            left, asker.ask(questions, attempt, RATE) if left else (), strict=True
-        ):
-            found = prompts.parse_ratings(reply.text, len(part), logprob_tokens(reply))
-            ratings[key][part] = np.where(np.isnan(found), ratings[key][part], found)
-            if reply.raw and np.isnan(ratings[key][part]).any():
-                again.append((key, part))
-        left = again
-    return ratings, int(sum(np.isnan(r).sum() for r in ratings.values()))
+    for number, rated in answers.values.items():
+        key, windows = parts[number]
+        ratings[key][windows] = rated
+    return ratings
 
 
-def shuffled(panel: Panel, seed: int) -> list[np.ndarray]:
-    """The windows' indices in random order, in parts for one request each."""
+def _merge_ratings(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(new), old, new)
+
+
+def _all_rated(ratings: np.ndarray) -> bool:
+    return not np.isnan(ratings).any()
+
+
+def shuffle_windows(panel: Panel, seed: int) -> list[np.ndarray]:
+    """Return the indices of the windows in random order, in parts for one request each."""
     order = np.random.default_rng([seed, panel.feature, 4]).permutation(len(panel.starts))
     return np.array_split(order, -(-len(order) // PER_REQUEST))
 
 
-def text_of(context: Context, panel: Panel, window: int, marked: bool) -> str:
+def write_window(context: Context, panel: Panel, window: int, marked: bool) -> str:
+    """Return the text of one window as the prompt shows it."""
     start, end = int(panel.starts[window]), int(panel.ends[window])
     texts = [context.tokens.vocabulary[i] for i in np.asarray(context.tokens.ids[start:end])]
-    return prompts.marked_text(
-        texts, set((panel.marks[window] - start).tolist()) if marked else set()
-    )
+    marks = set((panel.marks[window] - start).tolist()) if marked else set()
+    return prompts.marked_text(texts, marks)
 
 
 # ---------------------------------------------------------------- scoring
@@ -178,86 +212,80 @@ def text_of(context: Context, panel: Panel, window: int, marked: bool) -> str:
 
 @dataclass(frozen=True)
 class Separation:
-    """How well ratings tell firing windows from silent ones."""
+    """How well ratings separate firing windows from silent ones."""
 
-    balanced: float
+    balanced: float  # balanced accuracy
     auroc: float
-    low: float
+    low: float  # 95 % interval of `balanced`
     high: float
     n_documents: int  # of the side that has fewer
 
 
-def tell_apart(ratings: np.ndarray, fires: np.ndarray, documents: np.ndarray) -> Separation | None:
-    """Balanced accuracy, area and interval over the windows (w,) that have a rating; None when under half of those that fire, or of those
-    that do not, have one. An interval counts documents, not windows, so that two windows of one document are no more than one."""
+def measure_separation(
+    ratings: np.ndarray, fires: np.ndarray, documents: np.ndarray
+) -> Separation | None:
+    """Measure how well ratings (w,) separate the windows `fires` (w,) from the others.
+
+    None when fewer than half of the windows of either side have a rating. The interval counts
+    `documents` (w,), so that two windows of one document count no more than one.
+    """
     known = ~np.isnan(ratings)
-    sides = [known & fires, known & ~fires]
-    if any(
-        2 * side.sum() < whole.sum() or not side.any()
-        for side, whole in zip(sides, (fires, ~fires), strict=True)
-    ):
-        return None
-    hits, passes = (ratings[sides[0]] >= YES).mean(), (ratings[sides[1]] < YES).mean()
-    counts = [len(set(documents[side].tolist())) for side in sides]
+    rated = [known & fires, known & ~fires]
+    for side, whole in zip(rated, (fires, ~fires), strict=True):
+        if 2 * side.sum() < whole.sum() or not side.any():
+            return None
+    hits, passes = (ratings[rated[0]] >= YES).mean(), (ratings[rated[1]] < YES).mean()
+    counts = [len(set(documents[side].tolist())) for side in rated]
     low, high = balanced_interval(float(hits), counts[0], float(passes), counts[1])
-    return Separation(
-        float(hits + passes) / 2,
-        auroc(ratings[sides[0]], ratings[sides[1]]),
-        low,
-        high,
-        min(counts),
-    )
+    area = auroc(ratings[rated[0]], ratings[rated[1]])
+    return Separation(float(hits + passes) / 2, area, low, high, min(counts))
 
 
-def score_one(
-    context: Context, panel: Panel, name: str, silent: int, ratings: Ratings
-) -> tuple[Score, float, float]:
-    """(score against the windows of sort `silent`, area under the ROC curve, the null's area); NaN areas where there are none."""
-    feature, nothing = panel.feature, float("nan")
-    chosen = (panel.sorts == FIRES) | (panel.sorts == silent)
-    counted = int((panel.ends - panel.starts)[chosen].sum()), panel.count(FIRES)
-    if panel.failure:
-        return (
-            undefined_score(context, name, feature, ": ".join(panel.failure), *counted),
-            nothing,
-            nothing,
-        )
-    if panel.count(silent) < LEAST:
-        return (
-            undefined_score(
-                context,
-                name,
-                feature,
-                f"no_rivals: {panel.count(silent)} documents where they fire and it does not",
-                *counted,
-            ),
-            nothing,
-            nothing,
-        )
-    by_text = lambda text: (
-        tell_apart(
-            ratings[text, feature][chosen], panel.sorts[chosen] == FIRES, panel.documents[chosen]
-        )
-        if text
-        else None
+def score_one(context: Context, panel: Panel, name: str, silent: int, ratings: Ratings) -> Row:
+    """Return the score, of kind `name`, against the windows of sort `silent`, and two areas.
+
+    The areas under the ROC curve are those of the label and of the null label; NaN without one.
+    """
+    feature, label_set = panel.feature, context.label_set
+    used = (panel.sorts == FIRES) | (panel.sorts == silent)
+    n_tokens, n_documents = int((panel.ends - panel.starts)[used].sum()), panel.count(FIRES)
+    fires, documents = panel.sorts[used] == FIRES, panel.documents[used]
+
+    def separation_by(text: str) -> Separation | None:
+        if not text:
+            return None
+        return measure_separation(ratings[text, feature][used], fires, documents)
+
+    undefined, own = _why_undefined(panel, silent), None
+    if undefined is None:
+        own = separation_by(context.labels[feature])
+    if own is None:
+        undefined = undefined or Undefined("unparsable", "no rating of over half of the windows")
+        score = undefined_score(context, name, feature, undefined, n_tokens, n_documents)
+        return score, NAN, NAN
+    other = separation_by(context.others[feature])
+    low, high = (own.low, own.high) if own.n_documents >= MIN_PANEL else (None, None)
+    null, null_area = (other.balanced, other.auroc) if other else (None, NAN)
+    score = Score(
+        feature, label_set, name, own.balanced, None, low, high, null, n_tokens, n_documents
     )
-    told, other = by_text(context.labels[feature]), by_text(context.others[feature])
-    if told is None:
-        return (
-            undefined_score(
-                context,
-                name,
-                feature,
-                "unparsable: no rating of over half of the windows",
-                *counted,
-            ),
-            nothing,
-            nothing,
-        )
-    span = (told.low, told.high) if told.n_documents >= MIN_PANEL else (None, None)
-    null = None if other is None else other.balanced
-    return (
-        Score(feature, context.set, name, told.balanced, "", *span, null, *counted),
-        told.auroc,
-        nothing if other is None else other.auroc,
-    )
+    return score, own.auroc, null_area
+
+
+def _why_undefined(panel: Panel, silent: int) -> Undefined | None:
+    """Return why the panel has no score against the windows of sort `silent`, or None."""
+    if panel.undefined is None and panel.count(silent) < LEAST:
+        reason = f"{panel.count(silent)} documents where they fire and it does not"
+        return Undefined("no_rivals", reason)
+    return panel.undefined
+
+
+def _list_misses(context: Context, panels: list[Panel], ratings: Ratings) -> list[Miss]:
+    """Return the mistakes of the labels in free words."""
+    out: list[Miss] = []
+    for panel in panels:
+        if panel.undefined is None and context.is_free(panel.feature):
+            own = ratings[context.labels[panel.feature], panel.feature]
+            firings = context.postings.firings(panel.feature)
+            out += find_panel_misses(panel, own, YES, firings)
+    return out

@@ -1,12 +1,14 @@
-"""Windows of held-out text on which labels are tried as a whole: some fire, some are random and silent, some are silent and hard.
+"""Held-out windows for detection and fuzzing: positives, random negatives and hard negatives.
 
-    fires    evenly from the five quantile strata of the non-zero activations
-    random   anywhere, the feature silent on every token of the window
-    hard     around a firing of a rival (`rivals`), the feature silent on every token of the window
+    fires    windows around firings, evenly from the five quantile strata of non-zero activations
+    random   windows anywhere in which the feature fires on no token
+    hard     windows around a rival's firing (see `rivals`) in which the feature fires on no token
 
-No two windows of one feature overlap, and documents are taken in turn, so that each window is nearly a document of its own. Each window
-also has marks: the firing tokens; in hard windows those on which the rival fires; in random ones as many random tokens as some firing
-window has. The panel of a feature depends on the seed alone: every labeller is tried on the same.
+No two windows of a feature overlap, and they come from as many documents as possible. Each window
+has marks, which fuzzing shows: in `fires` windows the firing tokens; in `hard` windows the tokens
+on which the rival fires; in `random` windows as many random tokens as some `fires` window has. A
+panel depends on the seed and the feature alone, so that every label set is tried on the same
+windows.
 """
 
 from __future__ import annotations
@@ -16,114 +18,114 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autointerp.evidence import RARE_DOCUMENTS
-from autointerp.examples import Examples
+from autointerp.examples import STRATA, Examples
 from autointerp.scores.rivals import Rivals
+from core.records import Undefined
 
 FIRES, RANDOM, HARD = range(3)
-LEAST = 5  # windows of a sort, in as many documents
+LEAST = 5  # documents with a silent window of a sort; with fewer, the score is undefined
+TRIES = 40  # random tokens, for each window wanted, around which a silent window is sought
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The windows (w,) of one feature; `failure` is (kind, message) when it has none on which a label could be tried."""
+    """The windows (w,) of one feature, or why no label can be tried on them (`undefined`)."""
 
     feature: int
-    starts: np.ndarray  # (w,) int64 ordinals
-    ends: np.ndarray  # (w,) past the last
+    starts: np.ndarray  # (w,) int64 ordinals of first tokens
+    ends: np.ndarray  # (w,) int64 ordinals past the last tokens
     sorts: np.ndarray  # (w,) FIRES, RANDOM or HARD
     documents: np.ndarray  # (w,)
-    marks: tuple[np.ndarray, ...]  # ordinals in each window
-    failure: tuple[str, str] | None = None
+    marks: tuple[np.ndarray, ...]  # (w,) ordinals in each window
+    undefined: Undefined | None = None
 
     def count(self, sort: int) -> int:
-        """Documents that windows of a sort come from."""
+        """Return the number of documents from which the windows of a sort come."""
         return len(set(self.documents[self.sorts == sort].tolist()))
 
 
 def draw_panel(examples: Examples, rivals: Rivals, windows: int, seed: int, feature: int) -> Panel:
-    """Up to `windows` windows of each sort for one feature."""
+    """Draw up to `windows` windows of each sort for one feature."""
     rng = np.random.default_rng([seed, feature, 3])
-    where = examples.postings.firings(feature)
-    strata = examples.draw(where, "test", {"strata": 3 * -(-windows // 5)}, rng)
-    by_turns = np.argsort(
-        _ranks(strata.strata), kind="stable"
-    )  # the first of each stratum, then the second of each, ...
+    firings = examples.postings.firings(feature)
+    where = firings[0]
     taken: list[tuple[int, int]] = []
-    fires = _spread(examples, strata.ordinals[by_turns], windows, taken)
+    strata = examples.draw(firings, "test", {"strata": 3 * -(-windows // len(STRATA))}, rng)
+    in_turn = np.argsort(_rank_within(strata.strata), kind="stable")  # strata take turns
+    fires = _choose_windows(examples, strata.ordinals[in_turn], windows, taken)
     pool = examples.pool("test")
-    silent = rng.choice(pool, min(40 * windows, len(pool)), replace=False)
-    random = _spread(examples, _silent(examples, silent, where[0]), windows, taken)
-    numbers = rivals.drawn(feature, rng)
-    tried = rivals.peaks.ravel()[numbers]
-    hard = _spread(examples, _silent(examples, tried, where[0]), windows, taken)
+    tried = rng.choice(pool, min(TRIES * windows, len(pool)), replace=False)
+    random = _choose_windows(examples, _keep_silent(examples, tried, where), windows, taken)
+    numbers = rivals.draw_peaks(feature, rng)
+    peaks = rivals.peaks.ravel()[numbers]
+    hard = _choose_windows(examples, _keep_silent(examples, peaks, where), windows, taken)
+
     ordinals = np.concatenate([fires, random, hard]).astype(np.int64)
     starts, ends = examples.window(ordinals)
     sorts = np.repeat([FIRES, RANDOM, HARD], [len(fires), len(random), len(hard)])
-    number_of = dict(zip(tried.tolist(), numbers.tolist(), strict=True))
-    marks = [
-        where[0][a:b]
-        for a, b in zip(
-            *(np.searchsorted(where[0], side[: len(fires)]).tolist() for side in (starts, ends)),
-            strict=True,
-        )
-    ]
-    marks += [
-        _like(marks, start, end, rng)
-        for start, end in zip(
-            *(side[sorts == RANDOM].tolist() for side in (starts, ends)), strict=True
-        )
-    ]
-    marks += [rivals.marks(number_of[ordinal]) for ordinal in hard]
+    bounds = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    marks = [_firings_between(where, *bound) for bound in bounds[: len(fires)]]
+    silent = bounds[len(fires) : len(fires) + len(random)]
+    marks += [_draw_marks(marks, *bound, rng) for bound in silent]
+    number_of = dict(zip(peaks.tolist(), numbers.tolist(), strict=True))
+    marks += [rivals.firings_around(number_of[ordinal]) for ordinal in hard]
     panel = Panel(feature, starts, ends, sorts, examples.tokens.document_of(ordinals), tuple(marks))
-    return replace(panel, failure=_failure(panel))
+    return replace(panel, undefined=_why_undefined(panel))
 
 
-def _like(marks: list[np.ndarray], start: int, end: int, rng: np.random.Generator) -> np.ndarray:
-    """As many random ordinals of a window as one of `marks`, drawn at random, has."""
+def _firings_between(where: np.ndarray, start: int, end: int) -> np.ndarray:
+    first, last = np.searchsorted(where, [start, end])
+    return where[first:last]
+
+
+def _draw_marks(
+    marks: list[np.ndarray], start: int, end: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw random ordinals from a window, as many as one randomly chosen entry of `marks` has."""
     count = len(marks[rng.integers(len(marks))]) if marks else 1
     return np.sort(rng.choice(np.arange(start, end), min(count, end - start), replace=False))
 
 
-def _failure(panel: Panel) -> tuple[str, str] | None:
-    if panel.count(FIRES) < RARE_DOCUMENTS:
-        return (
-            "too_rare",
-            f"fires in {panel.count(FIRES)} documents of the panel; {RARE_DOCUMENTS} are needed",
-        )
-    if panel.count(RANDOM) < LEAST:
-        return (
-            "too_dense",
-            f"only {panel.count(RANDOM)} documents have a window without it; {LEAST} are needed",
-        )
+def _why_undefined(panel: Panel) -> Undefined | None:
+    """Return why no label can be tried on the panel, or None."""
+    fires, random = panel.count(FIRES), panel.count(RANDOM)
+    if fires < RARE_DOCUMENTS:
+        reason = f"fires in {fires} documents of the panel; {RARE_DOCUMENTS} are needed"
+        return Undefined("too_rare", reason)
+    if random < LEAST:
+        reason = f"only {random} documents have a window without it; {LEAST} are needed"
+        return Undefined("too_dense", reason)
     return None
 
 
-def _ranks(groups: np.ndarray) -> np.ndarray:
-    """For each entry how many equal ones stand before it."""
+def _rank_within(groups: np.ndarray) -> np.ndarray:
+    """Return for each entry how many equal entries stand before it."""
     out = np.zeros(len(groups), np.int64)
     for group in np.unique(groups):
         out[groups == group] = np.arange((groups == group).sum())
     return out
 
 
-def _silent(examples: Examples, ordinals: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Those ordinals in whose windows the feature, with firings `where`, never fires."""
+def _keep_silent(examples: Examples, ordinals: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return the ordinals whose windows hold none of the firings `where` (ascending ordinals)."""
     starts, ends = examples.window(ordinals)
     return ordinals[np.searchsorted(where, starts) == np.searchsorted(where, ends)]
 
 
-def _spread(
+def _choose_windows(
     examples: Examples, ordinals: np.ndarray, count: int, taken: list[tuple[int, int]]
 ) -> list[int]:
-    """The first `count` ordinals in the order given whose windows are free, new documents first; `taken` grows by their windows."""
+    """Choose the first `count` ordinals whose windows are free, from new documents first.
+
+    A window is free when it overlaps none of `taken`; the chosen windows are appended to `taken`.
+    """
     chosen: list[int] = []
     used: dict[int, int] = {}
     documents = examples.tokens.document_of(ordinals).tolist()
     starts, ends = (side.tolist() for side in examples.window(ordinals))
-    for most in (1, 2, 4):
-        for ordinal, document, start, end in zip(
-            ordinals.tolist(), documents, starts, ends, strict=True
-        ):
+    tried = list(zip(ordinals.tolist(), documents, starts, ends, strict=True))
+    for most in (1, 2, 4):  # windows of one document
+        for ordinal, document, start, end in tried:
             if len(chosen) == count:
                 return chosen
             if used.get(document, 0) < most and all(end <= a or b <= start for a, b in taken):

@@ -1,46 +1,67 @@
-"""Stage `score`: labels -> how well their text predicts what features do on documents that the labeller never saw.
+"""Stage `score`: labels -> how well they predict features on documents the labeller never saw.
 
-Each kind of score is a unit of its own, `score/<set>/<kind>`, made by its own module:
+Each kind of score is a unit of its own, `score/<set>/<kind>`, made by a module of its own:
 
-    simulation, simulation-corpus   predict activations token by token           simulation, corpus_score
-    detection, fuzzing              tell windows and tokens apart                detect
-    effect                          name what the feature promotes               effect
-    effect-choice                   tell the texts of its clamp from others'      choice
-    generation                      write texts that make it fire                generation
+    simulation          predict activations token by token                    simulation
+    simulation-corpus   the same over every held-out token, for rules alone   simulation_corpus
+    detection, fuzzing  tell firing windows and marked tokens from others     detection
+    effect              name the tokens that the feature promotes             effect
+    effect-choice       tell the texts of its clamp from those of others      effect_choice
+    generation          write texts that make the feature fire                generation
 
-Without --kind: what suits the labels. Labels that predict by themselves (rules) get every kind that is free; labels in free words get fuzzing and
-detection for all, and simulation, which costs several times as much, for a sample drawn evenly over densities, as effect-choice when it is asked for. Scoring
-more features adds rows; only --redo replaces any, with --features those alone.
+Without --kind the labels decide: where all of them predict by themselves (rules), every kind that
+needs no LLM; otherwise fuzzing and detection for all features, and simulation, which costs several
+times as much, for a sample drawn evenly over densities (effect-choice, where it is asked for, is
+sampled likewise). Scoring more features adds rows; only --redo replaces any (see `grow`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from autointerp.llm.session import DryRun, open_session
+from autointerp.grow import GrowingUnit, Growth, grow
+from autointerp.labels.unit import read_failures as read_label_failures
+from autointerp.labels.unit import read_labels
+from autointerp.labels.unit import unit_of as label_unit_of
+from autointerp.llm.session import open_session
 from autointerp.rules import language as rules
-from autointerp.scores import effect_choice as choice
-from autointerp.scores.context import Context, LiveSubject, Scored, rank_correlations, summary
+from autointerp.scores import effect_choice
+from autointerp.scores.context import (
+    EFFORTS,
+    Context,
+    LiveSubject,
+    Scored,
+    rank_correlations,
+    summarise,
+)
 from autointerp.scores.detection import CHANCE, hard_summary, score_panels
 from autointerp.scores.effect import score_effect
 from autointerp.scores.generation import score_generation
-from autointerp.scores.mistakes import table_of
 from autointerp.scores.simulation import score_simulation
 from autointerp.scores.simulation_corpus import score_corpus
+from autointerp.scores.unit import (
+    FAILURES,
+    MISSES,
+    SCORES,
+    find_scores,
+    miss_table,
+    unit_of,
+    write_scores,
+)
 from autointerp.settings import ScoreSettings, parse_features
-from autointerp.tables import keep_rows
+from autointerp.tables import append_rows
+from core.effects.unit import has_changes
 from core.errors import UsageError
-from core.files import write_table
 from core.firings.postings import Postings
 from core.records import Failure, Manifest
-from core.run import Run, Work
+from core.run import Run
 from core.text.tokens import Tokens
 
 
@@ -49,14 +70,21 @@ class Kind:
     """One kind of score."""
 
     name: str
-    version: int
+    version: int  # of its code; raised when the meaning of its files changes
     score: Callable[[Context, list[int]], Scored]
-    decides: tuple[str, ...] = ()  # settings that decide what it holds
+    effort: tuple[str, ...] = ()  # fields of `Effort` that decide what it holds
+    settings: tuple[str, ...] = ()  # settings that decide what it holds
     inputs: tuple[str, ...] = ("index",)
-    chance: float = 0.0  # what a label that says nothing reaches
-    asks: bool = True  # an LLM, for labels that do not predict by themselves
-    live: bool = False  # asks an LLM whatever the label, and the live subject
-    sampled: bool = False  # costs several times as much as others where an LLM is asked
+    chance: float = 0.0  # value that a label reaches which says nothing
+    asks: bool = True  # needs an LLM for labels that do not predict by themselves
+    live: bool = False  # needs the loaded subject, and an LLM whatever the label
+    sampled: bool = False  # scores a sample of the features where an LLM is asked
+
+    def decides(self, settings: ScoreSettings) -> dict[str, Any]:
+        """Return the values that decide what a unit of this kind holds."""
+        effort = asdict(EFFORTS[settings.effort])
+        chosen = {name: getattr(settings, name) for name in self.settings}
+        return {name: effort[name] for name in self.effort} | chosen
 
 
 KINDS = {
@@ -66,7 +94,8 @@ KINDS = {
             "simulation",
             3,
             score_simulation,
-            ("top", "strata", "random", "simulate_by"),
+            effort=("top", "strata", "random"),
+            settings=("simulate_by",),
             sampled=True,
         ),
         Kind("simulation-corpus", 1, score_corpus, asks=False),
@@ -74,121 +103,108 @@ KINDS = {
             "detection",
             2,
             partial(score_panels, kind="detection"),
-            ("windows",),
-            ("index", "train"),
-            CHANCE,
+            effort=("windows",),
+            inputs=("index", "train"),
+            chance=CHANCE,
         ),
         Kind(
             "fuzzing",
             2,
             partial(score_panels, kind="fuzzing"),
-            ("windows",),
-            ("index", "train"),
-            CHANCE,
+            effort=("windows",),
+            inputs=("index", "train"),
+            chance=CHANCE,
         ),
-        Kind("effect", 1, score_effect, (), ("index", "effects"), CHANCE, asks=False),
+        Kind("effect", 1, score_effect, inputs=("index", "effects"), chance=CHANCE, asks=False),
         Kind(
             "effect-choice",
             1,
-            choice.score_choice,
-            (),
-            ("index", "train", "effects"),
-            choice.CHANCE,
+            effect_choice.score_choice,
+            inputs=("index", "train", "effects"),
+            chance=effect_choice.CHANCE,
             live=True,
             sampled=True,
         ),
-        Kind("generation", 1, score_generation, (), ("index", "train"), CHANCE, live=True),
+        Kind(
+            "generation", 1, score_generation, inputs=("index", "train"), chance=CHANCE, live=True
+        ),
     )
 }
-FREE = ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")
-ASKED = ("fuzzing", "detection", "simulation", "effect")
+WITHOUT_LLM = ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")
+WITH_LLM = ("fuzzing", "detection", "simulation", "effect")
+
+
+def needs_live(settings: ScoreSettings) -> bool:
+    """Whether `score` needs the loaded subject and SAE; raises UsageError for an unknown kind."""
+    return any(kind.live for kind in named_kinds(settings))
 
 
 def score(
     run: Run, settings: ScoreSettings, redo: bool = False, live: LiveSubject | None = None
 ) -> Manifest:
-    """Make the units that the settings ask for; returns the manifest of the first kind."""
-    table = (
-        pd.read_parquet(run.folder(f"label/{settings.set}") / "labels.parquet")
-        .set_index("feature")
-        .sort_index()
-    )
+    """Make the units that the settings name; returns the manifest of the first kind.
+
+    Raises UsageError for an unknown kind or feature, NotReady where an input is missing, and Stop
+    where the settings ask for an estimate or a batch file.
+    """
+    named = named_kinds(settings)
+    table = read_labels(run, settings.labels).set_index("feature").sort_index()
     labels = table["text"]
-    kinds = chosen_kinds(
-        settings,
-        labels,
-        run.find("effects") is not None and (run.path / "effects" / "clamped.npy").exists(),
-    )
-    asks = (
-        any(KINDS[k].live for k in kinds)
-        or any(KINDS[k].asks for k in kinds)
-        and not labels.map(rules.is_rule).all()
-    )
+    are_rules = bool(labels.map(rules.is_rule).all())
+    kinds = named or default_kinds(are_rules, has_changes(run))
+    asks = any(kind.live or (kind.asks and not are_rules) for kind in kinds)
     with open_session(run, settings) if asks else contextlib.nullcontext() as asker:
-        tokens, postings = (
-            Tokens(run.folder("capture")),
-            Postings(run.folder("index"), run.folder("capture")),
-        )
+        tokens = Tokens(run.folder("capture"))
+        postings = Postings(run.folder("index"), run.folder("capture"))
         context = Context(run, settings, labels, table["kind"], postings, tokens, asker, live)
-        made = [score_kind(context, KINDS[name], redo) for name in kinds]
-    return next(m for m in made if m)
+        manifests = [score_kind(context, kind, redo) for kind in kinds]
+    return next(manifest for manifest in manifests if manifest)
 
 
-def chosen_kinds(settings: ScoreSettings, labels: pd.Series, clamps_known: bool) -> list[str]:
-    """The kinds that the settings name, or those that suit the labels (effect only where the effects of clamps are known); raises UsageError for one that does not exist."""
+def named_kinds(settings: ScoreSettings) -> list[Kind]:
+    """Return the kinds that --kind names, in its order; raises UsageError for an unknown one."""
     named = [k.strip() for k in settings.kind.split(",") if k.strip()]
     if unknown := [k for k in named if k not in KINDS]:
         raise UsageError(
             f"There is no kind of score {unknown[0]!r}.", f"Kinds: {', '.join(KINDS)}."
         )
-    suited = FREE if labels.map(rules.is_rule).all() else ASKED
-    return named or [k for k in suited if k != "effect" or clamps_known]
+    return [KINDS[name] for name in named]
+
+
+def default_kinds(are_rules: bool, clamps_known: bool) -> list[Kind]:
+    """Return the kinds that suit the labels; effect only where the effects of clamps are known."""
+    names = WITHOUT_LLM if are_rules else WITH_LLM
+    return [KINDS[name] for name in names if name != "effect" or clamps_known]
 
 
 def score_kind(context: Context, kind: Kind, redo: bool) -> Manifest | None:
-    """The committed unit of one kind; None where nothing was sent (an estimate, a batch file)."""
-    run, name = context.run, context.set
-    unit, labels_unit = f"score/{name}/{kind.name}", f"label/{name}"
-    decides, inputs = (
-        {s: getattr(context.settings, s) for s in kind.decides},
-        [*kind.inputs, labels_unit],
+    """Make the unit of one kind; None where nothing was sent (an estimate, a batch file)."""
+    run, name = context.run, context.label_set
+    unit = GrowingUnit(
+        unit_of(name, kind.name),
+        kind.version,
+        kind.decides(context.settings),
+        (*kind.inputs, label_unit_of(name)),
+        (SCORES, FAILURES, MISSES),
     )
-    asked_for = choose_features(context, kind)
-    old = keep_rows(
-        run.path / unit / "scores.parquet",
-        run.is_current(unit, kind.version, decides, inputs),
-        asked_for if redo else (),
-    )
-    missing = sorted(set(asked_for) - set(old["feature"]))
-    failed = keep_rows(run.path / unit / "failures.parquet", len(old) > 0, missing)
-    work = run.begin(
-        unit, kind.version, decides, inputs, redo, extend=bool(missing) and len(old) > 0
-    )
-    if work is None:
-        return run.manifest(unit)
-    try:
-        scored = kind.score(context, missing)
-    except DryRun:
-        shutil.rmtree(work.folder)
-        return None
-    return commit(
-        context,
-        kind,
-        work,
-        old,
-        replace(
-            scored, failures=[Failure(**f) for f in failed.to_dict("records")] + scored.failures
-        ),
-    )
+    held = find_scores(run, name, kind.name)
+
+    def make(growth: Growth) -> dict[str, Any]:
+        return write(context, kind, kind.score(context, growth.missing), growth)
+
+    wanted = choose_features(context, kind)
+    has_rows = held is not None and len(held) > 0  # a kind may have no row for any label of a set
+    return grow(run, unit, wanted, make, redo, extend=has_rows)
 
 
 def choose_features(context: Context, kind: Kind) -> list[int]:
-    """The features to score: those asked for, else all, else (kinds that cost much, where an LLM is asked) a sample drawn evenly over densities."""
+    """Return the features to score: those of --features, else all, or a sample.
+
+    A kind that is `sampled` scores a sample drawn evenly over densities where an LLM is asked.
+    """
     settings = context.settings
     features = parse_features(settings.features, context.labels.index)
-    costly = kind.sampled and (
-        kind.live or any(context.parsed[context.labels[f]] is None for f in features)
-    )
+    costly = kind.sampled and (kind.live or any(context.is_free(f) for f in features))
     if settings.features or not costly or not 0 < settings.simulate < len(features):
         return features
     by_density = np.array(features)[np.argsort(context.postings.n_firings[features], kind="stable")]
@@ -197,50 +213,41 @@ def choose_features(context: Context, kind: Kind) -> list[int]:
     return sorted(int(rng.choice(stratum)) for stratum in strata)
 
 
-def kept_misses(run: Run, unit: str, old: pd.DataFrame) -> pd.DataFrame:
-    """The misses of the scores that stay."""
-    path = run.path / unit / "misses.parquet"
-    if not (len(old) and path.exists()):
-        return table_of([])
-    found = pd.read_parquet(path)
-    return found[found["feature"].isin(old["feature"])]
+# ---------------------------------------------------------------- write
 
 
-def commit(context: Context, kind: Kind, work: Work, old: pd.DataFrame, scored: Scored) -> Manifest:
-    """Write scores and failures; the summary is over all rows that the unit then holds."""
-    run, new = context.run, scored.table()
-    table = (pd.concat([old, new], ignore_index=True) if len(old) else new).sort_values(
-        ["feature", "kind"], kind="stable"
-    )
-    write_table(work.folder / "scores.parquet", table)
-    if len(
-        wrong := pd.concat(
-            [kept_misses(run, work.unit, old), table_of(scored.misses)], ignore_index=True
-        )
-    ):
-        write_table(work.folder / "misses.parquet", wrong)
-    write_table(
-        work.folder / "failures.parquet",
-        pd.DataFrame([vars(f) for f in scored.failures], columns=list(Failure.__annotations__)),
-    )
-    main = table[table["kind"] == kind.name]
-    sampled = kind.sampled and len(main) < len(context.labels)
-    asked_for = (
-        len(main)
-        if sampled
-        else len(context.labels)
-        + len(pd.read_parquet(run.folder(f"label/{context.set}") / "failures.parquet"))
-    )
-    figures = summary(main, scored.failures, asked_for, context.seed, kind.chance, context.kinds)
-    if (table["kind"] != kind.name).any():
-        figures |= hard_summary(table, asked_for, context.seed, context.kinds)
-    others = {
-        k: pd.read_parquet(run.folder(f"score/{context.set}/{k}") / "scores.parquet")
-        for k in KINDS
-        if run.find(f"score/{context.set}/{k}")
-    }
-    by_kind = {name: part for t in [*others.values(), table] for name, part in t.groupby("kind")}
-    figures["rank_correlation"] = rank_correlations(by_kind, kind.name)
-    return work.commit(
-        figures | scored.summary | (context.asker.summary() if context.asker else {})
-    )
+def write(context: Context, kind: Kind, scored: Scored, growth: Growth) -> dict[str, Any]:
+    """Write a unit's files, kept rows included; returns its summary, which is over all rows."""
+    table = append_rows(growth.kept[SCORES], scored.table())
+    table = table.sort_values(["feature", "kind"], kind="stable", ignore_index=True)
+    kept = [Failure(*row) for row in growth.kept[FAILURES].itertuples(index=False, name=None)]
+    failures = kept + scored.failures
+    kept_misses = growth.kept[MISSES] if len(growth.kept[MISSES]) else miss_table([])
+    misses = pd.concat([kept_misses, miss_table(scored.misses)], ignore_index=True)
+    write_scores(growth.folder, table, failures, misses)
+    asked = context.asker.summary() if context.asker else {}
+    return key_figures(context, kind, table, failures) | scored.summary | asked
+
+
+def key_figures(
+    context: Context, kind: Kind, table: pd.DataFrame, failures: list[Failure]
+) -> dict[str, Any]:
+    """Return the key figures of a unit from its whole table."""
+    own = table[table["kind"] == kind.name]
+    alive = len(context.labels) + len(read_label_failures(context.run, context.label_set))
+    if kind.sampled and len(own) < len(context.labels):
+        alive = len(own)
+    figures = summarise(own, failures, alive, context.seed, kind.chance, context.kinds)
+    if len(own) < len(table):
+        figures |= hard_summary(table, alive, context.seed, context.kinds)
+    figures["rank_correlation"] = correlate_kinds(context, kind, table)
+    return figures
+
+
+def correlate_kinds(context: Context, kind: Kind, table: pd.DataFrame) -> dict[str, Any]:
+    """Return the rank correlations of `kind` with all kinds that the set was scored by."""
+    others = [find_scores(context.run, context.label_set, name) for name in KINDS]
+    tables: dict[str, pd.DataFrame] = {}
+    for part in [*(other for other in others if other is not None), table]:
+        tables |= {str(name): rows for name, rows in part.groupby("kind")}
+    return rank_correlations(tables, kind.name)

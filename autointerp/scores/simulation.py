@@ -1,11 +1,14 @@
-"""Kind `simulation`: a label's text predicts the feature's activations, token by token, on held-out text.
+"""Score `simulation`: Pearson's r between a feature's activations and the predictions of its label.
 
-One seeded sample of windows of the test split for each feature, the same for every labeller: 10 top, 6 from each of five quantile
-strata and 30 random ones, as many as exist. The score is Pearson's r over all their tokens, sign kept (Bills et al. 2023). Its null
-is the label of another feature of like density on the same tokens. Rule labels, and any text written in their language, are
-simulated by the rule; other labels by an LLM, which sees each window's tokens and the label, nothing else.
+Each feature has one sample of windows of the test split, which depends on the seed and the feature
+alone, so that every label set is scored on the same tokens: windows around the largest activations,
+from each of five quantile strata of activations, and anywhere (`context.EFFORTS`). The value is
+Pearson's r over all tokens of the sample, sign kept (Bills et al. 2023). The null is the value of
+another feature's label on the same tokens. Labels in the language of rules predict by themselves;
+from other labels an LLM predicts, which sees the label and the tokens of each window, nothing else.
 
-A feature that fires in fewer than 5 test documents is `too_rare`; a label that predicts the same everywhere has no correlation.
+A feature that fires in fewer than RARE_DOCUMENTS documents of its sample is `too_rare`. A label
+that predicts the same on every token has no correlation and is `constant`.
 """
 
 from __future__ import annotations
@@ -13,189 +16,172 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from autointerp.evidence import RARE_DOCUMENTS
 from autointerp.rules import language as rules
 from autointerp.scores.context import Context, Scored
-from autointerp.scores.mistakes import of_sample
+from autointerp.scores.mistakes import find_sample_misses
 from autointerp.scores.simulator import simulate
+from autointerp.scores.unit import Miss
 from autointerp.statistics import MIN_DOCUMENTS, correlation, document_sums, interval
 from core.firings.postings import lookup
-from core.parallel import in_workers
+from core.parallel import map_in_workers
 from core.progress import progress
-from core.records import Failure, Score
+from core.records import Failure, Score, Undefined
 
 KIND = "simulation"
 CHUNK = 16  # features handed to a worker at a time
 
-Predict = Callable[
-    [str, int], np.ndarray | str
-]  # (label text, feature whose sample it is) -> predictions, or the kind of failure
+# (label text, feature whose sample it is) -> predictions (n,), or the kind of failure
+Predict = Callable[[str, int], np.ndarray | str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The tokens on which one feature's labels are scored: ordinals ascending, activations and document of each."""
+    """The tokens (n,) on which one feature's labels are scored."""
 
     feature: int
-    ordinals: np.ndarray
-    activations: np.ndarray
-    documents: np.ndarray
-    n_documents: int  # in which the feature fires, within the sample
-    n_copied: int
+    ordinals: np.ndarray  # (n,) ascending
+    activations: np.ndarray  # (n,) SAE units
+    documents: np.ndarray  # (n,)
+    n_documents: int  # documents of the sample in which the feature fires
+    n_copied: int  # firings left out because their text also stands in a train document
 
     @property
     def rare(self) -> bool:
         return self.n_documents < RARE_DOCUMENTS
 
+    def undefined(self, label_set: str, undefined: Undefined) -> Score:
+        """Return a score without a value."""
+        n_tokens, n_documents = len(self.ordinals), self.n_documents
+        nothing = (None, None, None)
+        return Score(
+            self.feature, label_set, KIND, None, undefined, *nothing, n_tokens, n_documents
+        )
+
 
 def score_simulation(context: Context, features: list[int]) -> Scored:
+    """Score the labels of `features`; one row a feature."""
     samples = list(draw_samples(context, features))
-    predict, told = make_predictor(context, samples)
+    predict, info = make_predictor(context, samples)
     scores, failures = score_samples(samples, context, predict)
-    said = {
-        s.feature: predict(context.labels[s.feature], s.feature)
-        for s in samples
-        if not s.rare and context.parsed[context.labels[s.feature]] is None
-    }
-    wrong = [
-        row
-        for s in samples
-        if isinstance(said.get(s.feature), np.ndarray)
-        for row in of_sample(s.feature, s.ordinals, s.activations, said[s.feature])
-    ]
-    return Scored(
-        scores,
-        failures,
-        summary={"copied_firings_left_out": sum(s.n_copied for s in samples)} | told,
-        misses=wrong,
-    )
+    misses: list[Miss] = []
+    for s in samples:
+        if not s.rare and context.is_free(s.feature):
+            predicted = predict(context.labels[s.feature], s.feature)
+            if isinstance(predicted, np.ndarray):
+                misses += find_sample_misses(s.feature, s.ordinals, s.activations, predicted)
+    summary = {"copied_firings_left_out": sum(s.n_copied for s in samples)} | info
+    return Scored(scores, failures, summary=summary, misses=misses)
 
 
 def draw_samples(context: Context, features: list[int]) -> Iterator[Sample]:
-    """One sample a feature, seeded by the feature alone, so that every labeller is scored on the same tokens."""
-    yield from progress(
-        in_workers(partial(draw_sample, context.prepared()), features, chunk=CHUNK),
-        "sample",
-        total=len(features),
-        unit="feat",
-    )
+    """Draw the sample of each feature, in worker processes."""
+    drawn = map_in_workers(partial(draw_sample, context.prepare()), features, chunk=CHUNK)
+    yield from progress(drawn, "sample", total=len(features), unit="feat")
 
 
 def draw_sample(context: Context, feature: int) -> Sample:
-    examples, settings = context.examples, context.settings
-    counts = {"top": settings.top, "strata": settings.strata, "random": settings.random}
+    """Draw the sample of one feature; copies of train text are left out and counted."""
+    examples, effort = context.examples, context.effort
+    counts = {"top": effort.top, "strata": effort.strata, "random": effort.random}
     firings = context.postings.firings(feature)
     drawn = examples.draw(firings, "test", counts, np.random.default_rng([context.seed, feature]))
-    ordinals = examples.covered(drawn.ordinals)
+    ordinals = examples.cover(drawn.ordinals)
     ordinals = ordinals[~examples.copied[ordinals]]
     activations, documents = lookup(*firings, ordinals), context.tokens.document_of(ordinals)
-    return Sample(
-        feature,
-        ordinals,
-        activations,
-        documents,
-        len(np.unique(documents[activations > 0])),
-        drawn.n_copied,
-    )
+    n_documents = len(np.unique(documents[activations > 0]))
+    return Sample(feature, ordinals, activations, documents, n_documents, drawn.n_copied)
 
 
-def make_predictor(context: Context, samples: list[Sample]) -> tuple[Predict, dict]:
-    """(what predicts, what the manifest should say of it). Rules predict by themselves; other texts go to the LLM, all in one batch."""
-    corpus, ordinals = context.corpus, {s.feature: s.ordinals for s in samples}
+def make_predictor(context: Context, samples: list[Sample]) -> tuple[Predict, dict[str, Any]]:
+    """Return (function that predicts, entries for the manifest's summary).
+
+    Labels and nulls in free words go to the LLM here, all in one batch.
+    """
+    annotations, ordinals = context.annotations, {s.feature: s.ordinals for s in samples}
     free = [
-        (text, s)
+        (text, s.feature, s.ordinals)
         for s in samples
         if not s.rare
         for text in context.texts(s.feature)
-        if context.parsed[text] is None
+        if context.rule_of[text] is None
     ]
-    simulated, told = simulate(context.asker, context.tokens, free) if free else ({}, {})
-
-    def predict(text: str, feature: int):
-        rule = context.parsed[text]
-        return (
-            simulated[text, feature]
-            if rule is None
-            else rules.predict(rule, corpus, ordinals[feature])
+    simulated: dict[tuple[str, int], np.ndarray | str] = {}
+    info: dict[str, Any] = {}
+    if free:
+        assert context.asker is not None, "score opens a session where labels are in free words"
+        simulated, info = simulate(
+            context.asker, context.tokens, free, context.settings.simulate_by
         )
 
-    return predict, told
+    def predict(text: str, feature: int) -> np.ndarray | str:
+        rule = context.rule_of[text]
+        if rule is None:
+            return simulated[text, feature]
+        return rules.predict(rule, annotations, ordinals[feature])
+
+    return predict, info
 
 
 def score_samples(
     samples: list[Sample], context: Context, predict: Predict
 ) -> tuple[list[Score], list[Failure]]:
+    """Return (a score for each sample, a failure for each score without a value)."""
     scores, failures = [], []
     for sample in progress(samples, "score", unit="feat"):
-        if sample.rare:
-            reason = f"fires in {sample.n_documents} documents of the test sample; {RARE_DOCUMENTS} are needed"
-            scores.append(_undefined(sample, context.set, "too_rare: " + reason))
-            failures.append(Failure("score", sample.feature, "too_rare", reason))
-            continue
-        predicted = predict(context.labels[sample.feature], sample.feature)
-        if isinstance(predicted, str):
-            scores.append(_undefined(sample, context.set, predicted))
-            failures.append(
-                Failure("score", sample.feature, predicted, "no simulation could be read")
-            )
-            continue
-        other = context.others[sample.feature]
-        scored = score_one(
-            sample, predicted, predict(other, sample.feature) if other else None, context.set
-        )
-        if scored.value is None:
-            failures.append(
-                Failure("score", sample.feature, scored.undefined.split(":")[0], scored.undefined)
-            )
-        scores.append(scored)
+        score, why = _score_sample(sample, context, predict)
+        scores.append(score)
+        if score.undefined:
+            failures.append(Failure("score", sample.feature, score.undefined.kind, why))
     return scores, failures
 
 
+def _score_sample(sample: Sample, context: Context, predict: Predict) -> tuple[Score, str]:
+    """Return (score, why it has no value)."""
+    name, feature = context.label_set, sample.feature
+    if sample.rare:
+        n = sample.n_documents
+        why = f"fires in {n} documents of the test sample; {RARE_DOCUMENTS} are needed"
+        return sample.undefined(name, Undefined("too_rare", why)), why
+    predicted = predict(context.labels[feature], feature)
+    if isinstance(predicted, str):
+        return sample.undefined(name, Undefined(predicted)), "no simulation could be read"
+    other = context.others[feature]
+    score = score_one(sample, predicted, predict(other, feature) if other else None, name)
+    return score, str(score.undefined or "")
+
+
 def score_one(
-    sample: Sample, predicted: np.ndarray, by_other: np.ndarray | str | None, name: str
+    sample: Sample, predicted: np.ndarray, by_null: np.ndarray | str | None, label_set: str
 ) -> Score:
-    """The score of predictions (n,) on a sample; NaN predictions are tokens whose simulation failed, and are left out."""
+    """Return the score of predictions (n,) on a sample.
+
+    `by_null` are the predictions of the null label, or why there are none. A NaN prediction stands
+    for a token whose simulation failed; it is left out.
+    """
     known = ~np.isnan(predicted)
-    sums = document_sums(predicted[known], sample.activations[known], sample.documents[known])
+    sums = _sums(sample, predicted)
     value = float(correlation(sums.sum(0)))
-    null = None
-    if isinstance(by_other, np.ndarray):
-        known_null = ~np.isnan(by_other)
-        found = float(
-            correlation(
-                document_sums(
-                    by_other[known_null],
-                    sample.activations[known_null],
-                    sample.documents[known_null],
-                ).sum(0)
-            )
-        )
-        null = 0.0 if np.isnan(found) else found  # a constant prediction explains nothing
     if np.isnan(value):
-        what = "label" if np.ptp(predicted[known]) == 0 else "activation"
-        return _undefined(
-            sample, name, f"constant: the {what} is the same on every token of the sample"
-        )
+        side = "label" if np.ptp(predicted[known]) == 0 else "activation"
+        why = f"the {side} is the same on every token of the sample"
+        return sample.undefined(label_set, Undefined("constant", why))
+    null = None
+    if isinstance(by_null, np.ndarray):  # a constant prediction explains nothing: NaN becomes 0
+        null = float(np.nan_to_num(correlation(_sums(sample, by_null).sum(0))))
     span = interval(sums) if sample.n_documents >= MIN_DOCUMENTS else None
     low, high = span or (None, None)
+    n_tokens, n_documents = int(known.sum()), sample.n_documents
     return Score(
-        sample.feature, name, KIND, value, "", low, high, null, int(known.sum()), sample.n_documents
+        sample.feature, label_set, KIND, value, None, low, high, null, n_tokens, n_documents
     )
 
 
-def _undefined(sample: Sample, name: str, reason: str) -> Score:
-    return Score(
-        sample.feature,
-        name,
-        KIND,
-        None,
-        reason,
-        None,
-        None,
-        None,
-        len(sample.ordinals),
-        sample.n_documents,
-    )
+def _sums(sample: Sample, predicted: np.ndarray) -> np.ndarray:
+    """Return the sums per document (d, 6) of `statistics`, over tokens with a prediction."""
+    known = ~np.isnan(predicted)
+    return document_sums(predicted[known], sample.activations[known], sample.documents[known])

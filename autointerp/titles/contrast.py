@@ -1,309 +1,353 @@
-"""Names of groups without an LLM: what the labels of a group's members say that other labels do not.
+"""Titles without an LLM: what the labels of a cluster's members say that other labels do not.
 
-A label is read as *marks*: `"if" after "("; digits (weak)` has the marks here "if", kind keywords, after "(" and kind digits. A group's
-title is made of marks that its members have and other features have not, ranked by the z-score of the log-odds with an informative prior
-(Monroe, Colaresi and Quinn 2008, equations 15 to 22): at most one kind, some terms, and one more mark that says where. A group is also held
-against its siblings: the others of the group that it lies in, or of its layer; and its title is not that of a group inside it. Where no mark of the labels stands out, promoted tokens are tried; where none of those does either, the group is
-`mixed (number)`. Titles that are nearly equal are told apart by their next marks, and at last by the number of the group.
+A label is read as *marks*: `"if" after "("; digits (weak)` has the marks here "if", kind keywords,
+after "(" and kind digits. A title is made of marks that the members of a cluster have and other
+features lack, ranked by the z-score of the log-odds with an informative prior (Monroe, Colaresi
+and Quinn 2008, equations 15 to 22): at most one kind, some terms, and one mark that says where. A
+cluster is also compared with its siblings, the others in its parent or else in its level. Its
+title differs from those of the clusters inside it. Where no mark of the labels stands out,
+promoted tokens are tried; where none of those does either, the title is `mixed (number)`. Nearly
+equal titles are told apart by their next marks, and at last by the number of the cluster.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from autointerp.rules import language as rules
 from autointerp.rules.lexemes import SHAPES
-from autointerp.rules.terms import FIELD
-from autointerp.settings import TitleSettings
+from autointerp.rules.terms import LITERAL, Reader, Terms, quote
+from core.errors import UsageError
 
-Z = 2.5  # of some hundred marks that a group's members have, one in 160 passes by chance
+Z = 2.5  # of some hundred marks of a cluster's members, 1 in 160 passes by chance
 PRIOR = 10.0  # pseudo-members with the shares of all features
+WORDS = 3  # marks in a title, at most
+PROMOTED = 5  # promoted tokens of each feature that count as evidence beside its label
+MIN_SHARE = 0.2  # share of the members, at least, that have a mark of the title
 LONGEST = 44  # characters
-SHOWN = 10  # marks kept as evidence
 MIXED = "mixed"
 
-# Slot -> how its terms stand in a title. In this order.
+# Slot -> how its terms stand in a title, in this order.
 SLOTS = {
-    "kind": "{}", "here": "{}", "after": "after {}", "within": "soon after {}", "before": "before {}", "line": "in {} lines", "call": "in brackets after {}",
-    "text": "in texts with {}", "context": "{}", "promotes": "promotes {}",
-}  # fmt: skip
-LEADS = {
-    "after": "after",
-    "then": "after",
-    "before": "before",
-    "in a line starting with": "line",
-    "in brackets opened after": "call",
-    "in a text with": "text",
+    "kind": "{}",
+    "here": "{}",
+    "after": "after {}",
+    "within": "soon after {}",
+    "before": "before {}",
+    "line": "in {} lines",
+    "call": "in brackets after {}",
+    "text": "in texts with {}",
+    "context": "{}",
+    "promotes": "promotes {}",
 }
-CONTEXT = re.compile(
-    r"(not )?(in a (?:string|docstring|comment|repeated pair)|in brackets(?! opened)|at the start of a line|early in the (?:text|document)|"
-    r"repeated|after a space|continuing a word)"
-)
-LEAD = re.compile(
-    r"\b(within \d+ after|in a line starting with|in brackets opened after|in a text with|after|then|before)\b"
-)
-LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'")
+SEPARATOR = re.compile(r"[;,/]|\bor\b")  # between the phrases of a label in free words
+HIDDEN = "\0"  # stands for a literal while the text around it is split
 
-ORDER = lambda m: (m[0][0] == "promotes", -m[2], m[0])  # label marks first, by z
 Mark = tuple[str, str]  # (slot, term): ("after", '"("'), ("context", "in a docstring")
+RankedMark = tuple[Mark, int, float]  # (mark, members that have it, z)
 
 
 @dataclass(frozen=True)
 class Title:
+    """A title and the marks that it is made of; none when mixed."""
+
     text: str
-    marks: tuple[Mark, ...]  # what it is made of; none when mixed
+    marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a group's title can be made of."""
+    """What a cluster's title can be made of."""
 
-    ranked: list[tuple[Mark, int, float]]  # (mark, members that have it, z), most telling first
+    ranked: list[RankedMark]  # most telling first
     size: int
 
 
-def marks_of(
-    live: pd.DataFrame, labels: pd.DataFrame, effects: pd.DataFrame, settings: TitleSettings
+def mark_features(
+    alive: pd.DataFrame, labels: pd.DataFrame, effects: pd.DataFrame
 ) -> dict[int, set[Mark]]:
-    """The marks of each live feature: of its label, and its promoted tokens."""
-    said = dict(zip(labels["feature"], map(read_marks, labels["text"]), strict=True))
-    top = zip(effects["feature"], effects["promoted"], strict=True)
-    pushed = {
-        f: {("promotes", quoted(token)) for token in tokens[: settings.promoted] if token.strip()}
-        for f, tokens in top
+    """The marks of each feature in `alive`: those of its label, and its promoted tokens."""
+    of_label = dict(zip(labels["feature"], map(read_marks, labels["text"]), strict=True))
+    promoted = {
+        feature: {("promotes", quote_token(t)) for t in tokens[:PROMOTED] if t.strip()}
+        for feature, tokens in zip(effects["feature"], effects["promoted"], strict=True)
     }
-    return {f: said.get(f, set()) | pushed.get(f, set()) for f in live["feature"]}
+    return {f: of_label.get(f, set()) | promoted.get(f, set()) for f in alive["feature"]}
 
 
-def evidence(
+def gather_evidence(
     members: dict[int, list[int]], parents: dict[int, list[int]], marks: dict[int, set[Mark]]
 ) -> dict[int, Evidence]:
-    """For each group, its marks ranked against all features and against its siblings: the other members of the group that it lies in, whose features
-    `parents` gives, or, where that holds few others, of all groups of the layer.
+    """Rank the marks of each cluster of a level.
 
-    The smaller of the two z counts, so that a title says what siblings do not; where nothing stands out from the siblings, z against all.
+    `members` are the features of each cluster, `parents` those of the cluster around it. A cluster
+    is compared with all features and with its siblings: the others in its parent or, where that
+    holds few others, in its level. The smaller z counts, so that a title says what siblings do not;
+    where nothing stands out from the siblings, z against all features counts.
     """
-    everyone, layer = (
-        Counter(m for found in marks.values() for m in found),
-        [f for part in members.values() for f in part],
-    )
-    of_layer = Counter(m for f in layer for m in marks[f])
+    of_all = count_marks(marks, list(marks))
+    level = [f for part in members.values() for f in part]
+    of_level = count_marks(marks, level)
     out = {}
-    for group, part in members.items():
-        inside = Counter(m for f in part for m in marks[f])
-        ranked = rank(inside, len(part), everyone, len(marks))
-        above = parents.get(group, [])
-        close = len(above) - len(part) >= len(part) / 2
-        around, n_around = (
-            (Counter(m for f in above for m in marks[f]), len(above))
-            if close
-            else (of_layer, len(layer))
-        )
+    for cluster, part in members.items():
+        inside = count_marks(marks, part)
+        ranked = rank(inside, len(part), of_all, len(marks))
+        around, n_around = of_level, len(level)
+        parent = parents.get(cluster, [])
+        if len(parent) - len(part) >= len(part) / 2:
+            around, n_around = count_marks(marks, parent), len(parent)
         if n_around - len(part) >= len(part) / 2:
             near = {mark: z for mark, _, z in rank(inside, len(part), around, n_around)}
-            apart = [(mark, n, min(z, near[mark])) for mark, n, z in ranked]
-            if any(z >= Z for _, _, z in apart):
-                ranked = sorted(apart, key=ORDER)
-        out[group] = Evidence(ranked, len(part))
+            smaller = [(mark, n, min(z, near[mark])) for mark, n, z in ranked]
+            if any(z >= Z for _, _, z in smaller):
+                ranked = sorted(smaller, key=sort_key)
+        out[cluster] = Evidence(ranked, len(part))
     return out
 
 
-def group_titles(
-    found: dict[int, Evidence], settings: TitleSettings, inside: dict[int, list[str]] | None = None
+def count_marks(marks: dict[int, set[Mark]], features: list[int]) -> Counter[Mark]:
+    """How many of the features have each mark."""
+    return Counter(mark for feature in features for mark in marks[feature])
+
+
+def make_titles(
+    evidence: dict[int, Evidence], inside: dict[int, list[str]] | None = None
 ) -> dict[int, Title]:
-    """A title for each group; no two are equal or nearly so, and none is one of those that `inside` gives for the groups inside it."""
-    return distinct(
-        {g: candidates(e.ranked, e.size, settings) for g, e in found.items()},
-        settings.words,
-        inside or {},
-    )
+    """A title for each cluster of a level.
+
+    No two are equal or nearly so, and none is one of the titles in `inside`, which gives those of
+    the clusters inside each cluster.
+    """
+    candidates = {c: choose_candidates(e.ranked, e.size) for c, e in evidence.items()}
+    return tell_apart(candidates, inside or {})
 
 
 # ------------------------------------------------------------ labels to marks
 
 
 def read_marks(label: str) -> set[Mark]:
-    """The marks of a rule label; of other text, its quoted terms and comma-separated phrases. Negated contexts are left out."""
-    literals: list[str] = []
+    """The marks of a label.
 
-    def hide(found: re.Match) -> str:
-        literals.append(found[0])
-        return f"\0{len(literals) - 1}\0"
+    A rule is read by the parser of the label language; contexts that must not hold are no marks. Of
+    other text, the phrases between separators are marks.
+    """
+    rule = rules.read_rule(label)
+    if rule is None:
+        return {mark for phrase in split_phrases(label) for mark in mark_here(phrase)}
+    return {mark for predicate in rule.predicates for mark in mark_predicate(predicate)}
 
-    masked = LITERAL.sub(hide, label.removeprefix("unclear").removeprefix(":"))
-    marks: set[Mark] = set()
-    for predicate in masked.split(";"):
-        predicate = predicate.replace("(weak)", "")
-        marks |= {
-            ("context", phrase) for negated, phrase in CONTEXT.findall(predicate) if not negated
-        }
-        here, *rest = LEAD.split(CONTEXT.sub(" ", predicate))
-        for lead, terms in [("", here), *zip(rest[::2], rest[1::2], strict=True)]:
-            slot = "within" if lead.startswith("within") else LEADS.get(lead, "here")
-            for term in read_terms(terms, literals):
-                kinds = kinds_of(term) if slot == "here" else []
-                marks |= {("kind", kind) for kind in kinds} | (
-                    {(slot, term)} if term[0] in "\"'" or not kinds else set()
-                )
-    return marks
+
+def mark_predicate(predicate: rules.Predicate) -> set[Mark]:
+    """The marks of one predicate of a rule."""
+    marks = {mark for phrase in list_terms(predicate.here) for mark in mark_here(phrase)}
+    related: list[tuple[str, Terms]] = [("after", terms) for terms in predicate.after]
+    if predicate.within:
+        related.append(("within", predicate.within[1]))
+    for slot in ("before", "line", "call", "text"):
+        terms = getattr(predicate, slot)
+        if terms is not None:
+            related.append((slot, terms))
+    marks |= {(slot, phrase) for slot, terms in related for phrase in list_terms(terms)}
+    return marks | {("context", phrase) for phrase, holds in predicate.contexts if holds}
+
+
+def list_terms(terms: Terms) -> list[str]:
+    """Each alternative as a label prints it; of similar words, the words that name them."""
+    affixes = [f"{phrase} {quote(part)}" for phrase, part in terms.affixes]
+    words = [*terms.literals, *(word for similar in terms.similar for word in similar)]
+    return [*map(quote, words), *terms.shapes, *affixes]
+
+
+def mark_here(phrase: str) -> set[Mark]:
+    """The marks of a term for the token itself: its kinds, and the term unless it is a kind."""
+    marks = {("kind", kind) for kind in kinds_of(phrase)}
+    return marks if phrase in SHAPES else marks | {("here", phrase)}
+
+
+def split_phrases(text: str) -> Iterator[str]:
+    """The phrases of free text between separators outside its quoted words."""
+    text = text.replace(HIDDEN, "").removeprefix(rules.UNCLEAR).removeprefix(":")
+    literals = iter(LITERAL.findall(text))
+    for part in SEPARATOR.split(LITERAL.sub(HIDDEN, text)):
+        pieces = part.strip().split(HIDDEN)
+        phrase = pieces[0] + "".join(next(literals) + piece for piece in pieces[1:])
+        if phrase:
+            yield phrase
 
 
 def kinds_of(term: str) -> list[str]:
-    """The shapes, in the plural, of a quoted term, or the one that an unquoted term names; none for other words."""
-    if term[0] in "\"'":
-        lexeme = ast.literal_eval(term)
-        return [
-            plural(shape) for shape, has in SHAPES.items() if has(lexeme) and shape != "a word"
-        ]  # says less than what else holds
-    return [plural(term)] if term in SHAPES else []
+    """The shapes, in the plural, of a quoted term, or of the term that names one.
+
+    `a word` is left out, since it says less than the others.
+    """
+    lexeme = unquote(term)
+    if lexeme is None:
+        return [pluralise(term)] if term in SHAPES else []
+    return [pluralise(s) for s, has in SHAPES.items() if has(lexeme) and s != "a word"]
 
 
-def plural(shape: str) -> str:
+def unquote(term: str) -> str | None:
+    """The text of a term that is one literal; None for any other."""
+    if LITERAL.fullmatch(term) is None:
+        return None
+    try:
+        return Reader(term).take_literal()
+    except UsageError:  # quotation marks around what is no JSON string
+        return term[1:-1]
+
+
+def pluralise(shape: str) -> str:
     """`an operator` -> `operators`; `digits` stays."""
     article, _, rest = shape.partition(" ")
     return rest + "s" if article in ("a", "an") else shape
 
 
-def read_terms(text: str, literals: list[str]) -> list[str]:
-    """Terms in `text`, where a literal stands as its number between NULs; of a field (`words like "items"/"keys"`) the words that name it."""
-    words = (part.strip().removeprefix(f"{FIELD} ") for part in re.split(r",|/|\bor\b", text))
-    return [
-        re.sub(r"\0(\d+)\0", lambda m: literals[int(m[1])], w)
-        for w in words
-        if w and w != "anything"
-    ]
-
-
-def quoted(token: str) -> str:
+def quote_token(token: str) -> str:
     return json.dumps(token.strip(), ensure_ascii=False)
 
 
 # ------------------------------------------------------------ marks to titles
 
 
-def rank(
-    inside: Counter, n_inside: int, everyone: Counter, n_everyone: int
-) -> list[tuple[Mark, int, float]]:
-    """(mark, members that have it, z) of a group, most telling first: label marks, then promoted tokens.
+def sort_key(ranked: RankedMark) -> tuple[bool, float, Mark]:
+    """Marks of labels come before promoted tokens; within each, the largest z first."""
+    mark, _, z = ranked
+    return mark[0] == "promotes", -z, mark
 
-    z compares the log-odds that a member has the mark with those of all features outside the group, both with PRIOR pseudo-members
-    that have it as often as all features do. All four cells count in its variance: a mark can be common, where Monroe's words are rare.
+
+def rank(
+    inside: Counter[Mark], n_inside: int, everyone: Counter[Mark], n_everyone: int
+) -> list[RankedMark]:
+    """The marks of a cluster, most telling first.
+
+    z compares the log-odds that a member has the mark with those of all features outside the
+    cluster, both with PRIOR pseudo-members that have it as often as all features do. All four cells
+    count in its variance, because a mark can be common, where Monroe's words are rare.
     """
-    found = []
+    ranked = []
     for mark, n in inside.items():
-        prior = (
-            PRIOR * (everyone[mark] + 0.5) / (n_everyone + 1)
-        )  # never 0 nor all of it, or a cell would be empty
+        # Never 0 nor 1 times PRIOR, so that no cell is empty.
+        prior = PRIOR * (everyone[mark] + 0.5) / (n_everyone + 1)
         a, b = n + prior, everyone[mark] - n + prior
         a_not, b_not = n_inside + PRIOR - a, n_everyone - n_inside + PRIOR - b
         z = (np.log(a / a_not) - np.log(b / b_not)) / np.sqrt(1 / a + 1 / a_not + 1 / b + 1 / b_not)
-        found.append((mark, n, float(z)))
-    return sorted(found, key=ORDER)
+        ranked.append((mark, n, float(z)))
+    return sorted(ranked, key=sort_key)
 
 
-def candidates(
-    ranked: list[tuple[Mark, int, float]], size: int, settings: TitleSettings
-) -> list[Mark]:
-    """Marks that may stand in a title: they stand out by Z, and two members have a term, or `min_share` of them any other mark.
+def choose_candidates(ranked: list[RankedMark], size: int) -> list[Mark]:
+    """Marks that may stand in the title of a cluster of `size` members.
 
-    A kind that half of the members have goes first where more have it than have the mark that leads: `operators: "-", "*"` says more
-    than `"-", "*", "/"`. Terms of white space are left out: nobody can read them. Nothing is left where the title reaches too few members.
+    They stand out by Z, and two members have a term, or MIN_SHARE of them any other mark. A kind
+    that half of the members have leads where more have it than the first mark: `operators: "-"`
+    says more than `"-", "*", "/"`. Terms of white space are left out, since nobody can read them.
+    Empty where the title would reach too few members.
     """
-    least = max(2, settings.min_share * size)
-    may = [
+    least = max(2, MIN_SHARE * size)
+    candidates = [
         mark
         for mark, n, z in ranked
-        if z >= Z and n >= (2 if mark[0] == "here" else least) and not blank(mark[1])
+        if z >= Z and n >= (2 if mark[0] == "here" else least) and not is_blank(mark[1])
     ]
     counts = {mark: n for mark, n, _ in ranked}
     leading = [
         mark
-        for mark in may
-        if mark[0] == "kind" and counts[mark] >= size / 2 and counts[mark] > counts[may[0]]
+        for mark in candidates
+        if mark[0] == "kind" and counts[mark] >= size / 2 and counts[mark] > counts[candidates[0]]
     ][:1]
-    may = leading + [mark for mark in may if mark not in leading]
-    return (
-        may
-        if sum(counts[mark] for mark in choose(may, settings.words, 0)) >= settings.min_share * size
-        else []
-    )
+    candidates = leading + [mark for mark in candidates if mark not in leading]
+    reached = sum(counts[mark] for mark in choose(candidates, 0))
+    return candidates if reached >= MIN_SHARE * size else []
 
 
-def blank(term: str) -> bool:
-    return term[0] in "\"'" and not ast.literal_eval(term).strip()
+def is_blank(term: str) -> bool:
+    lexeme = unquote(term)
+    return lexeme is not None and not lexeme.strip()
 
 
-def choose(marks: list[Mark], words: int, skip: int) -> list[Mark]:
-    """Up to `words` of the ranked marks that fit together, after the first only from `skip` on."""
+def choose(marks: list[Mark], skip: int, most: int = WORDS) -> list[Mark]:
+    """Up to `most` ranked marks that fit together, without `skip` marks after the first."""
     chosen: list[Mark] = []
     for mark in marks[:1] + marks[1 + skip :]:
-        if len(chosen) < words and fits(mark, chosen):
+        if len(chosen) < most and fits(mark, chosen):
             chosen.append(mark)
     return chosen
 
 
 def fits(mark: Mark, chosen: list[Mark]) -> bool:
-    """One kind, which terms may follow that are of it but which follows none; one place; promoted tokens only by themselves; not too long."""
+    """Whether a mark can join those chosen for a title.
+
+    A title has one kind, which terms of that kind may follow but which follows no term; one place;
+    promoted tokens only by themselves; and at most LONGEST characters.
+    """
     if not chosen:
         return True
-    roles = {role(m) for m in chosen}
-    if (role(mark) == "promotes") != ("promotes" in roles) or len(
-        phrase([*chosen, mark])
-    ) > LONGEST:
+    role, roles = role_of(mark), {role_of(m) for m in chosen}
+    if (role == "promotes") != ("promotes" in roles):
         return False
-    if role(mark) == "here":
+    if len(render_marks([*chosen, mark])) > LONGEST:
+        return False
+    if role == "here":
         return all(term in kinds_of(mark[1]) for slot, term in chosen if slot == "kind")
-    return role(mark) == "promotes" or (
-        role(mark) not in roles and not (role(mark) == "kind" and "here" in roles)
-    )
+    return role == "promotes" or (role not in roles and not (role == "kind" and "here" in roles))
 
 
-def role(mark: Mark) -> str:
+def role_of(mark: Mark) -> str:
     return mark[0] if mark[0] in ("kind", "here", "promotes") else "place"
 
 
-def distinct(
-    marks: dict[int, list[Mark]], words: int, inside: dict[int, list[str]]
+def tell_apart(
+    marks: dict[int, list[Mark]], inside: dict[int, list[str]], most: int = WORDS
 ) -> dict[int, Title]:
-    """A title for each group, in order of group; one whose title is taken, or nearly so, by a group before it or by one inside it (`inside`) goes on
-    to its next marks."""
+    """A title of at most `most` marks for each cluster, in order of cluster.
+
+    Where a title is nearly that of a cluster before it or of one inside it (`inside`), the next
+    marks are tried, and at last the number of the cluster is added.
+    """
     taken: list[str] = []
     titles = {}
-    for group in sorted(marks):
-        options = [choose(marks[group], words, skip) for skip in range(max(1, len(marks[group])))]
-        used = taken + inside.get(group, [])
-        new = next((o for o in options if o and not any(alike(phrase(o), t) for t in used)), None)
-        chosen = options[0] if new is None else new
-        text = phrase(chosen) if new else f"{phrase(chosen) or MIXED} ({group})"
-        titles[group] = Title(text, tuple(chosen))
-        taken.append(text)
+    for cluster in sorted(marks):
+        n_options = max(1, len(marks[cluster]))
+        options = [choose(marks[cluster], skip, most) for skip in range(n_options)]
+        used = taken + inside.get(cluster, [])
+        new = next((o for o in options if o and not is_like_any(render_marks(o), used)), None)
+        if new is not None:
+            title = Title(render_marks(new), tuple(new))
+        else:
+            text = f"{render_marks(options[0]) or MIXED} ({cluster})"
+            title = Title(text, tuple(options[0]))
+        titles[cluster] = title
+        taken.append(title.text)
     return titles
 
 
-def alike(a: str, b: str) -> bool:
-    """Whether two titles say nearly the same: four of five of their words are common to both, case and order aside."""
+def is_like_any(title: str, others: list[str]) -> bool:
+    return any(are_alike(title, other) for other in others)
+
+
+def are_alike(a: str, b: str) -> bool:
+    """Whether two titles share four of five of their words, ignoring case and order."""
     ours, theirs = (set(re.findall(r"\"(?:[^\"\\]|\\.)*\"|[^\s,:;.]+", t.lower())) for t in (a, b))
     return len(ours & theirs) >= 0.8 * max(len(ours | theirs), 1)
 
 
-def phrase(marks: list[Mark]) -> str:
+def render_marks(marks: list[Mark]) -> str:
     """Marks as a person would say them: `operators: "+", "*" after "("`."""
     parts = []
     for slot, form in SLOTS.items():
-        if terms := [term for s, term in marks if s == slot]:
-            terms = [
-                plural(term)[:-1] if slot == "line" and term in SHAPES else term for term in terms
-            ]
-            parts.append(
-                form.format(
-                    (", " if slot in ("here", "context", "promotes") else " or ").join(terms)
-                )
-            )
-    kind = bool(marks) and {"kind", "here"} <= {s for s, _ in marks}
-    return parts[0] + ": " + " ".join(parts[1:]) if kind else " ".join(parts)
+        terms = [term for s, term in marks if s == slot]
+        if not terms:
+            continue
+        if slot == "line":  # `in keyword lines`
+            terms = [pluralise(term)[:-1] if term in SHAPES else term for term in terms]
+        between = ", " if slot in ("here", "context", "promotes") else " or "
+        parts.append(form.format(between.join(terms)))
+    leads = {"kind", "here"} <= {slot for slot, _ in marks}
+    return parts[0] + ": " + " ".join(parts[1:]) if leads else " ".join(parts)

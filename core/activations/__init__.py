@@ -1,1 +1,1 @@
-"""Activations of the subject at a site: captured, stored, or read live."""
+"""Activations of the subject at a site: captured, stored, or read from the loaded model."""

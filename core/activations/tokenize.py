@@ -1,4 +1,4 @@
-"""Documents -> tokens with character offsets: chats in the subject's template, prompts with their continuations, copies left out."""
+"""Turn documents into tokens with character offsets, chats and generated continuations included."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,45 +15,66 @@ from core.errors import UsageError
 from core.files import read_json, write_json
 from core.progress import progress
 from core.records import Site
-from core.settings import CaptureSettings
 from core.subject.subject import Subject
 from core.text.documents import Document, text_hash
 
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
 BATCH = 64  # documents tokenised at once
+PROMPTS = 32  # prompts continued at once
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One document with its token ids (n,), the character offsets of each token in its text, and whether each counts: firings on
-    the others, such as the template of a chat, are not looked at."""
+    """One document and its tokens.
+
+    `counted` is False on tokens whose firings are not analysed, such as those of a chat template.
+    """
 
     name: str
     text: str
-    ids: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    counted: np.ndarray
+    ids: np.ndarray  # (n,) token ids
+    starts: np.ndarray  # (n,) character offset at which each token starts
+    ends: np.ndarray  # (n,) character offset at which it ends
+    counted: np.ndarray  # (n,) bool
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How documents are read as chats."""
+
+    every: bool = False  # a document without turns is a user's turn; conversations are always chats
+    turns: str = "all"  # all, user or assistant: whose tokens are counted
+    answer: bool = False  # the text ends where the assistant's next turn begins
+
+
+PLAIN = Chat()
 
 
 def encode_documents(
-    subject: Subject, documents: Iterable[Document], settings: CaptureSettings
+    subject: Subject, documents: Iterable[Document], max_tokens: int = 0, chat: Chat = PLAIN
 ) -> tuple[list[Encoded], dict[str, int]]:
-    """(documents with their tokens, what was left out and why). Exact copies and documents under two tokens are left out, and all
-    that come after `settings.tokens` tokens unless it is 0; of a stream, those are never read."""
-    kept, seen, left_out, total, limit = [], set(), Counter(), 0, settings.tokens
-    batches = _batches(documents)
+    """Tokenise documents: (documents with their tokens, reason -> number of documents left out).
+
+    Exact copies and documents of under two tokens are left out, and so is every document after
+    the first `max_tokens` tokens (0: no limit); past the limit a stream is not read any further.
+    Raises UsageError when no document remains.
+    """
+    kept: list[Encoded] = []
+    seen: set[str] = set()
+    left_out: Counter[str] = Counter()
+    total, limit = 0, max_tokens or float("inf")
+    batches = _split_into_batches(documents)
     for batch in batches:
-        batch = (
-            [chat_document(subject, d, settings) for d in batch]
-            if settings.chat or any(d.turns for d in batch)
-            else batch
-        )
-        found = subject.tokenizer.backend_tokenizer.encode_batch(
+        if chat.every or any(d.turns for d in batch):
+            batch = [apply_chat_template(subject, d, chat) for d in batch]
+        encodings = subject.tokenizer.backend_tokenizer.encode_batch(
             [d.text for d in batch], add_special_tokens=False
         )
-        for document, encoding in zip(batch, found, strict=True):
+        for document, encoding in zip(batch, encodings, strict=True):
             key = text_hash(document.text)
-            if limit and total >= limit:
+            if total >= limit:
                 left_out["documents past the token limit"] += 1
             elif key in seen:
                 left_out["documents that copy another"] += 1
@@ -60,11 +82,11 @@ def encode_documents(
                 left_out["documents under two tokens"] += 1
             else:
                 seen.add(key)
-                kept.append(_encoded(document, encoding))
+                kept.append(_to_encoded(document, encoding))
                 total += len(encoding.ids)
-        if limit and total >= limit and isinstance(documents, list):
+        if total >= limit and isinstance(documents, list):
             left_out["documents past the token limit"] += sum(map(len, batches))
-        elif limit and total >= limit:
+        elif total >= limit:
             break
     if not kept:
         raise UsageError(
@@ -74,14 +96,14 @@ def encode_documents(
     return kept, {reason: n for reason, n in left_out.items() if n}
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def _split_into_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     source = iter(documents)
     while batch := list(itertools.islice(source, BATCH)):
         yield batch
 
 
-def _encoded(document: Document, encoding) -> Encoded:
-    """Offsets as the tokenizer gives them, except that white space before a token that some tokenizers trim belongs to the token."""
+def _to_encoded(document: Document, encoding: Encoding) -> Encoded:
+    """Take the tokenizer's offsets, but give a token the white space that they trim before it."""
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     starts, ends = offsets[:, 0].copy(), offsets[:, 1]
     gap = np.r_[starts[0], starts[1:] - ends[:-1]]
@@ -102,23 +124,24 @@ def _encoded(document: Document, encoding) -> Encoded:
 # ---------------------------------------------------------------- chats
 
 
-def chat_document(subject: Subject, document: Document, settings: CaptureSettings) -> Document:
-    """The document in the subject's chat template, with the character spans of the turns that count.
+def apply_chat_template(subject: Subject, document: Document, chat: Chat) -> Document:
+    """The document in the subject's chat template, with the character spans of the counted turns.
 
-    A document without turns is one turn of the user. With `generate`, the text ends where the assistant begins.
-    Raises UsageError for a turn that the template does not reproduce, since its tokens could not be told from the template's.
+    A document without turns is one turn of the user. Raises UsageError for a turn that the
+    template changes, because its tokens could not be told from those of the template.
     """
     turns = document.turns or (("user", document.text),)
-    text, spans, at = subject.chat_text(list(turns), answer=bool(settings.generate)), [], 0
+    text = subject.chat_text(list(turns), answer=chat.answer)
+    spans, at = [], 0
     for role, content in turns:
         start = text.find(content.strip(), at)
         if start < 0:
             raise UsageError(
                 f"The chat template changes the {role}'s turn in {document.name}.",
-                "Take that conversation out of the corpus.",
+                "Remove that conversation from the corpus.",
             )
         at = start + len(content.strip())
-        if settings.turns in ("all", role):
+        if chat.turns in ("all", role):
             spans.append((start, at))
     return replace(document, text=text, spans=tuple(spans))
 
@@ -126,43 +149,61 @@ def chat_document(subject: Subject, document: Document, settings: CaptureSetting
 # ---------------------------------------------------------------- continuations
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """How the subject continues each prompt."""
+
+    n_new: int  # tokens, at most
+    temperature: float  # 0 is greedy
+    seed: int
+    counted: bool = True  # whether the generated tokens are counted
+
+
 def continue_prompts(
-    subject: Subject,
-    prompts: list[Encoded],
-    settings: CaptureSettings,
-    folder: Path,
-    site: Site,
-    seed: int,
+    subject: Subject, prompts: list[Encoded], how: Continuation, folder: Path, site: Site
 ) -> list[Encoded]:
-    """Each prompt with a continuation by the subject. Done batches are kept in the partial folder, so a killed capture goes on."""
-    room = subject.context - settings.generate - 1
-    if room < 1:
+    """Each prompt with a continuation by the subject.
+
+    Every batch is kept in `folder` until the capture is committed, so that a killed capture
+    continues after the last one. Raises UsageError when the context has no room for a prompt.
+    """
+    if subject.context - how.n_new - 1 < 1:
         raise UsageError(
-            f"--generate {settings.generate} leaves no room for a prompt in a context of {subject.context}.",
+            f"--generate {how.n_new} leaves no room for a prompt in a context of "
+            f"{subject.context}.",
             "Generate fewer tokens.",
         )
     out = []
-    for start in progress(range(0, len(prompts), 32), "generate", unit="batch"):
-        batch, kept = prompts[start : start + 32], folder / f"generated-{start:07d}.json"
-        if not kept.exists():
-            seeds = [seed * 1_000_003 + start + i for i in range(len(batch))]
-            made = subject.generate(
+    for start in progress(range(0, len(prompts), PROMPTS), "generate", unit="batch"):
+        batch, path = prompts[start : start + PROMPTS], folder / f"generated-{start:07d}.json"
+        if not path.exists():
+            seeds = [how.seed * 1_000_003 + start + i for i in range(len(batch))]
+            generations = subject.generate(
                 [p.text for p in batch],
-                settings.generate,
+                how.n_new,
                 site,
-                temperature=settings.temperature,
+                temperature=how.temperature,
                 seeds=seeds,
             )
-            write_json(kept, [g.tokens[g.n_prompt :] for g in made])
+            write_json(path, [g.tokens[g.n_prompt :] for g in generations])
         out += [
-            _continued(subject, p, new, settings.turns != "user")
-            for p, new in zip(batch, read_json(kept), strict=True)
+            _append_tokens(subject, prompt, new, how.counted)
+            for prompt, new in zip(batch, read_json(path), strict=True)
         ]
     return out
 
 
-def _continued(subject: Subject, prompt: Encoded, new: list[int], counts: bool) -> Encoded:
-    """The prompt with its generated tokens: their text is what they add when the continuation is decoded one token longer."""
+def forget_continuations(folder: Path) -> None:
+    """Remove the batches that `continue_prompts` kept in `folder`."""
+    for path in folder.glob("generated-*.json"):
+        path.unlink()
+
+
+def _append_tokens(subject: Subject, prompt: Encoded, new: list[int], counts: bool) -> Encoded:
+    """Append generated tokens to a prompt.
+
+    The text of a token is the difference between decoding with and without it.
+    """
     text, starts, ends = "", [], []
     for i in range(len(new)):
         longer = subject.text_after(prompt.ids[-1:].tolist(), new[: i + 1])
@@ -170,13 +211,11 @@ def _continued(subject: Subject, prompt: Encoded, new: list[int], counts: bool) 
         starts.append(len(prompt.text) + len(text))
         text = whole if len(whole) >= len(text) else text
         ends.append(len(prompt.text) + len(text))
-    tail = lambda a, b: np.r_[a, np.array(b, dtype=np.int64)]  # noqa: E731
-    counted = np.r_[prompt.counted, np.full(len(new), counts)]
     return Encoded(
         prompt.name,
         prompt.text + text,
-        tail(prompt.ids, new),
-        tail(prompt.starts, starts),
-        tail(prompt.ends, ends),
-        counted,
+        np.r_[prompt.ids, np.array(new, dtype=np.int64)],
+        np.r_[prompt.starts, np.array(starts, dtype=np.int64)],
+        np.r_[prompt.ends, np.array(ends, dtype=np.int64)],
+        np.r_[prompt.counted, np.full(len(new), counts)],
     )

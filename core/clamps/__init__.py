@@ -1,1 +1,1 @@
-"""Set features while the subject writes, and measure what changes."""
+"""Set features while the subject generates, and measure what changes."""

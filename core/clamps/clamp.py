@@ -1,10 +1,12 @@
-"""Clamp features while the subject runs, and measure what that does.
+"""Clamp features while the subject runs.
 
-A clamp is a pure edit: x + sae.edit(x, ...), so the SAE's error at x stays and nothing else changes. The difference is computed in
-float32 and added once. It holds at every position but the first of a row (an attention sink, where a clamp wrecks everything) and at
-every generated token, through the KV cache; or only in the prompt, on what is generated, or on tokens that a pattern matches. Clamping a feature to its own value changes nothing.
+A clamp is a pure edit: x + sae.edit(x, ...), so the SAE's error at x stays and nothing else
+changes. The difference is computed in float32 and added once. It holds at every position but the
+first of a row (an attention sink, where a clamp wrecks everything) and at every generated token,
+through the KV cache; or only in the prompt, on what is generated, or on tokens that a pattern
+matches. Clamping a feature to its own value changes nothing.
 
-Baseline and clamped continuations use the same uniform numbers, so what differs is the clamp.
+Baseline and clamped continuations use the same random seeds, so they differ by the clamp alone.
 """
 
 from __future__ import annotations
@@ -27,110 +29,130 @@ POSITIONS = ("all", "prompt", "generated")
 
 
 def resolve(clamps: list[Clamp], maxima: dict[int, float]) -> list[Clamp]:
-    """Clamps with values in SAE units; `maxima` holds each feature's largest activation. Raises UsageError for a relative clamp of a
-    feature that never fired, and for two clamps of one feature."""
+    """Return the clamps with values in SAE units; `maxima` are each feature's largest activation.
+
+    Raises UsageError for a relative clamp of a feature that never fired, and for two clamps of one
+    feature.
+    """
     if len({c.feature for c in clamps}) < len(clamps):
         raise UsageError("One feature is clamped twice.", "Give each feature one clamp.")
-    out = []
+    resolved = []
     for clamp in clamps:
         if clamp.relative and not maxima.get(clamp.feature):
             raise UsageError(
                 f"Feature {clamp.feature} never fired, so it has no maximum.",
                 f"Give a value in SAE units: --set {clamp.feature}=3.0",
             )
-        out.append(
-            replace(clamp, value=clamp.value * maxima[clamp.feature], relative=False)
-            if clamp.relative
-            else clamp
-        )
-    return out
+        if clamp.relative:
+            clamp = replace(clamp, value=clamp.value * maxima[clamp.feature], relative=False)
+        resolved.append(clamp)
+    return resolved
 
 
 def clamp_edit(sae: SAE, clamps: list[Clamp]) -> Edit:
-    """The edit of resolved `clamps`: (hidden (R, T, D), editable (R, T)) -> hidden (R, T, D) float32."""
-    features, constant = (
-        torch.tensor([c.feature for c in clamps]),
-        all(c.mode in ("set", "ablate") for c in clamps),
-    )
-    difference, fixed = (
-        sae.editor(features),
-        target_values(sae, clamps, features, sae.b_dec) if constant else None,
-    )
+    """Return the edit of resolved `clamps`.
+
+    The edit maps (hidden (R, T, D), editable (R, T)) to hidden (R, T, D) float32.
+    """
+    if _are_constant(clamps):
+        return sae.clamp({c.feature: _constant_value(c) for c in clamps})
+    features = torch.tensor([c.feature for c in clamps])
+    change = sae.editor(features)
 
     def edit(hidden: Tensor, editable: Tensor) -> Tensor:
         x = hidden.float()
-        delta = difference(x, target_values(sae, clamps, features, x) if fixed is None else fixed)
+        delta = change(x, target_values(sae, clamps, features, x))
         return torch.where(editable[..., None], x + delta, x)
 
     return edit
 
 
 def target_values(sae: SAE, clamps: list[Clamp], features: Tensor, x: Tensor) -> Tensor:
-    """Activations (..., m) that the clamps ask for at x (..., D)."""
-    if all(c.mode in ("set", "ablate") for c in clamps):
-        return torch.tensor([c.value if c.mode == "set" else 0.0 for c in clamps], device=x.device)
-    current = sae.encode(x)[..., features]
-    columns = []
-    for i, clamp in enumerate(clamps):
-        now = current[..., i]
-        columns.append({
-            "set": lambda now, v: torch.full_like(now, v), "ablate": lambda now, v: torch.zeros_like(now),
-            "max": lambda now, v: now.clamp(min=v), "add": lambda now, v: now + v, "scale": lambda now, v: now * v,
-        }[clamp.mode](now, clamp.value))  # fmt: skip
-    return torch.stack(columns, -1)
+    """Return the activations (..., m) that the clamps ask for at x (..., D)."""
+    if _are_constant(clamps):
+        return torch.tensor([_constant_value(c) for c in clamps], device=x.device)
+    now = sae.encode(x)[..., features]
+    return torch.stack([_target(clamp, now[..., i]) for i, clamp in enumerate(clamps)], -1)
+
+
+def _are_constant(clamps: list[Clamp]) -> bool:
+    """Return whether no clamp depends on the feature's own activation."""
+    return all(clamp.mode in ("set", "ablate") for clamp in clamps)
+
+
+def _constant_value(clamp: Clamp) -> float:
+    return clamp.value if clamp.mode == "set" else 0.0
+
+
+def _target(clamp: Clamp, now: Tensor) -> Tensor:
+    """Return the activations that one clamp asks for where they are `now`."""
+    if clamp.mode == "max":
+        return now.clamp(min=clamp.value)
+    if clamp.mode == "add":
+        return now + clamp.value
+    if clamp.mode == "scale":
+        return now * clamp.value
+    return torch.full_like(now, _constant_value(clamp))
 
 
 def directed_edit(edit: Edit, directions: Tensor) -> Edit:
-    """A control of equal norm: where `edit` would make a difference, one of its length along the row's own unit direction of (R, D)."""
+    """Return a norm-matched control of `edit`.
+
+    It replaces the edit's change by a vector of the same length along a given unit direction, one
+    for each row: `directions` (R, D).
+    """
 
     def control(hidden: Tensor, editable: Tensor) -> Tensor:
-        length = (edit(hidden, editable) - hidden.float()).norm(dim=-1, keepdim=True)
+        change = edit(hidden, editable) - hidden.float()
+        length: Tensor = change.norm(dim=-1, keepdim=True)
         return hidden.float() + length * directions[:, None].to(hidden.device)
 
     return control
 
 
 def random_directions(n: int, width: int, seed: int) -> Tensor:
-    """Unit directions (n, width), float32."""
-    return torch.nn.functional.normalize(
-        torch.randn(n, width, generator=torch.Generator().manual_seed(seed)), dim=1
-    )
+    """Return random unit directions (n, width), float32."""
+    drawn = torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(drawn, dim=1)
 
 
-def timed(edit: Edit | None, seconds: float) -> Edit:
-    """`edit`, or none, that ends the work with a UsageError once `seconds` from now are over."""
+def limit_time(edit: Edit | None, seconds: float) -> Edit:
+    """Return `edit` (None: no change) that raises UsageError `seconds` from now or later."""
     until = time.monotonic() + seconds
 
-    def checked(hidden: Tensor, editable: Tensor) -> Tensor:
+    def check_and_edit(hidden: Tensor, editable: Tensor) -> Tensor:
         if time.monotonic() > until:
             raise UsageError(
                 f"It took longer than {seconds:g} seconds.", "Ask for fewer tokens or samples."
             )
         return hidden if edit is None else edit(hidden, editable)
 
-    return checked
+    return check_and_edit
 
 
 # ---------------------------------------------------------------- positions
 
 
 def where_to_clamp(subject: Subject, positions: str = "all", pattern: str = "") -> Where | None:
-    """Where a clamp holds: at `all` positions, in the `prompt`, or on `generated` tokens; with a `pattern`, only on tokens whose text
-    it matches (a regular expression, anywhere in the token). None stands for everywhere."""
+    """Return where a clamp holds; None means everywhere.
+
+    `positions` are `all`, those of the `prompt`, or `generated` ones. With a `pattern`, only tokens
+    whose text it matches (a regular expression, anywhere in the token). Raises UsageError for other
+    positions, and for a pattern that cannot be read or matches no token.
+    """
     if positions not in POSITIONS:
         raise UsageError(f"There are no positions {positions!r}.", f"Use {', '.join(POSITIONS)}.")
     if positions == "all" and not pattern:
         return None
     try:
-        found = re.compile(pattern)
+        compiled = re.compile(pattern)
     except re.error as error:
         raise UsageError(
             f"{pattern!r} is not a regular expression: {error}.",
             "Give one that is matched against the text of each token, such as ^ def$.",
         ) from None
-    matching = torch.tensor(
-        [bool(found.search(text)) for text in subject.token_texts()], device=subject.device
-    )
+    matches = [bool(compiled.search(text)) for text in subject.token_texts()]
+    matching = torch.tensor(matches, device=subject.device)
     if not matching.any():
         raise UsageError(
             f"No token of the subject matches {pattern!r}.",
@@ -149,6 +171,8 @@ def where_to_clamp(subject: Subject, positions: str = "all", pattern: str = "") 
 
 @dataclass(frozen=True)
 class Pair:
+    """One prompt's generated text, without and with a clamp, from one seed."""
+
     prompt: str
     seed: int
     baseline: str
@@ -157,7 +181,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is written: each prompt under each seed, `tokens` long."""
+    """What is generated: `tokens` tokens for each prompt and each seed."""
 
     prompts: list[str]
     tokens: int = 40
@@ -166,6 +190,7 @@ class Sampling:
 
     @property
     def every(self) -> list[tuple[str, int]]:
+        """Each prompt with each seed."""
         return [(p, s) for p in self.prompts for s in self.seeds]
 
 
@@ -178,28 +203,36 @@ class Edits:
     also: tuple[tuple[Site, Edit], ...] = ()
 
 
-def written(
-    subject: Subject, site: Site, writing: Sampling, edits: Edits = Edits(None)
-) -> list[Generation]:  # noqa: B008 - frozen
-    """A continuation of each prompt under each seed."""
-    texts, numbers = [p for p, _ in writing.every], [s for _, s in writing.every]
+NO_EDITS = Edits(None)
+
+
+def generate_texts(
+    subject: Subject, site: Site, sampling: Sampling, edits: Edits = NO_EDITS
+) -> list[Generation]:
+    """Generate a continuation of each prompt from each seed."""
     return subject.generate(
-        texts,
-        writing.tokens,
+        [prompt for prompt, _ in sampling.every],
+        sampling.tokens,
         site,
-        temperature=writing.temperature,
-        seeds=numbers,
+        temperature=sampling.temperature,
+        seeds=[seed for _, seed in sampling.every],
         edit=edits.edit,
         where=edits.where,
         also=edits.also,
     )
 
 
-def paired(
-    subject: Subject, site: Site, edits: Edits, writing: Sampling, seconds: float = math.inf
+def generate_pairs(
+    subject: Subject, site: Site, edits: Edits, sampling: Sampling, seconds: float = math.inf
 ) -> list[Pair]:
-    """Each prompt under each seed, without and with the edits, both with the same luck; UsageError after `seconds`."""
-    every = writing.every
-    plain = written(subject, site, writing, Edits(timed(None, seconds)))
-    edited = written(subject, site, writing, replace(edits, edit=timed(edits.edit, seconds)))
-    return [Pair(p, s, a.text, b.text) for (p, s), a, b in zip(every, plain, edited, strict=True)]
+    """Generate each prompt's texts without and with the edits, from the same random seeds.
+
+    Raises UsageError after `seconds`.
+    """
+    plain = generate_texts(subject, site, sampling, Edits(limit_time(None, seconds)))
+    limited = replace(edits, edit=limit_time(edits.edit, seconds))
+    edited = generate_texts(subject, site, sampling, limited)
+    return [
+        Pair(prompt, seed, a.text, b.text)
+        for (prompt, seed), a, b in zip(sampling.every, plain, edited, strict=True)
+    ]

@@ -1,27 +1,35 @@
-"""Dose and response of a clamp, or of several together: what larger and larger values do, beside controls of equal norm.
+"""Dose and response of clamps: the effect of larger and larger values, beside controls.
 
-A dose multiplies the value that each clamp has at dose 1: a feature's maximum where it is clamped alone (`dosed`).
+A dose multiplies the value that each clamp has at dose 1: a feature's maximum where it is clamped
+alone (`at_dose_one`).
 
-Every measure is a mean over units with a 95 % t-interval over them: rows of held-out text, or prompts (their seeds averaged first).
+Every measure is a mean over units with a 95 % t-interval over them. Units are rows of held-out
+text, or prompts (their seeds averaged first).
 
-    kl          KL(unclamped || clamped), nats a token, on held-out text
-    target      change of the log-probability of the features' own tokens together, nats, on held-out text
-    loss        change of the loss on those held-out tokens on which the features are silent by themselves, nats a token
+    kl          KL(unclamped || clamped), nats per token, on held-out text
+    target      change of the log-probability of the features' own tokens together, nats, on
+                held-out text
+    loss        change of the loss on those held-out tokens on which the features do not fire by
+                themselves, nats per token
     own         share of the generated tokens that are the features' own
     perplexity  of the generated text, under the unclamped subject
     distinct    distinct pairs of neighbouring tokens in the generated text, as a share of all
-    found       how strongly the unclamped subject, reading the generated text, has the features: mean share of their maxima
+    found       mean activation of the features, as a share of their maxima, when the unclamped
+                subject reads the generated text
 
-Controls: `random_` a random direction, `feature_` the direction of a random feature of like density, both of the clamp's own length at
-each position and another one in each row, so that the intervals hold the controls' variety too.
+Controls: `random_` is a random direction, `feature_` the direction of a random feature of similar
+density. Both have the clamp's own length at each position, and each row has another one, so that
+the intervals hold the controls' variety too.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.stats import t as student
 from torch import Tensor
@@ -31,40 +39,44 @@ from core.clamps.clamp import (
     Sampling,
     clamp_edit,
     directed_edit,
+    generate_texts,
     random_directions,
     resolve,
-    written,
 )
 from core.errors import UsageError
 from core.records import Clamp, Site
-from core.saes.architectures.protocol import SAE
+from core.saes import SAE
 from core.subject.decoding import Edit, Generation, Where
 from core.subject.subject import Subject
 
 NAMES = {"nll": "perplexity"}
 SHARES = ("own", "distinct")  # an interval cannot leave 0 to 1
-LEAST_DISTINCT = (
-    0.5  # of the unclamped text's distinct pairs: below that a text only repeats itself
-)
+# of the unclamped text's distinct pairs: a text with fewer only repeats itself
+LEAST_DISTINCT = 0.5
 
-Units = dict[str, np.ndarray]  # of each measure, its value on every unit
+Array = npt.NDArray[Any]
+Units = dict[str, Array]  # each measure's value on every unit
+Row = dict[str, Any]  # measures, with _low and _high
 
 
 @dataclass(frozen=True)
 class DoseData:
-    """What a dose is measured on: `rows` (R, T) token ids of held-out text behind BOS, `targets` token ids of the features' own
-    tokens, `writing` of prompts from other held-out text, `others` features of like density."""
+    """What a dose is measured on."""
 
-    rows: Tensor
-    targets: list[int]
-    writing: Sampling
-    others: list[int]
+    rows: Tensor  # (R, T) token ids of held-out text after BOS
+    targets: list[int]  # token ids of the features' own tokens
+    sampling: Sampling  # prompts from other held-out text
+    others: list[int]  # features of similar density
     seed: int = 0
 
 
 def at_dose_one(clamps: list[Clamp], maxima: dict[int, float]) -> list[Clamp]:
-    """The clamps at dose 1, in SAE units: of a feature alone its maximum (of `scale` the factor 1), whatever value is given; of several features the
-    values that are given. Raises UsageError for a feature that never fired, and for an ablation, which has no dose."""
+    """Return the clamps at dose 1, in SAE units.
+
+    A single clamp is set to its feature's maximum (or factor 1 for `scale`), ignoring its value;
+    several clamps keep their values. Raises UsageError for a feature that never fired, and for an
+    ablation, which has no dose.
+    """
     if any(clamp.mode == "ablate" for clamp in clamps):
         raise UsageError(
             "An ablation has no dose.",
@@ -79,15 +91,12 @@ def at_dose_one(clamps: list[Clamp], maxima: dict[int, float]) -> list[Clamp]:
     if len(clamps) > 1:
         return resolve(clamps, maxima)
     [clamp] = clamps
-    return [
-        replace(
-            clamp, value=1.0 if clamp.mode == "scale" else maxima[clamp.feature], relative=False
-        )
-    ]
+    value = 1.0 if clamp.mode == "scale" else maxima[clamp.feature]
+    return [replace(clamp, value=value, relative=False)]
 
 
 class Doses:
-    """Clamps of one SAE, as they are at dose 1, on one bench; `maxima` of their features."""
+    """Clamps of one SAE, as they are at dose 1, measured on `data`; `maxima` of their features."""
 
     def __init__(
         self,
@@ -96,137 +105,143 @@ class Doses:
         sae: SAE,
         clamps: list[Clamp],
         maxima: dict[int, float],
-        bench: DoseData,
+        data: DoseData,
         where: Where | None = None,
-    ):
-        self.subject, self.site, self.sae, self.bench, self.where = subject, site, sae, bench, where
+    ) -> None:
+        self.subject, self.site, self.sae, self.data, self.where = subject, site, sae, data, where
         self.clamps, self.maxima = clamps, maxima
+        features = [clamp.feature for clamp in clamps]
         with torch.inference_mode():
-            self.clean = subject.logits(bench.rows).log_softmax(-1)
-            active = (
-                sae.encode(subject.read(site, bench.rows).float())[..., [c.feature for c in clamps]]
-                > 0
-            )
-        self.silent = ~active.any(-1)[:, 1:-1].cpu()
-        self.real_loss = float(
-            -self.clean[:, :-1].gather(-1, bench.rows[:, 1:, None].to(self.clean.device)).mean()
-        )
+            self.clean = subject.logits(data.rows).log_softmax(-1)
+            fires = sae.encode(subject.read(site, data.rows).float())[..., features] > 0
+        self.silent = ~fires.any(-1)[:, 1:-1].cpu()
+        following = data.rows[:, 1:, None].to(self.clean.device)
+        self.real_loss = float(-self.clean[:, :-1].gather(-1, following).mean())
 
     def edits(self, dose: float, n: int) -> dict[str, Edit]:
-        """The clamps at a dose, and their two controls for n rows."""
+        """Return the clamps at a dose, and their two controls for n rows."""
         own = clamp_edit(self.sae, [replace(c, value=dose * c.value) for c in self.clamps])
-        others = np.random.default_rng(self.bench.seed).choice(self.bench.others, n)
-        directions = torch.nn.functional.normalize(
-            self.sae.W_dec.detach()[torch.from_numpy(others)].float(), dim=1
-        )
+        others = np.random.default_rng(self.data.seed).choice(self.data.others, n)
+        rows = self.sae.W_dec.detach()[torch.from_numpy(others)].float()
+        directions = torch.nn.functional.normalize(rows, dim=1)
         return {
             "": own,
-            "random_": directed_edit(own, random_directions(n, self.sae.d_in, self.bench.seed)),
+            "random_": directed_edit(own, random_directions(n, self.sae.d_in, self.data.seed)),
             "feature_": directed_edit(own, directions),
         }
 
     # ------------------------------------------------------------ measures
 
     @torch.inference_mode()
-    def on_text(self, edit: Edit) -> Units:
-        """kl, target and loss of each row (R,)."""
-        new = self.subject.logits(self.bench.rows, self.site, edit, self.where).log_softmax(-1)
-        behind = slice(1, None)
+    def measure_on_text(self, edit: Edit) -> Units:
+        """Return kl, target and loss of each row (R,)."""
+        new = self.subject.logits(self.data.rows, self.site, edit, self.where).log_softmax(-1)
+        behind, targets = slice(1, None), self.data.targets
         kl = (self.clean.exp() * (self.clean - new))[:, behind].sum(-1).mean(1)
-        moved = new[:, behind, self.bench.targets].logsumexp(-1) - self.clean[
-            :, behind, self.bench.targets
-        ].logsumexp(-1)
-        following = self.bench.rows[:, 2:, None].to(new.device)
+        before = self.clean[:, behind, targets].logsumexp(-1)
+        change = new[:, behind, targets].logsumexp(-1) - before
+        following = self.data.rows[:, 2:, None].to(new.device)
         loss = (self.clean - new)[:, 1:-1].gather(-1, following)[..., 0].cpu()
-        neutral = torch.where(self.silent, loss, torch.zeros(())).sum(1) / self.silent.sum(
-            1
-        )  # 0 / 0 where it fires everywhere: NaN
+        # 0 / 0 where the features fire everywhere: NaN
+        neutral = torch.where(self.silent, loss, torch.zeros(())).sum(1) / self.silent.sum(1)
         return {
             "kl": kl.cpu().numpy(),
-            "target": moved.mean(1).cpu().numpy(),
+            "target": change.mean(1).cpu().numpy(),
             "loss": neutral.numpy(),
         }
 
-    def on_writing(self, edit: Edit | None) -> Units:
-        """nll, distinct and found of each continuation, in the order of `writing.every`; NaN for one without a token."""
-        made = written(self.subject, self.site, self.bench.writing, Edits(edit, self.where))
-        found = read_back(self.subject, self.site, self.sae, self.maxima, made)
-        new = [g.tokens[g.n_prompt :] for g in made]
-        return found | {
-            "own": np.array(
-                [np.isin(tokens, self.bench.targets).mean() if tokens else np.nan for tokens in new]
-            )
-        }
+    def measure_on_generations(self, edit: Edit | None) -> Units:
+        """Return nll, distinct, found and own of each continuation, in the order of `every`.
 
-    def measure(self, doses: list[float]) -> dict:
-        """{doses: a table row for each dose, unclamped: the generated text's measures without a clamp, useful and useful_found: see
-        `useful_dose`, by own tokens and by what is found again}."""
-        n = len(self.bench.writing.every)
-        rows, raw = [], []
-        plain = self.on_writing(None)
+        NaN for one without a token.
+        """
+        edits = Edits(edit, self.where)
+        generations = generate_texts(self.subject, self.site, self.data.sampling, edits)
+        units = read_back(self.subject, self.site, self.sae, self.maxima, generations)
+        new = [g.tokens[g.n_prompt :] for g in generations]
+        own = [np.isin(t, self.data.targets).mean() if t else np.nan for t in new]
+        return units | {"own": np.array(own)}
+
+    def measure(self, doses: list[float]) -> dict[str, Any]:
+        """Measure the clamps at each dose, beside controls.
+
+        Returns `doses`, a table row for each dose; `unclamped`, the generated text's measures
+        without a clamp; `useful` and `useful_found`, see `useful_dose`, by own tokens and by what
+        is found again.
+        """
+        n = len(self.data.sampling.every)
+        rows: list[Row] = []
+        raw: list[dict[str, Units]] = []
+        plain = self.average_seeds(self.measure_on_generations(None))
         for dose in doses:
-            row, units = {"dose": dose}, {}
-            for name, edit in self.edits(dose, len(self.bench.rows)).items():
-                row |= summarised(self.on_text(edit), name)
+            row: Row = {"dose": dose}
+            for name, edit in self.edits(dose, len(self.data.rows)).items():
+                row |= summarise(self.measure_on_text(edit), name)
+            units = {}
             for name, edit in self.edits(dose, n).items():
-                units[name] = self.on_writing(edit)
-                row |= summarised(self.by_prompt(units[name]), name)
+                units[name] = self.average_seeds(self.measure_on_generations(edit))
+                row |= summarise(units[name], name)
             rows.append(row)
-            raw.append({name: self.by_prompt(u) for name, u in units.items()})
-        plain = self.by_prompt(plain)
+            raw.append(units)
         useful = {
             f"useful{end}": useful_dose(doses, raw, plain, self.real_loss, by)
             for end, by in (("", "own"), ("_found", "found"))
         }
-        return {"doses": rows, "unclamped": summarised(plain, ""), **useful}
+        return {"doses": rows, "unclamped": summarise(plain, ""), **useful}
 
-    def by_prompt(self, units: Units) -> Units:
-        """Means over the seeds of each prompt."""
-        n = len(self.bench.writing.prompts)
+    def average_seeds(self, units: Units) -> Units:
+        """Return the means over the seeds of each prompt."""
+        n = len(self.data.sampling.prompts)
         return {name: nan_mean(values.reshape(n, -1), 1) for name, values in units.items()}
 
 
 @torch.inference_mode()
 def read_back(
-    subject: Subject, site: Site, sae: SAE, maxima: dict[int, float], made: list[Generation]
+    subject: Subject,
+    site: Site,
+    sae: SAE,
+    maxima: dict[int, float],
+    generations: list[Generation],
 ) -> Units:
-    """What the unclamped subject makes of generated text: loss a token, distinct pairs, mean activation / maximum (of the features in `maxima`), of each."""
-    width = max(len(g.tokens) for g in made)
-    ids = torch.tensor(
-        [g.tokens + [0] * (width - len(g.tokens)) for g in made]
-    )  # behind a row's end nothing is looked at
+    """Let the unclamped subject read each generated text.
+
+    Returns the loss per token (nll), the share of distinct pairs (distinct), and the mean
+    activation of the features in `maxima` as a share of their maximum (found).
+    """
+    width = max(len(g.tokens) for g in generations)
+    # the padding behind a row's end is not looked at
+    ids = torch.tensor([g.tokens + [0] * (width - len(g.tokens)) for g in generations])
     losses = subject.losses(ids).cpu()
-    activations = (
-        sae.encode(subject.read(site, ids).float())[..., list(maxima)].cpu()
-        / torch.tensor(list(maxima.values()))
-    ).mean(-1)
-    out: Units = {name: np.full(len(made), np.nan) for name in ("nll", "distinct", "found")}
-    for i, g in enumerate(made):
+    f = sae.encode(subject.read(site, ids).float())[..., list(maxima)].cpu()
+    shares = (f / torch.tensor(list(maxima.values()))).mean(-1)
+    units = {name: np.full(len(generations), np.nan) for name in ("nll", "distinct", "found")}
+    for i, g in enumerate(generations):
         start, end = g.n_prompt, len(g.tokens)
         if end > start:
-            out["nll"][i] = float(losses[i, max(0, start - 1) : end - 1].mean())
-            out["found"][i] = float(activations[i, start:end].mean())
+            units["nll"][i] = float(losses[i, max(0, start - 1) : end - 1].mean())
+            units["found"][i] = float(shares[i, start:end].mean())
         if end > start + 1:
             pairs = list(zip(g.tokens[start:], g.tokens[start + 1 :], strict=False))
-            out["distinct"][i] = len(set(pairs)) / len(pairs)
-    return out
+            units["distinct"][i] = len(set(pairs)) / len(pairs)
+    return units
 
 
 # ---------------------------------------------------------------- statistics
 
 
-def nan_mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean over what is known; NaN, without a warning, where nothing is."""
+def nan_mean(values: Array, axis: int) -> Array:
+    """Return the mean over what is known; NaN, without a warning, where nothing is."""
     known = ~np.isnan(values)
-    return np.where(
-        known.any(axis),
-        np.where(known, values, 0).sum(axis) / np.maximum(known.sum(axis), 1),
-        np.nan,
-    )
+    total = np.where(known, values, 0).sum(axis)
+    mean: Array = np.where(known.any(axis), total / np.maximum(known.sum(axis), 1), np.nan)
+    return mean
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high): a 95 % t-interval over units; NaN ends with fewer than three of them."""
+def mean_interval(values: Array) -> tuple[float, float, float]:
+    """Return (mean, low, high): a 95 % t-interval over units.
+
+    Its ends are NaN with fewer than three of them.
+    """
     known = values[~np.isnan(values)]
     if len(known) < 3:
         return float(known.mean()) if len(known) else math.nan, math.nan, math.nan
@@ -234,54 +249,55 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(known.mean()), float(known.mean()) - half, float(known.mean()) + half
 
 
-def summarised(units: Units, prefix: str) -> dict:
-    """PREFIX_measure, _low and _high of each; a loss becomes a perplexity by its exponential, ends included. NaN
-    becomes None."""
-    out = {}
+def summarise(units: Units, prefix: str) -> Row:
+    """Return PREFIX_measure, _low and _high of each measure.
+
+    A loss becomes a perplexity by its exponential, ends included. NaN becomes None.
+    """
+    row: Row = {}
     for name, values in units.items():
-        change = math.exp if name == "nll" else float
         key = prefix + NAMES.get(name, name)
         for end, value in zip(("", "_low", "_high"), mean_interval(values), strict=True):
             held = min(max(value, 0.0), 1.0) if name in SHARES else min(value, 700.0)
-            out[key + end] = None if math.isnan(value) else change(held)
-    return out
+            shown = math.exp(held) if name == "nll" else float(held)
+            row[key + end] = None if math.isnan(value) else shown
+    return row
 
 
 def useful_dose(
     doses: list[float], raw: list[dict[str, Units]], plain: Units, real_loss: float, by: str = "own"
-) -> dict:
-    """The dose at which every other prompt's text has most of a measure beyond that of a random direction's and of the unclamped text, among the
-    doses that leave it readable: no more surprising to the unclamped subject than real text is (`real_loss`, nats a token), and with at
-    least half of the unclamped text's distinct pairs. And what that dose does on the prompts between them.
+) -> Row:
+    """Choose the dose on the even-numbered prompts and report it on the odd ones.
 
-    `by` own: the features' own tokens, for a feature that reads one thing and writes another. `by` found: what the unclamped subject finds of
-    them in the text, for a feature of a meaning, which no ten tokens tell.
+    The best dose maximises the measure `by`, less the larger of its two baselines (random
+    direction, unclamped), among doses whose text is still fluent: no more surprising to the
+    unclamped subject than real text is (`real_loss`, nats per token), and with at least half of the
+    unclamped text's distinct pairs. `dose` is None where no dose beats the baselines.
+
+    `by` own: the features' own tokens, for a feature that reads one thing and writes another. `by`
+    found: what the unclamped subject finds again in the text, for a feature of a meaning, which no
+    ten tokens tell.
     """
     seek, report = slice(0, None, 2), slice(1, None, 2)
     n = len(plain["own"])
     counts = {"sought_on": len(range(n)[seek]), "reported_on": len(range(n)[report])}
-    average = lambda units, name, part: float(nan_mean(units[name][part], 0))
-    readable = [
-        average(r[""], "nll", seek) <= real_loss
-        and average(r[""], "distinct", seek) >= LEAST_DISTINCT * average(plain, "distinct", seek)
-        for r in raw
-    ]
-    gain = [
-        average(r[""], by, seek) - max(average(r["random_"], by, seek), average(plain, by, seek))
-        for r in raw
-    ]
-    best = max(
-        (i for i, ok in enumerate(readable) if ok and gain[i] > 0),
-        key=gain.__getitem__,
-        default=None,
-    )
+
+    def average(units: Units, name: str) -> float:
+        return float(nan_mean(units[name][seek], 0))
+
+    def gain(units: dict[str, Units]) -> float:
+        baseline = max(average(units["random_"], by), average(plain, by))
+        return average(units[""], by) - baseline
+
+    def is_fluent(units: Units) -> bool:
+        least = LEAST_DISTINCT * average(plain, "distinct")
+        return average(units, "nll") <= real_loss and average(units, "distinct") >= least
+
+    gains = {i: gain(units) for i, units in enumerate(raw) if is_fluent(units[""])}
+    best = max((i for i in gains if gains[i] > 0), key=gains.__getitem__, default=None)
     if best is None:
         return {"dose": None, **counts}
-    held = {
-        name: {k: v[report] for k, v in units.items()}
-        for name, units in (*raw[best].items(), ("unclamped_", plain))
-    }
-    found = {
-        key: value for name, units in held.items() for key, value in summarised(units, name).items()
-    }
-    return {"dose": doses[best], **counts, **found}
+    chosen: Row = {"dose": doses[best], **counts}
+    for prefix, units in (*raw[best].items(), ("unclamped_", plain)):
+        chosen |= summarise({name: values[report] for name, values in units.items()}, prefix)
+    return chosen

@@ -1,26 +1,46 @@
-"""What needs the live subject and SAE: which features fire on a text, clamped continuations, doses, and the same again."""
+"""The loaded subject and SAE of a run.
+
+Features active on a text, clamped generation, dose-response, replay of an experiment.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from core.clamps.clamp import Edits, Sampling, clamp_edit, paired, resolve, where_to_clamp
+from core.clamps.clamp import (
+    Edits,
+    Sampling,
+    clamp_edit,
+    generate_pairs,
+    resolve,
+    where_to_clamp,
+)
 from core.clamps.doses import DoseData, Doses, at_dose_one
-from core.effects.effects import clamped_texts, maxima
+from core.clamps.experiments import Experiment, OtherClamps
+from core.effects.effects import generate_clamped
 from core.errors import NotReady, UsageError
+from core.firings.postings import maxima
 from core.records import Clamp, Site
 from core.run import Run
-from core.saes import load_sae
+from core.saes import SAE
+from core.subject.decoding import Edit
 from core.subject.subject import Subject, load_subject
+
+DOSE_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Tokens (T,) of a text and every firing on it: position in the text's own tokens, feature, activation."""
+    """Tokens (T,) of a text and every firing on it.
+
+    A firing is (position in the text's own tokens, feature, activation).
+    """
 
     tokens: list[str]
     firings: list[tuple[int, int, float]]
@@ -28,64 +48,79 @@ class Reading:
 
 @dataclass(frozen=True)
 class Positions:
-    """Where clamps hold: `positions` all, prompt or generated; `at` a regular expression that a token's text must match."""
+    """Where clamps hold.
+
+    `positions` are all, prompt or generated; `at` is a regular expression that a token's text must
+    match.
+    """
 
     positions: str = "all"
     at: str = ""
 
 
+EVERYWHERE = Positions()
+
+
 class LoadedModel:
     """The subject and the SAE of a run, loaded once."""
 
-    def __init__(self, run: Run, subject: Subject | None = None):
+    def __init__(self, run: Run, subject: Subject | None = None) -> None:
         self.run = run
-        self.sae = load_sae(run.folder("train"))
+        self.sae = SAE.load(run.folder("train"))
         self.subject = subject or load_subject(run)
         self.site = Site.parse(run.settings.site)
         self.sae.to(self.subject.device)
 
+    # ------------------------------------------------------------ reading
+
     @torch.inference_mode()
     def read(self, text: str) -> Reading:
-        """Firings on `text`, read behind BOS; the first position of the row is never a firing. Cut at the subject's context."""
-        ids = self.subject.prompt_tokens(text)[: self.subject.context]
+        """Return the firings on `text`, read after BOS and cut at the subject's context.
+
+        The first position of the row is never a firing. Raises UsageError for a text shorter than
+        two tokens.
+        """
+        ids = self._tokens(text)
         if len(ids) < 2:
             raise UsageError(
                 "The text is shorter than two tokens, and the first position of a row never fires.",
                 "Give a longer text.",
             )
-        f = self.sae.encode(self.subject.read(self.site, torch.tensor([ids]))[0, 1:].float()).cpu()
+        f = self._encode(ids)
         positions, features = (f > 0).nonzero(as_tuple=True)
+        values = f[positions, features].tolist()
+        firings = list(zip(positions.tolist(), features.tolist(), values, strict=True))
         texts = self.subject.token_texts()
-        found = zip(
-            positions.tolist(), features.tolist(), f[positions, features].tolist(), strict=True
-        )
         return Reading(
-            [texts[i] for i in ids[1:]], sorted(found, key=lambda firing: (firing[0], -firing[2]))
+            [texts[i] for i in ids[1:]], sorted(firings, key=lambda firing: (firing[0], -firing[2]))
         )
 
     @torch.inference_mode()
-    def maxima(self, texts: list[str]) -> np.ndarray:
-        """The largest activation (texts, F) of every feature in each text, read alone behind BOS; the first position of a row does not count."""
+    def maxima(self, texts: list[str]) -> npt.NDArray[np.float32]:
+        """Return the largest activation (texts, F) of every feature in each text.
+
+        Each text is read alone after BOS; the first position of a row does not count.
+        """
         out = np.zeros((len(texts), self.sae.n_features), np.float32)
         for row, text in enumerate(texts):
-            ids = self.subject.prompt_tokens(text)[: self.subject.context]
+            ids = self._tokens(text)
             if len(ids) > 1:
-                out[row] = (
-                    self.sae.encode(
-                        self.subject.read(self.site, torch.tensor([ids]))[0, 1:].float()
-                    )
-                    .amax(0)
-                    .cpu()
-                    .numpy()
-                )
+                out[row] = self._encode(ids).amax(0).numpy()
         return out
 
+    def _tokens(self, text: str) -> list[int]:
+        return self.subject.prompt_tokens(text)[: self.subject.context]
+
+    def _encode(self, ids: list[int]) -> torch.Tensor:
+        """Return activations (T - 1, F) on the CPU, without the first position."""
+        x = self.subject.read(self.site, torch.tensor([ids]))[0, 1:].float()
+        return self.sae.encode(x).cpu()
+
     def clamped_texts(self, features: list[int], times: float) -> dict[int, list[str]]:
-        """For each feature, neutral prefixes continued while it is held at `times` its maximum."""
+        """Return, per feature, neutral prefixes continued with it held at `times` its maximum."""
         largest = maxima(self.run, self.sae.n_features)
-        return clamped_texts(
-            self.subject, self.site, self.sae, {f: float(times * largest[f]) for f in features}
-        )
+        values = {feature: float(times * largest[feature]) for feature in features}
+        return generate_clamped(self.subject, self.site, self.sae, values)
 
     # ------------------------------------------------------------ clamps
 
@@ -93,87 +128,96 @@ class LoadedModel:
         self,
         clamps: list[Clamp],
         maxima: dict[int, float],
-        writing: Sampling,
-        places: Positions = Positions(),
-        also: tuple = (),
+        sampling: Sampling,
+        places: Positions = EVERYWHERE,
+        also: tuple[tuple[LoadedModel, list[Clamp], dict[int, float]], ...] = (),
         seconds: float = math.inf,
-    ) -> dict:  # noqa: B008 - frozen
-        """Baseline and clamped continuations of each prompt under each seed, as the record of an experiment.
+    ) -> Experiment:
+        """Generate baseline and clamped continuations of each prompt from each seed.
 
-        `also` holds (other Live, its clamps, their maxima) for clamps at the sites of other runs of the same subject. Raises UsageError
-        after `seconds`.
+        `also` holds (other model, its clamps, their maxima) for clamps at the sites of other runs
+        of the same subject. Raises UsageError for a feature that does not exist, for two runs at
+        one site, and after `seconds`.
         """
         edit, resolved = self.edit(clamps, maxima)
-        others = [(live, *live.edit(theirs, known)) for live, theirs, known in also]
-        for live, _, _ in others:
-            if live.site == self.site:
+        others = [(model, *model.edit(theirs, known)) for model, theirs, known in also]
+        for model, _, _ in others:
+            if model.site == self.site:
                 raise UsageError(
-                    f"{live.run.name} reads the same site {self.site}.",
+                    f"{model.run.name} reads the same site {self.site}.",
                     "Clamps of other runs must sit at other sites.",
                 )
         edits = Edits(
             edit,
             where_to_clamp(self.subject, places.positions, places.at),
-            tuple((live.site, e) for live, e, _ in others),
+            tuple((model.site, other_edit) for model, other_edit, _ in others),
         )
-        pairs = paired(self.subject, self.site, edits, writing, seconds)
-        return {
-            "clamps": [str(c) for c in clamps], "values": [c.value for c in resolved], "features": [c.feature for c in clamps],
-            "also": [{"run": live.run.name, "clamps": [asdict(c) for c in r]} for live, _, r in others],
-            "baseline": [p.baseline for p in pairs], "clamped": [p.clamped for p in pairs], "prompts": [p.prompt for p in pairs],
-            "seeds": [p.seed for p in pairs], "temperature": writing.temperature, "tokens": writing.tokens, **asdict(places),
-            "resolved": [asdict(c) for c in resolved], "sae": self.run.manifest("train").key,
-        }  # fmt: skip
+        pairs = generate_pairs(self.subject, self.site, edits, sampling, seconds)
+        return Experiment(
+            clamps=tuple(str(clamp) for clamp in clamps),
+            features=tuple(clamp.feature for clamp in clamps),
+            prompts=tuple(pair.prompt for pair in pairs),
+            baseline=tuple(pair.baseline for pair in pairs),
+            clamped=tuple(pair.clamped for pair in pairs),
+            seeds=tuple(pair.seed for pair in pairs),
+            values=tuple(clamp.value for clamp in resolved),
+            resolved=tuple(resolved),
+            also=tuple(OtherClamps(model.run.name, tuple(theirs)) for model, _, theirs in others),
+            temperature=sampling.temperature,
+            tokens=sampling.tokens,
+            positions=places.positions,
+            at=places.at,
+            sae=self.run.manifest("train").key,
+        )
 
-    def edit(self, clamps: list[Clamp], maxima: dict[int, float]):
-        """(the edit, the clamps in SAE units); UsageError for a feature that the SAE does not have."""
-        if any(c.feature >= self.sae.n_features for c in clamps):
-            raise UsageError(
-                f"There is no feature {max(c.feature for c in clamps)}.",
-                f"The SAE has features 0 to {self.sae.n_features - 1}.",
-            )
+    def edit(self, clamps: list[Clamp], maxima: dict[int, float]) -> tuple[Edit, list[Clamp]]:
+        """Return (the edit, the clamps in SAE units).
+
+        Raises UsageError for a feature that the SAE does not have.
+        """
+        self.sae.check_features(clamp.feature for clamp in clamps)
         resolved = resolve(clamps, maxima)
         return clamp_edit(self.sae, resolved), resolved
 
-    def replay(self, record: dict) -> dict:
-        """The texts of a kept experiment made again from what it recorded: same values, prompts, seeds and places."""
-        if record.get("sae") != self.run.manifest("train").key:
+    def replay(self, kept: Experiment) -> Experiment:
+        """Generate the texts of a kept experiment again: same values, prompts, seeds and places.
+
+        Raises NotReady where the run has another SAE now.
+        """
+        if kept.sae != self.run.manifest("train").key:
             raise NotReady(
                 "The experiment was made with another autoencoder than the run has now.",
-                "Clamp anew with the same flags.",
+                "Clamp again with the same flags.",
             )
-        others = tuple(
-            (LoadedModel(Run.open(o["run"]), self.subject), [Clamp(**c) for c in o["clamps"]], {})
-            for o in record["also"]
+        nothing: dict[int, float] = {}  # kept values are in SAE units
+        also = tuple(
+            (LoadedModel(Run.open(other.run), self.subject), list(other.clamps), nothing)
+            for other in kept.also
         )
-        prompts, seeds = (
-            list(dict.fromkeys(record["prompts"])),
-            tuple(dict.fromkeys(record["seeds"])),
-        )
-        writing = Sampling(prompts, record["tokens"], record["temperature"], seeds)
-        return self.clamp(
-            [Clamp(**c) for c in record["resolved"]],
-            {},
-            writing,
-            Positions(record["positions"], record["at"]),
-            others,
-        )
+        prompts, seeds = list(dict.fromkeys(kept.prompts)), tuple(dict.fromkeys(kept.seeds))
+        sampling = Sampling(prompts, kept.tokens, kept.temperature, seeds)
+        places = Positions(kept.positions, kept.at)
+        return self.clamp(list(kept.resolved), nothing, sampling, places, also)
 
     def doses(
         self,
         clamps: list[Clamp],
         maxima: dict[int, float],
         doses: list[float],
-        bench: dict,
-        places: Positions = Positions(),
-    ) -> dict:  # noqa: B008 - frozen
-        """Dose and response of clamps together, see `core.doses`. `bench` holds rows (R, T) of token ids of one document each, read
-        behind BOS, targets, prompts, tokens, seeds and others, features of like density."""
+        bench: dict[str, Any],
+        places: Positions = EVERYWHERE,
+    ) -> dict[str, Any]:
+        """Measure dose and response of clamps together, see `core.clamps.doses.Doses.measure`.
+
+        `bench` holds rows (R, T) of token ids of one document each, read after BOS, targets,
+        prompts, tokens, seeds and others, features of similar density.
+        """
         first = [] if self.subject.bos is None else [self.subject.bos]
         rows = torch.tensor([first + row for row in np.asarray(bench["rows"]).tolist()])
-        writing = Sampling(bench["prompts"], bench["tokens"], 0.7, tuple(range(bench["seeds"])))
+        seeds = tuple(range(bench["seeds"]))
+        sampling = Sampling(bench["prompts"], bench["tokens"], DOSE_TEMPERATURE, seeds)
+        data = DoseData(rows, bench["targets"], sampling, bench["others"], self.run.settings.seed)
         where = where_to_clamp(self.subject, places.positions, places.at)
-        bench = DoseData(rows, bench["targets"], writing, bench["others"], self.run.settings.seed)
-        return Doses(
-            self.subject, self.site, self.sae, at_dose_one(clamps, maxima), maxima, bench, where
-        ).measure(doses)
+        at_one = at_dose_one(clamps, maxima)
+        measured = Doses(self.subject, self.site, self.sae, at_one, maxima, data, where)
+        return measured.measure(doses)

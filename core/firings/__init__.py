@@ -1,1 +1,1 @@
-"""Every firing of every feature, inverted like a search engine's posting lists."""
+"""Every firing of every feature, inverted as a search engine's posting lists are."""

@@ -1,6 +1,14 @@
-"""Read the feature index and the token postings: numpy only, memory-mapped, nothing held.
+"""Name, write and read the files of the index, with numpy only; what is read is memory-mapped.
 
-An *ordinal* counts the kept tokens of the capture. Shards are contiguous in ordinals, so the firings of a feature come in order.
+    offsets-00000.npy     (F + 1,) int64: where the firings of each feature begin in a shard
+    positions-00000.npy   (m,) uint32: the token of each firing, counted from the shard's first
+    firings-00000.npy     (m,) float32: its activation in SAE units
+    token_offsets.npy     (V + 1,) int64: where the ordinals of each token of the vocabulary begin
+    token_ordinals.npy    (n,) uint32
+
+Firings are sorted by feature and then by position: 8 bytes a firing. There is one shard for each
+shard of the capture. An *ordinal* counts the kept tokens of the whole capture. Shards are
+contiguous in ordinals, so the firings of a feature come in order.
 """
 
 from __future__ import annotations
@@ -10,29 +18,47 @@ from pathlib import Path
 
 import numpy as np
 
+from core.activations.layout import read_layout
 from core.errors import UsageError
-from core.files import read_array, read_json
+from core.files import read_array, write_array
+from core.run import Run
+
+TOKEN_OFFSETS, TOKEN_ORDINALS = "token_offsets.npy", "token_ordinals.npy"
+
+
+def _offsets_path(folder: Path, shard: int) -> Path:
+    return folder / f"offsets-{shard:05d}.npy"
+
+
+def _positions_path(folder: Path, shard: int) -> Path:
+    return folder / f"positions-{shard:05d}.npy"
+
+
+def _firings_path(folder: Path, shard: int) -> Path:
+    return folder / f"firings-{shard:05d}.npy"
 
 
 class Postings:
     """Every firing of every feature, and every place of every token."""
 
     def __init__(self, index_folder: Path, capture_folder: Path):
-        self.bounds = np.array(read_json(capture_folder / "shards.json")["bounds"], dtype=np.int64)
-        shards = range(len(self.bounds) - 1)
-        self._offsets = [
-            read_array(index_folder / f"offsets-{i:05d}.npy", mapped=False) for i in shards
-        ]
-        self._positions = [read_array(index_folder / f"positions-{i:05d}.npy") for i in shards]
-        self._firings = [read_array(index_folder / f"firings-{i:05d}.npy") for i in shards]
-        self._token_offsets = read_array(index_folder / "token_offsets.npy", mapped=False)
-        self._token_ordinals = read_array(index_folder / "token_ordinals.npy")
+        layout = read_layout(capture_folder)
+        self.bounds = np.array(layout.bounds, dtype=np.int64)
+        shards = range(layout.n_shards)
+        self._offsets = [read_array(_offsets_path(index_folder, i), mapped=False) for i in shards]
+        self._positions = [read_array(_positions_path(index_folder, i)) for i in shards]
+        self._firings = [read_array(_firings_path(index_folder, i)) for i in shards]
+        self._token_offsets = read_array(index_folder / TOKEN_OFFSETS, mapped=False)
+        self._token_ordinals = read_array(index_folder / TOKEN_ORDINALS)
         self.n_tokens = int(self.bounds[-1])
         self.n_features = len(self._offsets[0]) - 1
-        self.n_firings: np.ndarray = sum(np.diff(o) for o in self._offsets)  # (F,)
+        self.n_firings: np.ndarray = np.sum([np.diff(o) for o in self._offsets], axis=0)  # (F,)
 
     def firings(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ordinals int64 (m,) ascending, activations float32 (m,)) of one feature; raises UsageError when it does not exist."""
+        """(ordinals int64 (m,) ascending, activations float32 (m,)) of one feature.
+
+        Raises UsageError when the feature does not exist.
+        """
         if not 0 <= feature < self.n_features:
             raise UsageError(
                 f"There is no feature {feature}.", f"There are features 0 to {self.n_features - 1}."
@@ -42,30 +68,37 @@ class Postings:
     def blocks(
         self, start: int = 0, end: int | None = None, size: int = 256
     ) -> Iterator[tuple[int, list[tuple[np.ndarray, np.ndarray]]]]:
-        """(first feature, [(ordinals, activations) of each feature]) for contiguous blocks: one slice a shard, read in order."""
+        """Yield (first feature, [(ordinals, activations) of each feature]) for blocks of features.
+
+        A block is one slice of each shard, read in order.
+        """
         end = self.n_features if end is None else end
         for first in range(start, end, size):
             last = min(first + size, end)
-            found: list[list] = [[] for _ in range(first, last)]
+            pieces: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(first, last)]
             for shard, offsets in enumerate(self._offsets):
                 a, b = offsets[first], offsets[last]
                 ordinals = self._positions[shard][a:b].astype(np.int64) + self.bounds[shard]
                 values = np.asarray(self._firings[shard][a:b])
                 cuts = offsets[first + 1 : last] - a
-                for parts, o, v in zip(
-                    found, np.split(ordinals, cuts), np.split(values, cuts), strict=True
+                for of_feature, o, v in zip(
+                    pieces, np.split(ordinals, cuts), np.split(values, cuts), strict=True
                 ):
-                    parts.append((o, v))
+                    of_feature.append((o, v))
             yield (
                 first,
                 [
                     (np.concatenate([o for o, _ in p]), np.concatenate([v for _, v in p]))
-                    for p in found
+                    for p in pieces
                 ],
             )
 
     def by_shard(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        """(first ordinal, end, offsets (F + 1,), positions) of each shard: the positions of feature f, counted from the first, lie between its offsets."""
+        """Yield (first ordinal, end, offsets (F + 1,), positions) of each shard.
+
+        The positions of feature f, counted from the first ordinal, are
+        positions[offsets[f] : offsets[f + 1]].
+        """
         for shard, offsets in enumerate(self._offsets):
             yield (
                 int(self.bounds[shard]),
@@ -76,9 +109,8 @@ class Postings:
 
     def token(self, token_id: int) -> np.ndarray:
         """Ordinals int64, ascending, at which a token stands."""
-        return self._token_ordinals[
-            self._token_offsets[token_id] : self._token_offsets[token_id + 1]
-        ].astype(np.int64)
+        start, end = self._token_offsets[token_id], self._token_offsets[token_id + 1]
+        return self._token_ordinals[start:end].astype(np.int64)
 
     @property
     def token_counts(self) -> np.ndarray:
@@ -92,8 +124,50 @@ class Postings:
 
 
 def lookup(where: np.ndarray, values: np.ndarray, ordinals: np.ndarray) -> np.ndarray:
-    """values at those ordinals that stand in ascending `where`, 0 elsewhere."""
+    """The entry of `values` at each ordinal that stands in ascending `where`; 0 at the others."""
     if not len(where):
         return np.zeros(np.shape(ordinals), np.float32)
     place = np.minimum(np.searchsorted(where, ordinals), len(where) - 1)
     return np.where(where[place] == ordinals, values[place], np.float32(0))
+
+
+def maxima(run: Run, n_features: int) -> np.ndarray:
+    """The largest activation (F,) of each feature over the corpus, 0 where it never fires."""
+    out = np.zeros(n_features, np.float32)
+    folder = run.folder("index")
+    for shard in range(read_layout(run.folder("capture")).n_shards):
+        offsets = read_array(_offsets_path(folder, shard))
+        firings = read_array(_firings_path(folder, shard))
+        fires = np.flatnonzero(np.diff(offsets))
+        if len(fires):
+            out[fires] = np.maximum(out[fires], np.maximum.reduceat(firings, offsets[fires]))
+    return out
+
+
+def count_firings(folder: Path, n_shards: int) -> np.ndarray:
+    """The number of firings (F,) of each feature in the shards of `folder`."""
+    offsets = (read_array(_offsets_path(folder, shard), mapped=False) for shard in range(n_shards))
+    return np.asarray(np.sum([np.diff(o) for o in offsets], axis=0))
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_shard(
+    folder: Path, number: int, offsets: np.ndarray, positions: np.ndarray, firings: np.ndarray
+) -> None:
+    """Write one shard. Its firings are written last, so a shard that has them is whole."""
+    write_array(_offsets_path(folder, number), offsets)
+    write_array(_positions_path(folder, number), positions)
+    write_array(_firings_path(folder, number), firings)
+
+
+def has_shard(folder: Path, number: int) -> bool:
+    """Whether shard `number` was written whole."""
+    return _firings_path(folder, number).exists()
+
+
+def write_token_postings(folder: Path, offsets: np.ndarray, ordinals: np.ndarray) -> None:
+    """Write where each token of the vocabulary stands: offsets (V + 1,), ordinals (n,)."""
+    write_array(folder / TOKEN_OFFSETS, offsets)
+    write_array(folder / TOKEN_ORDINALS, ordinals)

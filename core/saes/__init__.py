@@ -1,6 +1,5 @@
-"""Sparse autoencoders: one module for each architecture in training, one form for use, one file format of our own."""
+"""Sparse autoencoders: training architectures, one form for use, and the published layouts."""
 
-from core.saes.checkpoint import load_sae, save_sae
 from core.saes.sae import SAE, SAEConfig
 
-__all__ = ["SAE", "SAEConfig", "load_sae", "save_sae"]
+__all__ = ["SAE", "SAEConfig"]

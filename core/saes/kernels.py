@@ -1,190 +1,160 @@
-"""A training step's products in the arithmetic that the hardware is fast in, with their gradients written out.
+"""Fused forward and backward passes for SAE training in bfloat16 or float32.
 
-What is saved against autocast and plain autograd: nothing of size (B, F) is copied to float32; a bias goes into its product as one more row, and
-so does the gradient of an L1 norm, instead of a pass over (B, F); b_dec in front of the encoder costs a product of
-a matrix and a vector, not a sixth large one; and TopK is sparse from the k winners on.
+Each function computes what the `plain_loss` of an architecture computes, faster than autocast and
+autograd would (tests/core/saes/test_trainables.py proves that they agree):
+
+- nothing of size (B, F) is copied to float32;
+- a bias is one more row of its product, and so is the gradient of an L1 norm, instead of a pass
+  over (B, F);
+- b_dec in front of the encoder costs a product of a matrix and a vector, not a sixth large one;
+- TopK is sparse after the k largest are selected.
+
 Weights, their gradients, errors and losses are float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn.functional import embedding_bag
 
-hardtanh_backward = (
-    torch.ops.aten.hardtanh_backward
-)  # (g, x, a, b): g where a < x < b, else 0, in one vectorised pass
+from core.saes.products import (
+    append_column,
+    column_sums,
+    encoder_gradients,
+    hardtanh_backward,
+    mean_square,
+    preactivate,
+    where_positive,
+)
+from core.saes.selection import largest, order_by_feature
 
-BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
-PAD = 32  # columns for a bias: one of ones and then zeros, because products like widths that 32 divides
+Weights = tuple[Tensor, Tensor]  # a matrix (F, D) and its bias
 
 
 def autoencode(
     x: Tensor,
-    encoder: tuple[Tensor, Tensor],
-    decoder: tuple[Tensor, Tensor],
+    encoder: Weights,
+    decoder: Weights,
     activate: Callable[[Tensor], Tensor],
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(mean squared error (), error (B, D), f (B, F), the sum of f over the batch (F,)) of
+    """Return (mean squared error (), error (B, D), f (B, F), the sum of f over the batch (F,)) of
 
         f = activate((x - b_dec) W_enc + b_enc)        error = x - f W_dec - b_dec
 
-    for x (B, D), encoder (E (F, D), the transpose of W_enc, and b_enc (F,)) and decoder (W_dec (F, D), b_dec (D,)). `activate` leaves positive
-    entries as they are or makes them 0, and makes all others 0. Mean squared error and sums have gradients.
+    for x (B, D), encoder (E (F, D), the transpose of W_enc, and b_enc (F,)) and decoder
+    (W_dec (F, D), b_dec (D,)). `activate` keeps some of the positive entries and sets all others to
+    0. The mean squared error and the sums have gradients.
     """
-    return _Autoencode.apply(x, *encoder, *decoder, activate, dtype)
+    apply: Any = _Autoencode.apply
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(x, *encoder, *decoder, activate, dtype)
+    return results
 
 
 def autoencode_topk(
+    x: Tensor, encoder: Weights, decoder: Weights, k: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (mean squared error (), error (B, D), activations (B, k), their features (B, k)).
+
+    Only the k largest of each vector fire. The mean squared error has a gradient.
+    """
+    apply: Any = _AutoencodeTopK.apply
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(x, *encoder, *decoder, k, dtype)
+    return results
+
+
+def autoencode_nested(
     x: Tensor,
-    encoder: tuple[Tensor, Tensor],
-    decoder: tuple[Tensor, Tensor],
-    k: int,
+    encoder: Weights,
+    decoder: Weights,
+    activate: Callable[[Tensor], Tensor],
+    parts: list[int],
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(mean squared error (), error (B, D), the k activations of each vector (B, k), their features (B, k)), where only the k largest fire.
+    """Return (error of all features (), mean error of the prefixes (), error (B, D), f (B, F)).
 
-    The mean squared error has a gradient.
+    The first two are mean squared errors; only the second has a gradient. `parts` are the numbers
+    of features that each prefix adds to the one before. A part of f changes the errors of all
+    prefixes that hold it, so the backward pass adds the errors up from the last prefix on.
     """
-    return _AutoencodeTopK.apply(x, *encoder, *decoder, k, dtype)
+    apply: Any = _AutoencodeNested.apply
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(
+        x, *encoder, *decoder, activate, parts, dtype
+    )
+    return results
+
+
+def autoencode_jumprelu(
+    x: Tensor,
+    encoder: Weights,
+    decoder: Weights,
+    threshold: Tensor,
+    bandwidth: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (mean squared error (), mean number that fire (), how often each fires (F,)).
+
+    The first two have gradients, those of `core.saes.architectures.jumprelu`. The thresholds stand
+    in the product as a bias: so `above`, the pre-activations less the thresholds, is exact in
+    bfloat16 where it matters, near 0, and masks by one number, which are fast, find both what fires
+    and what lies in the rectangle.
+    """
+    apply: Any = _AutoencodeJumpReLU.apply
+    results: tuple[Tensor, Tensor, Tensor] = apply(
+        x, *encoder, *decoder, threshold, bandwidth, dtype
+    )
+    return results
+
+
+def autoencode_gated(
+    x: Tensor, encoder: Weights, decoder: Weights, magnitude: Weights, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (mean squared error (), that of the gate alone (), L1 norm of the gate (), f (B, F)).
+
+    The first three are means over vectors and have gradients. `magnitude` are r and b_mag (F,). The
+    magnitude is computed from the gate: exp(r) gate + (b_mag - exp(r) b_enc).
+    """
+    apply: Any = _AutoencodeGated.apply
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(x, *encoder, *decoder, *magnitude, dtype)
+    return results
 
 
 def encode(x: Tensor, E: Tensor, b_enc: Tensor, b_dec: Tensor, dtype: torch.dtype) -> Tensor:
-    """(x - b_dec) E^T + b_enc (B, F) in `dtype`, with E (F, D); x (B, D) gets no gradient."""
-    return _Encode.apply(x, E, b_enc, b_dec, dtype)
+    """Return (x - b_dec) E^T + b_enc (B, F) in `dtype`, with E (F, D); x (B, D) has no gradient."""
+    apply: Any = _Encode.apply
+    pre: Tensor = apply(x, E, b_enc, b_dec, dtype)
+    return pre
 
 
-def decode(f: Tensor, W_dec: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(f W_dec (B, D), the sum of f over the batch (F,)) of f (B, F) in `dtype`; both have gradients."""
-    return _Decode.apply(f, W_dec, dtype)
+def decode(f: Tensor, W_dec: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return f W_dec (B, D) of f (B, F) in `dtype`, with gradients."""
+    apply: Any = _Decode.apply
+    x_hat: Tensor = apply(f, W_dec, dtype)
+    return x_hat
 
 
-def largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(values (B, k), places (B, k)) of the k largest of each row of ReLU(pre) (B, F), in no order.
-
-    On the CPU in two rounds, the k largest being in the k groups with the largest maxima, and each round a partition of whole numbers
-    that hold value and place: together a fifth of the time of `topk` over 2,048 columns.
-    """
-    n_features = pre.shape[1]
-    size = 1 << max(
-        0, round(np.log2(max(1.0, n_features / k)) / 2)
-    )  # of a group; makes both rounds about as long
-    if pre.device.type != "cpu" or pre.dtype not in BITS or n_features // size > 1 << 16:
-        values, places = pre.topk(k, dim=1, sorted=False)
-        return values.relu(), places
-    bits = pre.relu().view(
-        BITS[pre.dtype]
-    )  # numbers that are not negative are ordered as their bits
-    if n_features % size or n_features // size < k:
-        values, places = largest_bits(bits, k)
-    else:
-        grouped = bits.unflatten(1, (size, -1))  # (B, size, groups)
-        groups = largest_bits(grouped.amax(1), k)[1]
-        values, places = largest_bits(
-            grouped.gather(2, groups[:, None].expand(-1, size, -1)).flatten(1), k
-        )
-        places = torch.div(places, k, rounding_mode="floor") * (n_features // size) + groups.gather(
-            1, places % k
-        )
-    return values.view(pre.dtype), places
+# ---------------------------------------------------------------- passes
 
 
-def largest_bits(bits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(values (B, k), places (B, k)) of the k largest of each row of `bits` (B, n), which are not negative."""
-    wide, shift = (torch.int32, 16) if bits.dtype == torch.int16 else (torch.int64, 32)
-    n = bits.shape[1]
-    keys = (bits.to(wide) << shift) | torch.arange(n, dtype=wide)
-    kept = torch.from_numpy(
-        np.ascontiguousarray(np.partition(keys.numpy(), n - k, axis=1)[:, n - k :])
-    )
-    return (kept >> shift).to(bits.dtype), (kept & ((1 << shift) - 1)).to(torch.int64)
-
-
-def find_border(pre: Tensor, k: int) -> tuple[float, float]:
-    """(the k-th largest of all entries of ReLU(pre), the largest entry that is smaller, or 0).
-
-    Where the first number is positive, the entries that exceed the second are those that are at
-    least the first. A partition by numpy is 7 to 25 times faster than `topk` over 8 million.
-    """
-    if pre.device.type != "cpu":
-        last = pre.flatten().topk(k, sorted=False).values.min().relu()
-        return float(last), float(torch.where(pre < last, pre, 0).max().relu())
-    is_short = (
-        pre.dtype == torch.bfloat16
-    )  # of numbers that are not negative, bits order as they do
-    numbers = (pre.relu().view(torch.int16) if is_short else pre).numpy()
-    ordered = np.partition(numbers, -k, axis=None)
-    last, rest = np.maximum(ordered[-k], 0), ordered[:-k]
-    below = rest.max(initial=0)
-    if below == last:
-        below = np.where(rest < last, rest, 0).max(initial=0)
-    found = np.stack([last, below])
-    first, second = (torch.from_numpy(found).view(torch.bfloat16) if is_short else found).tolist()
-    return first, second
-
-
-def where_positive(g: Tensor, x: Tensor) -> Tensor:
-    """`g` where `x` > 0, else 0. As whole numbers, whose sign is that of the bfloat16 with the same bits, in a third of the time."""
-    threshold_backward = torch.ops.aten.threshold_backward
-    if x.dtype != torch.bfloat16:
-        return threshold_backward(g, x, 0)
-    return threshold_backward(g.view(torch.int16), x.view(torch.int16), 0).view(torch.bfloat16)
-
-
-def column_sums(f: Tensor) -> Tensor:
-    """Sum over the batch (F,), float32; as a product with ones it takes a fifth of the time in bfloat16."""
-    return (f.new_ones(8, len(f)) @ f)[0].float() if f.dtype == torch.bfloat16 else f.sum(0)
-
-
-def by_feature(features: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
-    """Places in the flattened `features` (B, k) in order of feature, and where each feature's begin (F + 1,)."""
-    flat = features.flatten()
-    starts = torch.zeros(n_features + 1, dtype=torch.int64, device=flat.device)
-    starts[1:] = torch.bincount(flat, minlength=n_features).cumsum(0)
-    if flat.device.type != "cpu":
-        return flat.argsort(stable=True), starts
-    keys = flat.numpy().astype(
-        np.uint16 if n_features <= 1 << 16 else np.uint32
-    )  # a radix sort where 16 bits do
-    return torch.from_numpy(keys.argsort(kind="stable")), starts
-
-
-def padded(matrix: Tensor, column: Tensor | float, dtype: torch.dtype) -> Tensor:
-    """`matrix` (n, m) with `column` (n,) behind it and zeros to a width of m + PAD."""
-    out = torch.zeros(len(matrix), matrix.shape[1] + PAD, dtype=dtype, device=matrix.device)
-    out[:, : matrix.shape[1]] = matrix
-    out[:, matrix.shape[1]] = column
-    return out
-
-
-def preactivations(
-    centred: Tensor, E: Tensor, b_enc: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """(centred E^T + b_enc (B, F), the inputs (B, D + PAD) whose product that is), both in `dtype`."""
-    inputs = padded(centred, 1.0, dtype)
-    return inputs @ padded(E, b_enc, dtype).T, inputs
-
-
-def encoder_gradients(g_E: Tensor, g_b_enc: Tensor, E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of E, b_enc and, as far as it goes through the encoder, b_dec, in the type of the weights."""
-    g_b_enc = g_b_enc.to(E.dtype)
-    return g_E.to(E.dtype), g_b_enc, -(g_b_enc @ E)
-
-
-def mean_square(error: Tensor) -> Tensor:
-    return torch.dot(error.flatten(), error.flatten()) / error.numel()
-
-
-class _Autoencode(torch.autograd.Function):
+class _Autoencode(Function):
     @staticmethod
-    def forward(ctx, x, E, b_enc, W_dec, b_dec, activate, dtype):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        E: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        activate: Callable[[Tensor], Tensor],
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         error = x - b_dec
-        pre, inputs = preactivations(error, E, b_enc, dtype)
+        pre, inputs = preactivate(error, E, b_enc, dtype)
         f, W = activate(pre), W_dec.to(dtype)
         error -= f @ W
         ctx.save_for_backward(inputs, E, W, f, error)
@@ -193,30 +163,35 @@ class _Autoencode(torch.autograd.Function):
         return mean_square(error), error, f, column_sums(f).to(W_dec.dtype)
 
     @staticmethod
-    def backward(ctx, g_loss, _, __, g_sums):
+    def backward(ctx: Any, g_loss: Tensor, _: Any, __: Any, g_sums: Tensor | None) -> Any:
         inputs, E, W, f, error = ctx.saved_tensors
         g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
-        g_f = g @ W.T if g_sums is None else padded(g, 1.0, g.dtype) @ padded(W, g_sums, W.dtype).T
+        if g_sums is None:
+            g_f = g @ W.T
+        else:
+            g_f = append_column(g, 1.0, g.dtype) @ append_column(W, g_sums, W.dtype).T
         g_pre = where_positive(g_f, f)
         g_E, g_b_enc, g_b_dec = encoder_gradients(
             g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E
         )
-        return (
-            None,
-            g_E,
-            g_b_enc,
-            (f.T @ g).to(E.dtype),
-            g_b_dec + g.sum(0, dtype=E.dtype),
-            None,
-            None,
-        )
+        g_W_dec, g_b_dec = (f.T @ g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype)
+        return None, g_E, g_b_enc, g_W_dec, g_b_dec, None, None
 
 
-class _AutoencodeTopK(torch.autograd.Function):
+class _AutoencodeTopK(Function):
     @staticmethod
-    def forward(ctx, x, E, b_enc, W_dec, b_dec, k, dtype):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        E: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        k: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         error = x - b_dec
-        pre, inputs = preactivations(error, E, b_enc, dtype)
+        pre, inputs = preactivate(error, E, b_enc, dtype)
         values, features = largest(pre, k)
         W = W_dec.to(dtype)
         error -= embedding_bag(features, W, per_sample_weights=values, mode="sum")
@@ -225,57 +200,183 @@ class _AutoencodeTopK(torch.autograd.Function):
         return mean_square(error), error, values, features
 
     @staticmethod
-    def backward(ctx, g_loss, *_):
+    def backward(ctx: Any, g_loss: Tensor, *_: Any) -> Any:
         inputs, E, W, values, features, error = ctx.saved_tensors
         g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
         g_values = (g @ W.T).gather(1, features) * (values > 0)
-        order, starts = by_feature(features, len(W))
+        order, starts = order_by_feature(features, len(W))
         rows = torch.div(order, features.shape[1], rounding_mode="floor")
-        pull = lambda weights, vectors: embedding_bag(
-            rows,
-            vectors,
-            starts,
-            per_sample_weights=weights.flatten()[order],
-            mode="sum",
-            include_last_offset=True,
-        )
-        both, d = pull(g_values, inputs), E.shape[1]
+
+        def sum_per_feature(weights: Tensor, vectors: Tensor) -> Tensor:
+            return embedding_bag(
+                rows,
+                vectors,
+                starts,
+                per_sample_weights=weights.flatten()[order],
+                mode="sum",
+                include_last_offset=True,
+            )
+
+        both, d = sum_per_feature(g_values, inputs), E.shape[1]
         g_E, g_b_enc, g_b_dec = encoder_gradients(both[:, :d], both[:, d], E)
-        return (
-            None,
-            g_E,
-            g_b_enc,
-            pull(values, g).to(E.dtype),
-            g_b_dec + g.sum(0, dtype=E.dtype),
-            None,
-            None,
-        )
+        g_W_dec = sum_per_feature(values, g).to(E.dtype)
+        return None, g_E, g_b_enc, g_W_dec, g_b_dec + g.sum(0, dtype=E.dtype), None, None
 
 
-class _Encode(torch.autograd.Function):
+class _AutoencodeNested(Function):
     @staticmethod
-    def forward(ctx, x, E, b_enc, b_dec, dtype):
-        pre, inputs = preactivations(x - b_dec, E, b_enc, dtype)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        E: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        activate: Callable[[Tensor], Tensor],
+        parts: list[int],
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        error = x - b_dec
+        pre, inputs = preactivate(error, E, b_enc, dtype)
+        f, W, errors = activate(pre), W_dec.to(dtype), []
+        for part, rows in zip(torch.split(f, parts, 1), torch.split(W, parts), strict=True):
+            error = error - part @ rows
+            errors.append(error)
+        losses = [mean_square(e) for e in errors]
+        ctx.save_for_backward(inputs, E, W, f, *errors)
+        ctx.parts = parts
+        ctx.mark_non_differentiable(losses[-1], error, f)
+        return losses[-1], torch.stack(losses).mean(), error, f
+
+    @staticmethod
+    def backward(ctx: Any, _: Any, g_loss: Tensor, *__: Any) -> Any:
+        inputs, E, W, f, *errors = ctx.saved_tensors
+        pulls: list[Tensor] = []
+        total, weight = (
+            torch.zeros_like(errors[0]),
+            g_loss * (-2 / (errors[0].numel() * len(errors))),
+        )
+        for error in reversed(errors):
+            total = total + error
+            pulls.insert(0, total.to(W.dtype) * weight)
+        parts = torch.split(f, ctx.parts, 1), torch.split(W, ctx.parts)
+        each = list(zip(pulls, *parts, strict=True))
+        g_pre = where_positive(torch.cat([g @ rows.T for g, _, rows in each], 1), f)
+        g_W_dec = torch.cat([part.T @ g for g, part, _ in each]).to(E.dtype)
+        g_E, g_b_enc, g_b_dec = encoder_gradients(
+            g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E
+        )
+        g_b_dec = g_b_dec + pulls[0].sum(0, dtype=E.dtype)
+        return None, g_E, g_b_enc, g_W_dec, g_b_dec, None, None, None
+
+
+class _AutoencodeJumpReLU(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        E: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        threshold: Tensor,
+        bandwidth: float,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        error, W = x - b_dec, W_dec.to(dtype)
+        above, inputs = preactivate(error, E, b_enc - threshold, dtype)
+        f = where_positive(above + threshold.to(dtype), above)
+        error -= f @ W
+        ctx.save_for_backward(inputs, E, W, above, f, error, threshold)
+        ctx.bandwidth = bandwidth
+        firings = column_sums(f.sign())
+        ctx.mark_non_differentiable(firings)
+        return mean_square(error), firings.sum().to(E.dtype) / len(f), firings
+
+    @staticmethod
+    def backward(ctx: Any, g_loss: Tensor, g_l0: Tensor, _: Any) -> Any:
+        inputs, E, W, above, f, error, threshold = ctx.saved_tensors
+        g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
+        g_f, half = g @ W.T, ctx.bandwidth / 2
+        at_jump = torch.addcmul((g_l0 / len(f)).to(W.dtype), g_f, threshold.to(W.dtype))
+        at_jump = hardtanh_backward(at_jump, above, -half, half)
+        g_pre = where_positive(g_f, above).add_(at_jump, alpha=1 / ctx.bandwidth)
+        g_E, g_b_enc, g_b_dec = encoder_gradients(
+            g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E
+        )
+        g_W_dec, g_b_dec = (f.T @ g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype)
+        g_threshold = column_sums(at_jump).to(E.dtype) / -ctx.bandwidth
+        return None, g_E, g_b_enc, g_W_dec, g_b_dec, g_threshold, None, None
+
+
+class _AutoencodeGated(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        E: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        r: Tensor,
+        b_mag: Tensor,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        centred, W, scale = x - b_dec, W_dec.to(dtype), r.exp()
+        pre, inputs = preactivate(centred, E, b_enc, dtype)
+        gate = pre.relu()
+        magnitude = torch.addcmul((b_mag - scale * b_enc).to(dtype), pre, scale.to(dtype)).relu()
+        f = where_positive(magnitude, pre)
+        error, by_gate = centred - f @ W, centred - gate @ W
+        ctx.save_for_backward(inputs, E, W, gate, f, error, by_gate, scale, b_mag)
+        ctx.mark_non_differentiable(f)
+        l1 = column_sums(gate).sum().to(E.dtype) / len(x)
+        return mean_square(error), mean_square(by_gate), l1, f
+
+    @staticmethod
+    def backward(ctx: Any, g_loss: Tensor, g_by_gate: Tensor, g_l1: Tensor, _: Any) -> Any:
+        inputs, E, W, gate, f, error, by_gate, scale, b_mag = ctx.saved_tensors
+        g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
+        h = by_gate.to(W.dtype) * (g_by_gate * (-2 / by_gate.numel()))
+        g_mag = where_positive(g @ W.T, f)
+        product = append_column(h, 1.0, h.dtype) @ append_column(W, g_l1 / len(f), W.dtype).T
+        g_gate = where_positive(product, gate)
+        g_W = f.T @ g
+        sums, gate_sums = column_sums(g_mag).to(E.dtype), column_sums(g_gate).to(E.dtype)
+        g_product = torch.addcmul(g_gate, g_mag, scale.to(W.dtype))
+        g_E, _, g_b_dec = encoder_gradients(
+            g_product.T @ inputs[:, : E.shape[1]], gate_sums + scale * sums, E
+        )
+        # where f fires, exp(r) product is f - b_mag; the sum of g_f f is that of g_W W
+        g_r = (g_W * W).sum(1, dtype=E.dtype) - b_mag * sums
+        g_b_dec = g_b_dec + g.sum(0, dtype=E.dtype)
+        return None, g_E, gate_sums, g_W.to(E.dtype), g_b_dec, g_r, sums, None
+
+
+class _Encode(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, E: Tensor, b_enc: Tensor, b_dec: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        pre, inputs = preactivate(x - b_dec, E, b_enc, dtype)
         ctx.save_for_backward(inputs, E)
         return pre
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         inputs, E = ctx.saved_tensors
         return None, *encoder_gradients(g.T @ inputs[:, : E.shape[1]], column_sums(g), E), None
 
 
-class _Decode(torch.autograd.Function):
+class _Decode(Function):
     @staticmethod
-    def forward(ctx, f, W_dec, dtype):
+    def forward(ctx: Any, f: Tensor, W_dec: Tensor, dtype: torch.dtype) -> Tensor:
         W = W_dec.to(dtype)
         ctx.save_for_backward(f, W)
         ctx.wide = W_dec.dtype
-        ctx.set_materialize_grads(False)
-        return f @ W, column_sums(f).to(W_dec.dtype)
+        return f @ W
 
     @staticmethod
-    def backward(ctx, g, g_sums):
+    def backward(ctx: Any, g: Tensor) -> Any:
         f, W = ctx.saved_tensors
-        g_f = g @ W.T if g_sums is None else padded(g, 1.0, g.dtype) @ padded(W, g_sums, W.dtype).T
-        return g_f, (f.T @ g).to(ctx.wide), None
+        return g @ W.T, (f.T @ g).to(ctx.wide), None

@@ -1,6 +1,6 @@
-"""The one form that every trained or published SAE takes when it is used.
+"""A sparse autoencoder in use: one form for every SAE, trained or published.
 
-    u = x - mean(x)          where `centred`: a GPT-2 whose writing weights were centred when the SAE was trained
+    u = x - mean(x)          where `centred`: training centred the writing weights of GPT-2
     z = u, or u scaled token by token (`norm`)
     pre = (z - b_dec) W_enc + b_enc          without b_dec where `subtract_b_dec` is False
     f = activation(pre)
@@ -13,35 +13,43 @@
     topk_signed  the k largest of pre by absolute value, sign kept
     groupmax     ReLU, then the largest of each of k contiguous groups of features
     jumprelu     ReLU(pre) where pre > threshold
-    gated        ReLU(r (pre - b_enc) + b_mag) where pre > 0; r and b_mag are `gate_scale` and `gate_bias`
+    gated        ReLU(r (pre - b_enc) + b_mag) where pre > 0; r, b_mag: `gate_scale`, `gate_bias`
 
-Constant input scaling is folded into the weights, so f is in the SAE's own units on raw activations; a scale that depends on the token
-cannot be folded, so `decode` needs the vectors that f came from. Directions are rows of W_dec (F, D).
+Constant input scaling is folded into the weights, so f is in the SAE's own units on raw
+activations. A scale that depends on the token cannot be folded, so `decode` then needs the vectors
+that f came from. Directions are rows of W_dec (F, D).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import UsageError
-from core.saes.kernels import largest
+from core.records import Site
+from core.saes.selection import largest
 
 ACTIVATIONS = ("relu", "topk", "topk_signed", "groupmax", "jumprelu", "gated")
 NORMS = ("none", "layer_norm", "constant_norm")
-EXTRAS = {
+LAYOUTS = ("own", "saelens")  # that `SAE.save` writes
+EXTRAS = {  # tensors (F,) beside the four that every SAE has
     "jumprelu": ("threshold",),
     "gated": ("gate_scale", "gate_bias"),
-}  # tensors (F,) beside the four that all have
-EPSILON = 1e-5  # added to the standard deviation by `layer_norm` on the way in, not on the way out
+}
+EPSILON = 1e-5  # `layer_norm` adds it to the standard deviation when encoding, not when decoding
 
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """What, beside the tensors, an SAE is: see the module's docstring. `name` is the architecture as its authors call it."""
+    """Everything that defines an SAE beside its tensors; the module's docstring has the formulas.
+
+    `name` is the architecture as its authors call it.
+    """
 
     name: str
     activation: str
@@ -51,11 +59,25 @@ class SAEConfig:
     centred: bool = False
 
 
+@dataclass(frozen=True)
+class ClampEdit:
+    """An edit of the activations at `site` that sets SAE features; see `SAE.clamp`."""
+
+    site: Site | None  # None where the SAE does not say which site it reads
+    targets: Tensor  # (m,) activations, SAE units
+    change: Callable[[Tensor, Tensor], Tensor]  # (x (..., D), activations) -> delta (..., D)
+
+    def __call__(self, hidden: Tensor, editable: Tensor) -> Tensor:
+        """Return hidden (R, T, D) in float32, changed where `editable` (R, T) is True."""
+        x = hidden.float()
+        return torch.where(editable[..., None], x + self.change(x, self.targets), x)
+
+
 def check_shapes(tensors: dict[str, Tensor]) -> None:
-    """Raises UsageError where a tensor does not fit W_dec (F, D)."""
+    """Raise UsageError where a tensor does not fit W_dec (F, D)."""
     if tensors["W_dec"].ndim != 2:
         raise UsageError(
-            f"W_dec has shape {tuple(tensors['W_dec'].shape)} where (features, width) is asked for.",
+            f"W_dec has shape {tuple(tensors['W_dec'].shape)}; it must be (features, width).",
             "Load a whole SAE.",
         )
     n_features, d_in = tensors["W_dec"].shape
@@ -64,184 +86,276 @@ def check_shapes(tensors: dict[str, Tensor]) -> None:
         shape = shapes.get(name, (n_features,))
         if tensor.shape != shape:
             raise UsageError(
-                f"{name} has shape {tuple(tensor.shape)} where the decoder asks for {shape}.",
+                f"{name} has shape {tuple(tensor.shape)}; the decoder asks for {shape}.",
                 "Load a whole SAE.",
             )
 
 
 class SAE(nn.Module):
-    """A sparse autoencoder for use: W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,), without gradients."""
+    """A sparse autoencoder without gradients: W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,).
 
-    def __init__(self, form: SAEConfig, tensors: dict[str, Tensor]):
-        """Raises UsageError for a form that does not exist and for tensors that do not fit it or each other."""
+    `site`, `subject` and `context` say what the SAE reads: a site of a subject (its name on the
+    hub), in rows of `context` tokens. `source` says where it was loaded from. Each is None, "" or 0
+    where that is not known.
+    """
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    threshold: Tensor
+    gate_scale: Tensor
+    gate_bias: Tensor
+
+    def __init__(
+        self,
+        config: SAEConfig,
+        tensors: dict[str, Tensor],
+        site: Site | None = None,
+        subject: str = "",
+        context: int = 0,
+        source: str = "",
+    ) -> None:
+        """Raise UsageError for an unknown config and for tensors that do not fit it or each other.
+
+        The tensors are converted to float32; float32 tensors share their memory with the SAE.
+        """
         super().__init__()
-        wanted = {"W_enc", "b_enc", "W_dec", "b_dec", *EXTRAS.get(form.activation, ())}
-        if form.activation not in ACTIVATIONS or form.norm not in NORMS:
-            raise UsageError(
-                f"An SAE with activation {form.activation!r} and normalisation {form.norm!r} is not known.",
-                "Load another one.",
-            )
-        if tensors.keys() != wanted:
-            raise UsageError(
-                f"A {form.activation} SAE has tensors {sorted(wanted)}; found {sorted(tensors)}.",
-                "Load a whole SAE.",
-            )
-        check_shapes(tensors)
-        self.form, self.n_features, self.d_in = form, *tensors["W_dec"].shape
+        _check_config(config, tensors)
+        self.config = config
+        self.site, self.subject, self.context, self.source = site, subject, context, source
+        self.n_features, self.d_in = tensors["W_dec"].shape
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().float())
-        if (
-            self.is_sparse
-            and not 1 <= form.k <= self.n_features
-            or form.activation == "groupmax"
-            and self.n_features % form.k
-        ):
-            raise UsageError(
-                f"k is {form.k} for {self.n_features} features.",
-                "k must be between 1 and the number of features, and divide it for groupmax.",
-            )
 
     @property
     def architecture(self) -> str:
-        return self.form.name
+        """The architecture as its authors call it."""
+        return self.config.name
 
     @property
     def is_sparse(self) -> bool:
-        """Whether at most k features fire on a token by construction, so that `encode_sparse` works."""
-        return self.form.activation in ("topk", "topk_signed", "groupmax")
+        """Whether at most k features fire on a token by construction; `encode_sparse` needs it."""
+        return self.config.activation in ("topk", "topk_signed", "groupmax")
+
+    @property
+    def per_token(self) -> bool:
+        """Whether decoding needs the vectors that were encoded."""
+        return self.config.norm != "none" or self.config.centred
+
+    # ------------------------------------------------------------ files
+
+    @classmethod
+    def load(cls, spec: str | Path) -> SAE:
+        """Load an SAE in float32 from any known layout, ours or a published one.
+
+        `spec` is a file or a folder, or `hf:owner/repo[/folder][@revision]`. Raises UsageError for
+        an unknown layout or an SAE that cannot be loaded as its authors meant it, and NotReady when
+        the hub cannot be reached.
+        """
+        from core.saes.formats import load
+
+        return load(spec)
+
+    def save(self, folder: str | Path, layout: str = "own") -> None:
+        """Write the SAE into `folder`, where `SAE.load` finds it again.
+
+        `own` writes sae.safetensors; `saelens` writes cfg.json and sae_weights.safetensors as
+        SAELens 6 reads them. Raises UsageError for an unknown layout and for an SAE that SAELens
+        cannot describe.
+        """
+        from core.saes.checkpoint import save_own
+        from core.saes.formats.saelens_save import save_saelens
+
+        if layout not in LAYOUTS:
+            raise UsageError(f"There is no layout {layout!r}.", f"Use {' or '.join(LAYOUTS)}.")
+        (save_own if layout == "own" else save_saelens)(self, Path(folder))
+
+    def with_origin(self, site: Site | None, subject: str, context: int) -> SAE:
+        """Return an SAE on the same tensors that says it reads `site` of `subject`."""
+        tensors = dict(self.named_buffers())
+        return SAE(self.config, tensors, site, subject, context, self.source)
 
     # ------------------------------------------------------------ forward
 
     def encode(self, x: Tensor) -> Tensor:
-        """Activations f (..., F) of raw vectors x (..., D)."""
+        """Return activations f (..., F) of raw vectors x (..., D)."""
         if self.is_sparse:
             values, features = self.encode_sparse(x)
-            return torch.zeros(
-                *x.shape[:-1], self.n_features, dtype=values.dtype, device=x.device
-            ).scatter_(-1, features, values)
-        return self._activate(self.read(x) @ self.W_enc, slice(None))
+            shape = (*x.shape[:-1], self.n_features)
+            f = torch.zeros(shape, dtype=values.dtype, device=x.device)
+            return f.scatter_(-1, features, values)
+        return self._activate(self.prepare(x) @ self.W_enc, slice(None))
 
     def encode_sparse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(activations (..., k), features (..., k)) where k bounds what can fire; some activations may be 0."""
-        pre = self.read(x) @ self.W_enc + self.b_enc
-        k = self.form.k
-        if self.form.activation == "groupmax":
-            values, place = pre.relu().unflatten(-1, (k, -1)).max(-1)
-            return values, place + torch.arange(
-                0, self.n_features, self.n_features // k, device=x.device
-            )
-        if self.form.activation == "topk_signed":
+        """Return (activations (..., k), features (..., k)) of an SAE in which at most k fire.
+
+        Some activations may be 0.
+        """
+        pre = self.prepare(x) @ self.W_enc + self.b_enc
+        k = self.config.k
+        if self.config.activation == "groupmax":
+            values, place = pre.relu().view(*pre.shape[:-1], k, -1).max(-1)
+            starts = torch.arange(0, self.n_features, self.n_features // k, device=x.device)
+            return values, place + starts
+        if self.config.activation == "topk_signed":
             features = pre.abs().topk(k, dim=-1, sorted=False).indices
             return pre.gather(-1, features), features
         values, features = largest(pre.reshape(-1, self.n_features), k)
         return values.reshape(*pre.shape[:-1], k), features.reshape(*pre.shape[:-1], k)
 
-    def above(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(pre-activations (B, F), what they must exceed to fire), where that is all there is to firing; else None. A firing's activation is
-        then its pre-activation, and no dense matrix of activations is made."""
-        if self.form.activation not in ("relu", "jumprelu"):
+    def preactivate(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return (pre-activations (B, F), the floor that they must exceed to fire), or None.
+
+        A firing's activation is then its pre-activation, so that no dense matrix of activations is
+        needed. None where firing depends on more than such a floor.
+        """
+        if self.config.activation == "jumprelu":
+            floor = self.threshold.clamp(min=0)
+        elif self.config.activation == "relu":
+            floor = self.b_enc.new_zeros(())
+        else:
             return None
-        floor = (
-            self.threshold.clamp(min=0)
-            if self.form.activation == "jumprelu"
-            else self.b_enc.new_zeros(())
-        )
-        return torch.addmm(self.b_enc, self.read(x), self.W_enc), floor
+        return torch.addmm(self.b_enc, self.prepare(x), self.W_enc), floor
 
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
-        """Reconstructions (..., D), raw, of activations f (..., F). `x` (..., D) are the raw vectors that f came from; only an SAE that
-        scales or centres each token needs them, and raises ValueError without."""
+        """Return raw reconstructions (..., D) of activations f (..., F).
+
+        `x` (..., D) are the raw vectors that f came from. Only an SAE that scales or centres each
+        token needs them; it raises ValueError without them.
+        """
         out = f @ self.W_dec + self.b_dec
         if not self.per_token:
             return out
         if x is None:
             raise ValueError(
-                f"a {self.form.norm} SAE scales every token: decode needs the vectors that it encoded"
+                f"a {self.config.norm} SAE scales or centres every token: "
+                "decode needs the encoded vectors"
             )
         mean, scale = self._statistics(x.float())
         return out * scale + mean
 
     def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the reconstructions (..., D) of raw x (..., D)."""
         return self.decode(self.encode(x), x)
 
-    def edit(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
-        """What to add to raw x (..., D) so that `features` (m,) have activations `values` (..., m): delta (..., D), float32.
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return what the encoder's matrix multiplies (..., D): raw x (..., D), normalised."""
+        z = x.to(self.W_enc.dtype)
+        if self.per_token:
+            mean, scale = self._statistics(z)
+            z = (z - mean) / (scale + EPSILON if self.config.norm == "layer_norm" else scale)
+        return z - self.b_dec if self.config.subtract_b_dec else z
 
-        The SAE's error at x is kept: only the difference that the edited features make is added. Where every feature decides for
-        itself whether it fires, only their own columns are read.
+    def _statistics(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Return the (mean, scale) (..., 1) that bring a reconstruction back to its token."""
+        centre = self.config.centred or self.config.norm == "layer_norm"
+        mean = x.mean(-1, keepdim=True) if centre else 0.0
+        if self.config.norm == "layer_norm":
+            return mean, (x - mean).std(-1, keepdim=True)
+        if self.config.norm == "constant_norm":
+            norm: Tensor = (x - mean).norm(dim=-1, keepdim=True)
+            return mean, norm / self.d_in**0.5
+        return mean, 1.0
+
+    def _activate(self, product: Tensor, features: Tensor | slice) -> Tensor:
+        """Return activations of `features` from their products with W_enc.
+
+        For activations that look at one feature alone.
+        """
+        pre = product + self.b_enc[features]
+        if self.config.activation == "jumprelu":
+            return pre.relu() * (pre > self.threshold[features])
+        if self.config.activation == "gated":
+            magnitude = product * self.gate_scale[features] + self.gate_bias[features]
+            return magnitude.relu() * (pre > 0)
+        return pre.relu()
+
+    # ------------------------------------------------------------ edits
+
+    def clamp(self, values: dict[int, float]) -> ClampEdit:
+        """Return an edit that sets features to `values` (SAE units), for `Subject.generate`.
+
+        The SAE's error is kept: only the difference that the features make is added. Raises
+        UsageError for a feature that the SAE does not have.
+        """
+        self.check_features(values)
+        targets = torch.tensor(list(values.values()), dtype=torch.float32, device=self.b_dec.device)
+        return ClampEdit(
+            self.site, targets, self.editor(torch.tensor(list(values), dtype=torch.long))
+        )
+
+    def check_features(self, features: Any) -> None:
+        """Raise UsageError where an iterable of feature numbers holds one that does not exist."""
+        unknown = [feature for feature in features if not 0 <= feature < self.n_features]
+        if unknown:
+            raise UsageError(
+                f"There is no feature {max(unknown)}.",
+                f"The SAE has features 0 to {self.n_features - 1}.",
+            )
+
+    def edit(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
+        """Return the delta (..., D) that gives `features` (m,) the activations `values` (..., m).
+
+        Add it to raw x (..., D); it is float32. The SAE's error at x is kept: only the difference
+        that the edited features make is added. Where every feature decides for itself whether it
+        fires, only their own columns are read.
         """
         return self.editor(features)(x, values)
 
     def editor(self, features: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """`edit` for `features` (m,), for many uses: their rows and columns are taken out once."""
-        current, directions = self._reader(features), self.W_dec[features]
+        """Return `edit` for fixed `features` (m,): their rows and columns are taken out once."""
+        read, directions = self._reader(features), self.W_dec[features]
 
         def edit(x: Tensor, values: Tensor) -> Tensor:
-            delta = (values - current(x)) @ directions
-            return delta * self._statistics(x.float())[1] if self.form.norm != "none" else delta
+            delta = (values - read(x)) @ directions
+            return delta * self._statistics(x.float())[1] if self.config.norm != "none" else delta
 
         return edit
 
     def _reader(self, features: Tensor) -> Callable[[Tensor], Tensor]:
-        """What gives activations (..., m) of `features` (m,) alone, for x (..., D)."""
-        if self.is_sparse and (self.form.activation != "topk" or len(features) > 4):
+        """Return a function from x (..., D) to the activations (..., m) of `features` (m,)."""
+        if self.is_sparse and (self.config.activation != "topk" or len(features) > 4):
             return lambda x: self.encode(x)[..., features]
         columns, bias = self.W_enc[:, features], self.b_enc[features]
         if not self.is_sparse:
-            return lambda x: self._activate(self.read(x) @ columns, features)
+            return lambda x: self._activate(self.prepare(x) @ columns, features)
 
-        def current(x: Tensor) -> Tensor:
-            z = self.read(x)
+        def read(x: Tensor) -> Tensor:
+            z = self.prepare(x)
             own = z @ columns + bias
-            if own.device.type == "cpu" and own.max() <= 0:
-                return torch.zeros_like(
-                    own
-                )  # as nearly always when one token is generated: no other feature need be looked at
+            if own.device.type == "cpu" and not (own > 0).any():
+                # nearly always so for one generated token: no other feature need be computed
+                return torch.zeros_like(own)
             pre = z @ self.W_enc + self.b_enc
             own = pre[..., features]
-            larger = torch.stack(
-                [(pre > own[..., i, None]).sum(-1) for i in range(len(features))], -1
-            )  # cheaper than finding the k largest
-            return own.relu() * (larger < self.form.k)
+            # counting the larger ones is cheaper than finding the k largest
+            larger = [(pre > own[..., i, None]).sum(-1) for i in range(len(features))]
+            return own.relu() * (torch.stack(larger, -1) < self.config.k)
 
-        return current
+        return read
 
-    @property
-    def per_token(self) -> bool:
-        """Whether decoding needs the vectors that were encoded."""
-        return self.form.norm != "none" or self.form.centred
 
-    def _statistics(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """(what is added, what is multiplied) to bring a reconstruction back to the token it is of; each (..., 1)."""
-        mean = (
-            x.mean(-1, keepdim=True) if self.form.centred or self.form.norm == "layer_norm" else 0.0
+def _check_config(config: SAEConfig, tensors: dict[str, Tensor]) -> None:
+    wanted = {"W_enc", "b_enc", "W_dec", "b_dec", *EXTRAS.get(config.activation, ())}
+    if config.activation not in ACTIVATIONS or config.norm not in NORMS:
+        raise UsageError(
+            f"There is no SAE with activation {config.activation!r} "
+            f"and normalisation {config.norm!r}.",
+            "Load another one.",
         )
-        if self.form.norm == "layer_norm":
-            return mean, (x - mean).std(-1, keepdim=True)
-        if self.form.norm == "constant_norm":
-            return mean, (x - mean).norm(dim=-1, keepdim=True) / self.d_in**0.5
-        return mean, 1.0
-
-    def read(self, x: Tensor) -> Tensor:
-        """What the encoder's matrix multiplies, (..., D), of raw vectors x (..., D)."""
-        z = x.to(self.W_enc.dtype)
-        if self.per_token:
-            mean, scale = self._statistics(z)
-            z = (z - mean) / (scale + EPSILON if self.form.norm == "layer_norm" else scale)
-        return z - self.b_dec if self.form.subtract_b_dec else z
-
-    def _activate(self, product: Tensor, features: Tensor | slice) -> Tensor:
-        """Activations of `features` whose products with W_enc are given, for activations that look at one feature alone."""
-        pre = product + self.b_enc[features]
-        if self.form.activation == "jumprelu":
-            return pre.relu() * (pre > self.threshold[features])
-        if self.form.activation == "gated":
-            return (product * self.gate_scale[features] + self.gate_bias[features]).relu() * (
-                pre > 0
-            )
-        return pre.relu()
-
-    # ------------------------------------------------------------ files
-
-    def settings(self) -> dict:
-        return asdict(self.form)
+    if tensors.keys() != wanted:
+        raise UsageError(
+            f"A {config.activation} SAE has tensors {sorted(wanted)}; found {sorted(tensors)}.",
+            "Load a whole SAE.",
+        )
+    check_shapes(tensors)
+    n_features = len(tensors["W_dec"])
+    sparse = config.activation in ("topk", "topk_signed", "groupmax")
+    if (sparse and not 1 <= config.k <= n_features) or (
+        config.activation == "groupmax" and n_features % config.k
+    ):
+        raise UsageError(
+            f"k is {config.k} for {n_features} features.",
+            "k must be between 1 and the number of features, and divide it for groupmax.",
+        )

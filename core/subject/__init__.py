@@ -1,1 +1,1 @@
-"""The language model under study: load, read, edit, generate."""
+"""The language model whose features are studied: load it, read and edit sites, generate text."""

@@ -1,8 +1,10 @@
-"""Where the sites of each known architecture are. An architecture that is not here works by module path.
+"""Say where the sites of each known architecture are. Any other architecture needs module paths.
 
-Definitions hold for every family: resid_pre and resid_post are a layer's input and output, attn_out and mlp_out are what the two halves
-write to the residual stream (so behind a post-norm where there is one), resid_mid is the stream between them, and attn_z is the input
-of attention's output projection, heads side by side. Layers whose halves run side by side have no resid_mid.
+The definitions are the same for every family. resid_pre and resid_post are the input and the
+output of a layer. attn_out and mlp_out are what its two halves write to the residual stream, so
+after a post-norm where there is one. resid_mid is the stream between the halves. attn_z is the
+input of attention's output projection, with the heads concatenated. A layer whose halves run in
+parallel has no resid_mid.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from core.records import Site
 
 @dataclass(frozen=True)
 class Family:
-    """Module paths of one architecture. `layer` has a {} for the layer's number; attention and MLP are below the layer."""
+    """Module paths of one architecture.
+
+    `layer` has {} in the place of the layer's number. The paths of attention, MLP and `middle` are
+    relative to the layer; `final_norm` is not.
+    """
 
     layer: str
     attn: str  # its output is attn_out
@@ -25,11 +31,11 @@ class Family:
     final_norm: str
 
     def path(self, site: Site) -> tuple[str, str]:
-        """(module path, "input" or "output") of a named site; raises UsageError where the architecture has none."""
+        """(module path, "input" or "output") of a named site; raises UsageError without one."""
         layer = self.layer.format(site.layer)
         if site.kind == "resid_mid" and self.middle is None:
             raise UsageError(
-                "Attention and MLP run side by side here: there is no resid_mid.",
+                "Attention and MLP run in parallel here, so there is no resid_mid.",
                 "Use resid_pre, resid_post, attn_out or mlp_out.",
             )
         return {
@@ -91,7 +97,8 @@ FAMILIES = {
         "final_layer_norm",
         "model.decoder.final_layer_norm",
     ),
-    # Bloom's attention and MLP add the residual stream themselves: what they write is the output of their last matrix
+    # Bloom's attention and MLP add the residual stream themselves, so what they write to it is the
+    # output of their last matrix
     "bloom": Family(
         "transformer.h.{}",
         "self_attention.dense",

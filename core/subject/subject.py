@@ -1,11 +1,8 @@
-"""The subject: a Hugging Face causal language model, read and edited through PyTorch forward hooks. The only hooks are here.
+"""The subject: a Hugging Face causal language model; read a site, edit a site, generate text.
 
-A hook sits on one module of one layer. Layers return a Tensor or a tuple, and take their hidden states by position or by keyword;
-both are handled, and an edited value goes back in the container that it came in (resid_mid is edited in place, since the layer adds to
-that tensor afterwards). Where the sites of an architecture are is in `core/families.py`. Reading stops the forward pass at the hooked module
-by raising through it: on the embedded subject a read at layer 3 of 6 costs about half a whole pass.
-
-Rows are padded on the right for reading (a causal model never looks there) and on the left for generating.
+Reading ends the forward pass at the hooked module by raising through it: on the embedded subject a
+read at layer 3 of 6 costs about half a whole pass. Rows are padded on the right for reading (a
+causal model never looks there) and on the left for generating.
 """
 
 from __future__ import annotations
@@ -13,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -27,34 +25,39 @@ from core.errors import UsageError
 from core.hub import subject_errors
 from core.records import Site
 from core.run import Run
-from core.subject.decoding import Edit, Generation, Where, _Decoding
+from core.subject.decoding import Decoding, Edit, Generation, Where
+from core.subject.embedded import find_subject
 from core.subject.families import FAMILIES
+from core.subject.hooks import hook_module
+from core.subject.texts import TextAccess
 
 
-class _Stop(Exception):
+class _EndPass(Exception):
     """Raised in a hook to end the forward pass; carries nothing."""
 
 
-class Subject:
-    """A causal language model and its tokenizer: read a site, edit a site, generate with activations."""
+class Subject(TextAccess):
+    """A causal language model and its tokenizer: read a site, edit a site, generate text."""
 
-    def __init__(self, model: nn.Module, tokenizer):
+    def __init__(self, model: Any, tokenizer: Any):
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(
                 f"The tokenizer of {model.config.name_or_path!r} gives no character offsets.",
                 "Use a subject with a fast tokenizer (tokenizer.json).",
             )
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model
+        self.model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.device = next(model.parameters()).device
-        self.family = FAMILIES.get(model.config.model_type)
+        self.device: torch.device = next(model.parameters()).device
+        self.architecture: str = model.config.model_type
+        self.family = FAMILIES.get(self.architecture)
         self.bos: int | None = tokenizer.bos_token_id
         self.eos: int | None = tokenizer.eos_token_id
-        self.n_vocabulary: int = model.get_output_embeddings().weight.shape[0]
+        self.n_vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         text = model.config.get_text_config()
         self.width: int = text.hidden_size  # of the residual stream
-        self.context: int = getattr(text, "max_position_embeddings", None) or getattr(
-            text, "n_positions", 2048
+        self.context: int = (  # tokens
+            getattr(text, "max_position_embeddings", 0) or getattr(text, "n_positions", 0) or 2048
         )
 
     @classmethod
@@ -67,30 +70,32 @@ class Subject:
         weights: str = "trained",
         seed: int = 0,
     ) -> Subject:
-        """The subject called `name` on the hub, or in the local folder `name`. `weights="random"` leaves it untrained.
+        """The subject called `name` on the hub, or in the local folder `name`.
 
-        Raises UsageError for a name that is neither, and NotReady for a repository that wants a token.
+        `weights="random"` leaves it untrained, initialised from `seed`. Raises UsageError for a
+        name that is neither, and NotReady for a repository that needs a token.
         """
-        device = pick_device(device)
-        kind = pick_dtype(dtype, device)
+        name = find_subject(name)
+        place = pick_device(device)
+        kind = pick_dtype(dtype, place)
         source = {"revision": revision} if revision else {}
         transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()  # it would warn of right padding without a mask, which a causal model never sees
+        # without this it warns of right padding without a mask, which a causal model never sees
+        transformers_logging.set_verbosity_error()
         with subject_errors(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **source)
             if weights == "random":
                 torch.manual_seed(seed)
-                model = AutoModelForCausalLM.from_config(
-                    AutoConfig.from_pretrained(name, **source)
-                ).to(kind)
+                config = AutoConfig.from_pretrained(name, **source)
+                model = AutoModelForCausalLM.from_config(config).to(kind)
             else:
                 model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, **source)
-        return cls(model.to(device), tokenizer)
+        return cls(model.to(place), tokenizer)
 
     # ------------------------------------------------------------ sites
 
     def module(self, site: Site) -> tuple[nn.Module, str]:
-        """The module that `site` names and the side of it, "input" or "output"; raises UsageError when there is none."""
+        """The module of `site` and its side, "input" or "output"; raises UsageError without one."""
         path, side = self._path(site)
         try:
             return self.model.get_submodule(path), side
@@ -109,119 +114,99 @@ class Subject:
             return site.module, site.kind
         if self.family is None:
             raise UsageError(
-                f"Named sites are not known for the architecture {self.model.config.model_type!r}.",
+                f"Named sites are not known for the architecture {self.architecture!r}.",
                 "Give a module path and a side, such as model.layers.3.output.",
             )
         return self.family.path(site)
 
     @cached_property
     def n_layers(self) -> int:
-        return self.model.config.get_text_config().num_hidden_layers
+        return int(self.model.config.get_text_config().num_hidden_layers)
 
     # ------------------------------------------------------------ hooks
 
     @contextlib.contextmanager
-    def _hooked(self, site: Site, see: Callable[[Tensor], Tensor | None]):
-        """Call `see(hidden (R, T, D))` whenever `site` is computed; what it returns, unless None, takes hidden's place."""
+    def hook(self, site: Site, see: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Context manager: calls `see(hidden (R, T, D))` whenever the model computes `site`.
+
+        Unless `see` returns None, what it returns replaces the hidden states.
+        """
         module, side = self.module(site)
-        passing = threading.local()  # several threads may be in the subject at once
-
-        def look(hidden: Tensor) -> Tensor | None:
-            if hidden.dim() == 3:
-                return see(hidden)
-            new = see(hidden.unflatten(0, (passing.rows, -1)))  # OPT runs its MLP on (R * T, D)
-            return None if new is None else new.flatten(0, 1)
-
-        def begin(_model, args, kwargs):
-            passing.rows = len(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
-
-        def before(_module, args, kwargs):
-            by_keyword = not (args and isinstance(args[0], Tensor))
-            hidden = kwargs["hidden_states"] if by_keyword else args[0]
-            new = look(hidden)
-            if new is None:
-                return None
-            if (
-                site.kind == "resid_mid"
-            ):  # the norm's input is the very tensor that the layer adds to later
-                hidden.copy_(new)
-                return None
-            return (
-                (args, kwargs | {"hidden_states": new})
-                if by_keyword
-                else ((new, *args[1:]), kwargs)
-            )
-
-        def after(_module, _args, output):
-            new = look(output if isinstance(output, Tensor) else output[0])
-            return new if new is None or isinstance(output, Tensor) else (new, *output[1:])
-
-        handles = [
-            self.model.register_forward_pre_hook(begin, with_kwargs=True),
-            module.register_forward_pre_hook(before, with_kwargs=True)
-            if side == "input"
-            else module.register_forward_hook(after),
-        ]
-        try:
+        with hook_module(self.model, module, side, site.kind == "resid_mid", see):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def read(self, site: Site, tokens: Tensor) -> Tensor:
-        """Activations (R, T, D) at `site` for token ids (R, T), padded on the right; the pass ends at the site."""
+        """Activations (R, T, D) at `site` for token ids (R, T), padded on the right.
+
+        The pass ends at the site.
+        """
         return self.read_sites([site], tokens)[0]
 
     def read_sites(self, sites: list[Site], tokens: Tensor) -> list[Tensor]:
-        """Activations (R, T, D) at each of `sites` from one pass over token ids (R, T), padded on the right; it ends at the last one."""
-        with self.reading(sites) as read:
+        """Activations (R, T, D) at each of `sites` from one pass over token ids (R, T).
+
+        The rows are padded on the right, and the pass ends at the last of the sites.
+        """
+        with self.open_reader(sites) as read:
             return read(tokens, sites)
 
     @contextlib.contextmanager
-    def reading(self, sites: list[Site]):
-        """Within the block, what it gives reads token ids (R, T) at some of `sites` as `read_sites` does; several threads may call it at once."""
-        passing = threading.local()
+    def open_reader(
+        self, sites: list[Site]
+    ) -> Iterator[Callable[[Tensor, list[Site]], list[Tensor]]]:
+        """Context manager: yields `read(tokens, sites)`, which does what `read_sites` does.
+
+        `read` takes some of the `sites` given here and is thread-safe. The hooks are installed
+        once for the whole block.
+        """
+        current = threading.local()
 
         def keep(site: Site, hidden: Tensor) -> None:
-            if site in passing.wanted:
-                passing.seen[site] = hidden
-            if len(passing.seen) == len(passing.wanted):
-                raise _Stop
+            if site in current.wanted:
+                current.seen[site] = hidden
+            if len(current.seen) == len(current.wanted):
+                raise _EndPass
 
         @torch.inference_mode()
         def read(tokens: Tensor, wanted: list[Site]) -> list[Tensor]:
-            passing.wanted, passing.seen = set(wanted), {}
-            with contextlib.suppress(_Stop):
+            current.wanted, current.seen = set(wanted), {}
+            with contextlib.suppress(_EndPass):
                 self.model(input_ids=tokens.to(self.device), use_cache=False)
-            seen, passing.seen = passing.seen, {}
-            if missed := [str(s) for s in wanted if s not in seen]:
+            seen, current.seen = current.seen, {}
+            if missing := [str(s) for s in wanted if s not in seen]:
                 raise UsageError(
-                    f"The forward pass never reached {missed[0]}.",
+                    f"The forward pass never reached {missing[0]}.",
                     "Choose a site that the subject computes for every token.",
                 )
             return [seen[site] for site in wanted]
 
         with contextlib.ExitStack() as hooks:
             for site in set(sites):
-                hooks.enter_context(self._hooked(site, partial(keep, site)))
+                hooks.enter_context(self.hook(site, partial(keep, site)))
             yield read
 
     @contextlib.contextmanager
-    def editing(self, site: Site, edit: Edit, editable: Callable[[], Tensor]):
-        """Within the block every forward pass has `edit(hidden, editable())` in the place of hidden at `site`."""
-        with self._hooked(site, lambda hidden: edit(hidden, editable()).to(hidden.dtype)):
+    def edit_site(self, site: Site, edit: Edit, editable: Callable[[], Tensor]) -> Iterator[None]:
+        """Context manager: each forward pass replaces hidden at `site` by edit(hidden, editable()).
+
+        `editable()` is bool (R, T): the positions at which the edit may change something.
+        """
+        with self.hook(site, lambda hidden: edit(hidden, editable()).to(hidden.dtype)):
             yield
 
     def _logits(
         self, tokens: Tensor, site: Site | None, edit: Edit | None, where: Where | None = None
     ) -> Tensor:
-        """Logits (R, T, V) in the subject's type, with `edit` at `site` on every position but the first, and `where` says so."""
+        """Logits (R, T, V) in the subject's type; arguments as in `logits`."""
         editable = (
             torch.ones_like(tokens, dtype=torch.bool) if where is None else where(tokens, False)
         )
         editable[:, 0] = False
-        with self.editing(site, edit, lambda: editable) if edit else contextlib.nullcontext():
-            return self.model(input_ids=tokens, use_cache=False).logits
+        with contextlib.ExitStack() as hooks:
+            if site is not None and edit is not None:
+                hooks.enter_context(self.edit_site(site, edit, lambda: editable))
+            logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return logits
 
     @torch.inference_mode()
     def logits(
@@ -231,13 +216,18 @@ class Subject:
         edit: Edit | None = None,
         where: Where | None = None,
     ) -> Tensor:
-        """Logits (R, T, V) float32 for unpadded token ids (R, T), with `edit` at `site` on every position but the first, where
-        `where` allows it."""
+        """Logits (R, T, V) float32 for token ids (R, T) without padding.
+
+        `edit` holds at `site` on every position but the first, where `where` allows it.
+        """
         return self._logits(tokens.to(self.device), site, edit, where).float()
 
     @torch.inference_mode()
     def losses(self, tokens: Tensor, site: Site | None = None, edit: Edit | None = None) -> Tensor:
-        """Cross-entropy in nats (R, T - 1) of predicting tokens[:, 1:], with `edit` at `site` on every position but the first."""
+        """Cross-entropy in nats (R, T - 1) of predicting tokens[:, 1:].
+
+        `edit` holds at `site` on every position but the first.
+        """
         tokens = tokens.to(self.device)
         logits = self._logits(tokens, site, edit)
         loss = torch.empty(tokens.shape[0], tokens.shape[1] - 1, device=self.device)
@@ -250,17 +240,21 @@ class Subject:
     # ------------------------------------------------------------ text
 
     def prompt_tokens(self, text: str) -> list[int]:
-        """Token ids of `text` behind BOS, where the subject has one; raises UsageError when nothing is left to read."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        """Token ids of `text`, with BOS in front where the subject has one.
+
+        Raises UsageError when that is no token at all.
+        """
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         ids = ([self.bos] if self.bos is not None else []) + ids
         if not ids:
             raise UsageError("The text has no tokens.", "Give some text.")
         return ids
 
     def chat_text(self, turns: list[tuple[str, str]], answer: bool = False) -> str:
-        """(role, content) turns in the subject's chat template, without BOS in front; with `answer`, up to where the assistant begins.
+        """(role, content) turns in the subject's chat template, without BOS in front.
 
-        Raises UsageError where the subject has no template or the template refuses the turns.
+        With `answer`, the text ends where the assistant's next turn begins. Raises UsageError
+        where the subject has no template or the template refuses the turns.
         """
         if not self.tokenizer.chat_template:
             raise UsageError(
@@ -269,7 +263,7 @@ class Subject:
             )
         messages = [{"role": role, "content": content} for role, content in turns]
         try:
-            text = self.tokenizer.apply_chat_template(
+            text: str = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=answer
             )
         except TemplateError as error:
@@ -280,18 +274,18 @@ class Subject:
         return text.removeprefix(self.tokenizer.bos_token or "")
 
     def token_texts(self) -> list[str]:
-        """The text of every token of the vocabulary, decoded alone."""
-        return self.tokenizer.batch_decode(
+        """The text of every token of the vocabulary (V,), each decoded alone."""
+        texts: list[str] = self.tokenizer.batch_decode(
             [[i] for i in range(self.n_vocabulary)],
             skip_special_tokens=False,
             clean_up_tokenization_spaces=False,
         )
+        return texts
 
     def embeddings(self, tokens: Tensor) -> Tensor:
-        """The input embeddings of tokens, float32 (len(tokens), D) on the CPU."""
-        return (
-            self.model.get_input_embeddings().weight.detach()[tokens.to(self.device)].float().cpu()
-        )
+        """The input embeddings (len(tokens), D) float32 of tokens, on the CPU."""
+        weight: Tensor = self.model.get_input_embeddings().weight.detach()
+        return weight[tokens.to(self.device)].float().cpu()
 
     def generate(
         self,
@@ -305,12 +299,14 @@ class Subject:
         where: Where | None = None,
         also: Sequence[tuple[Site, Edit]] = (),
     ) -> list[Generation]:
-        """A continuation of each prompt by up to `n_new` tokens, with the activations of every token.
+        """Continue each prompt by up to `n_new` tokens, and keep the activations of every token.
 
-        Each row draws from its own generator, seeded by `seeds`, one uniform number a token, so a row's text does not depend on the
-        rows beside it and two runs with the same seeds use the same luck. `edit` holds at every position but the first and the
-        padding, in the prompt and at every generated token, through the KV cache; `where` narrows that down. `also`
-        holds edits at other sites.
+        Each row draws from its own generator, seeded by `seeds`, one uniform number a token. So
+        the text of a row does not depend on the other rows, and two calls with the same seeds draw
+        the same numbers. `edit` holds at `site` on every position but the first and the padding:
+        in the prompt and, through the KV cache, at every generated token; `where` narrows that
+        down. `also` holds edits at other sites. Raises UsageError for an `n_new` that does not fit
+        the context.
         """
         if not 0 <= n_new < self.context:
             raise UsageError(
@@ -318,59 +314,70 @@ class Subject:
                 f"Give 0 to {self.context - 1}.",
             )
         ids = [self._cut(self.prompt_tokens(p), self.context - n_new) for p in prompts]
-        loop = _Decoding(self, ids, [*also, (site, edit)], where)
-        rows = loop.run(n_new, temperature, seeds or list(range(len(prompts))))
-        return [self._generation(p, i, *row) for p, i, row in zip(prompts, ids, rows, strict=True)]
+        decoding = Decoding(self, ids, site, edit, also, where)
+        rows = decoding.run(n_new, temperature, seeds or list(range(len(prompts))))
+        return [
+            Generation(self.text_after(i, new, skip_special=True), p, i + new, len(i), activations)
+            for p, i, (new, activations) in zip(prompts, ids, rows, strict=True)
+        ]
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
-        """The last `room` of a prompt's tokens, BOS in front where the subject has one and there is room for more than it."""
+        """The last `room` tokens of a prompt, led by BOS if there is room for more than it."""
         if len(ids) <= room or self.bos is None or room == 1:
             return ids[-room:]
         return [self.bos, *ids[1 - room :]]
 
     def text_after(self, before: list[int], new: list[int], skip_special: bool = False) -> str:
-        """What tokens `new` add to the text behind tokens `before`. SentencePiece decoders drop the space at the start of what they are
-        given, so the last token in front is decoded with them."""
-        decode = lambda ids: self.tokenizer.decode(
-            ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
-        )
+        """What tokens `new` add to the text of tokens `before`.
+
+        SentencePiece decoders drop a space at the start of the text, so the last token in front
+        is decoded with the new ones.
+        """
+
+        def decode(ids: list[int]) -> str:
+            text: str = self.tokenizer.decode(
+                ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
+            )
+            return text
+
         front, whole = decode(before[-1:]), decode(before[-1:] + new)
         return whole[len(front) :] if front and whole.startswith(front) else decode(new)
-
-    def _generation(
-        self, prompt: str, prompt_ids: list[int], new: list[int], activations: Tensor
-    ) -> Generation:
-        text = self.text_after(prompt_ids, new, skip_special=True)
-        return Generation(text, prompt, prompt_ids + new, len(prompt_ids), activations)
 
     # ------------------------------------------------------------ output side
 
     @torch.inference_mode()
     def to_residual(self, site: Site, directions: Tensor) -> Tensor | None:
-        """What directions (F, D) at `site` write to the residual stream, (F, width) float32: themselves, or, at attn_z, their image under
-        attention's output projection. None where that is not known."""
+        """What directions (F, D) at `site` write to the residual stream, (F, width) float32.
+
+        At attn_z that is their image under attention's output projection, elsewhere the directions
+        themselves. None for a site of another width.
+        """
         directions = directions.to(self.device, torch.float32)
         if site.kind == "attn_z":
             projection = copy.deepcopy(self.module(site)[0]).float()
-            return projection(directions) - projection(torch.zeros_like(directions[:1]))
+            image: Tensor = projection(directions) - projection(torch.zeros_like(directions[:1]))
+            return image
         return directions if directions.shape[1] == self.width else None
 
     @torch.inference_mode()
     def logit_lens(self, directions: Tensor) -> Tensor:
-        """What each direction (F, width) of the residual stream adds to the logits (F, V), float32: the final norm of the direction alone,
-        then the unembedding.
+        """What each direction (F, width) of the residual stream adds to the logits (F, V) float32.
 
-        The norm's bias is taken off, so a zero direction promotes nothing. A direction is scale-free here: the norm divides by its length.
+        It is the final norm of the direction alone, followed by the unembedding (logit lens,
+        nostalgebraist 2020). The norm's bias is subtracted, so a zero direction promotes nothing.
+        The length of a direction does not matter, because the norm divides by it. Raises
+        UsageError for an architecture whose final norm is not known.
         """
         if self.family is None:
             raise UsageError(
-                f"The final norm of the architecture {self.model.config.model_type!r} is not known.",
+                f"The final norm of the architecture {self.architecture!r} is not known.",
                 "Effects need a known architecture.",
             )
-        norm = copy.deepcopy(self.model.get_submodule(self.family.final_norm)).float()
+        norm: Any = copy.deepcopy(self.model.get_submodule(self.family.final_norm)).float()
         directions = directions.to(self.device, torch.float32)
-        normed = norm(directions) - norm(torch.zeros_like(directions[:1]))
-        return normed @ self.model.get_output_embeddings().weight.float().T
+        normed: Tensor = norm(directions) - norm(torch.zeros_like(directions[:1]))
+        unembedding: Tensor = self.model.get_output_embeddings().weight.float()
+        return normed @ unembedding.T
 
 
 def load_subject(run: Run) -> Subject:

@@ -1,1 +1,1 @@
-"""From a corpus to documents, tokens and splits."""
+"""Corpora, documents, splits, and the tokens that a capture keeps."""

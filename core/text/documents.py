@@ -1,8 +1,10 @@
-"""Documents of text, read from a corpus.
+"""Read the documents of a corpus.
 
-Corpora: `stdlib` (the running interpreter's own standard library); a .txt file (one document); a .jsonl file (one document a line, under
-"text" or "prompt", or a conversation under "messages": role and content each); a .parquet file (a column of that name); a folder of such files;
-`hf:name[:split][:column]`, a dataset of the hub or a local folder in its layout, streamed.
+A corpus is one of: `stdlib`, the standard library of the running interpreter; a .txt file (one
+document); a .jsonl file (one document a line: text under "text" or "prompt", or a conversation
+under "messages", with a role and content each); a .parquet file (a column of one of those names);
+a folder of such files; `hf:name[:split][:column]`, a dataset on the hub or a local folder in the
+same layout, which is streamed.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.errors import NotReady, UsageError
 
@@ -30,11 +33,7 @@ SKIPPED = {
 }
 TABLES = {"stringprep.py", "entities.py"}  # generated tables
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-COLUMNS = (
-    "text",
-    "prompt",
-    "messages",
-)  # where a record keeps its text, or its turns, in the order of preference
+COLUMNS = ("text", "prompt", "messages")  # the first of these that a record has holds its text
 HELP = (
     "Give stdlib, a .txt, .jsonl or .parquet file, a folder of them, or hf:name[:split][:column]."
 )
@@ -42,7 +41,10 @@ HELP = (
 
 @dataclass(frozen=True)
 class Document:
-    """`turns` are (role, content) of a conversation; `spans`, where not None, the character ranges of `text` that count."""
+    """One document. A conversation has `turns`: (role, content) pairs.
+
+    `spans` are the character ranges of `text` whose tokens are analysed; None means all of it.
+    """
 
     name: str
     text: str
@@ -51,24 +53,28 @@ class Document:
 
 
 def text_hash(text: str) -> str:
-    """SHA-256 of the text with case and runs of white space folded."""
+    """The SHA-256 of the text in lower case, with each run of white space replaced by one space."""
     return hashlib.sha256(" ".join(text.split()).lower().encode()).hexdigest()
 
 
 def check_corpus(spec: str) -> None:
-    """Raise UsageError for a corpus that cannot be there."""
+    """Raise UsageError for a local corpus that does not exist."""
     if spec != "stdlib" and not spec.startswith("hf:") and not Path(spec).exists():
         raise UsageError(f"There is no corpus {spec!r}.", HELP)
 
 
 def read_corpus(spec: str) -> Iterable[Document]:
-    """All documents of the corpus `spec`: a list in the order of their text's hash, or, of a dataset on the hub, a stream in its own
-    order. Raises UsageError when there are none."""
+    """All documents of the corpus `spec`.
+
+    A local corpus is a list, ordered by the reversed hash of the text: a document's split depends
+    on the first digits of its hash, so a limit on the tokens keeps the shares of the splits. A
+    dataset on the hub is a stream in its own order. Raises UsageError when there are no documents.
+    """
     check_corpus(spec)
     if spec.startswith("hf:"):
-        return _dataset(spec)
+        return _read_dataset(spec)
     if spec == "stdlib":
-        documents = list(_stdlib())
+        documents = list(_read_stdlib())
     else:
         path = Path(spec)
         files = (
@@ -77,9 +83,7 @@ def read_corpus(spec: str) -> Iterable[Document]:
         documents = [d for file in files for d in _read_file(file)]
     if not documents:
         raise UsageError(f"The corpus {spec!r} is empty.", HELP)
-    return sorted(
-        documents, key=lambda d: (text_hash(d.text)[::-1], d.name)
-    )  # reversed: a limit must not choose a split
+    return sorted(documents, key=lambda d: (text_hash(d.text)[::-1], d.name))
 
 
 # ---------------------------------------------------------------- files
@@ -89,10 +93,8 @@ def _read_file(path: Path) -> Iterator[Document]:
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
         return
-    try:
-        text = path.read_bytes().decode(
-            "utf-8"
-        )  # read_text would turn \r\n into \n, and offsets would not be the file's
+    try:  # read_text would turn \r\n into \n, and offsets would not be those of the file
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{path} is not UTF-8: {error.reason} at byte {error.start}.", "Convert it to UTF-8."
@@ -100,17 +102,17 @@ def _read_file(path: Path) -> Iterator[Document]:
     if path.suffix != ".jsonl":
         yield Document(path.name, text)
         return
-    for number, line in enumerate(
-        text.split("\n"), 1
-    ):  # a JSON string may hold U+2028, at which splitlines cuts
+    lines = text.split("\n")  # splitlines also cuts at U+2028, which a JSON string may hold
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            yield _document(f"{path.name}:{number}", json.loads(line))
+            yield _make_document(f"{path.name}:{number}", json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UsageError(
-                f"{path}, line {number}, is not a JSON object with a string under 'text' or 'prompt', or turns under 'messages'.",
-                "Mend the line, or take it out.",
+                f"{path}, line {number}, is not a JSON object with a string under 'text' or "
+                "'prompt', or turns under 'messages'.",
+                "Correct the line, or remove it.",
             ) from None
 
 
@@ -122,7 +124,7 @@ def _read_parquet(path: Path) -> Iterator[Document]:
         file = parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
         raise UsageError(
-            f"{path} is not a Parquet file: {error}.", "Take it out of the corpus."
+            f"{path} is not a Parquet file: {error}.", "Remove it from the corpus."
         ) from None
     column = next((c for c in COLUMNS if c in file.schema_arrow.names), None)
     if column is None:
@@ -135,11 +137,11 @@ def _read_parquet(path: Path) -> Iterator[Document]:
         for record in batch.to_pylist():
             number += 1
             if record[column] is not None:
-                yield _document(f"{path.name}:{number}", record)
+                yield _make_document(f"{path.name}:{number}", record)
 
 
-def _document(name: str, record: dict, column: str = "") -> Document:
-    """The document of one record; raises KeyError or TypeError where it has none."""
+def _make_document(name: str, record: dict[str, Any], column: str = "") -> Document:
+    """The document of one record; raises KeyError or TypeError for a record without text."""
     content = record[column or next((c for c in COLUMNS if c in record), "text")]
     if isinstance(content, str):
         return Document(name, content)
@@ -152,8 +154,11 @@ def _document(name: str, record: dict, column: str = "") -> Document:
 # ---------------------------------------------------------------- the hub, the standard library
 
 
-def _dataset(spec: str) -> Iterator[Document]:
-    """Records of hf:name[:split][:column] as they stream in; raises UsageError or NotReady when they cannot be had."""
+def _read_dataset(spec: str) -> Iterator[Document]:
+    """Stream the records of hf:name[:split][:column].
+
+    Raises UsageError for a dataset that cannot be read and NotReady when the hub does not answer.
+    """
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -162,7 +167,7 @@ def _dataset(spec: str) -> Iterator[Document]:
     try:
         stream = datasets.load_dataset(name, split=split or "train", streaming=True)
         for number, record in enumerate(stream):
-            yield _document(f"{name}:{number}", record, column)
+            yield _make_document(f"{name}:{number}", record, column)
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
         raise UsageError(
             f"The dataset {name!r} cannot be read: {str(error).splitlines()[0]}",
@@ -180,8 +185,8 @@ def _dataset(spec: str) -> Iterator[Document]:
         ) from None
 
 
-def _stdlib() -> Iterator[Document]:
-    """The .py files of the standard library, without tests and generated tables; the help topics as one document each."""
+def _read_stdlib() -> Iterator[Document]:
+    """The .py files of the standard library, except tests and generated tables; its help topics."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)

@@ -1,70 +1,76 @@
-"""The tokens that a capture keeps: their ids, text, rows, documents and splits, memory-mapped."""
+"""Name, write and read the files that a capture keeps of its text: tokens, rows, documents, splits.
+
+    NAME.npy          the arrays of `Tokens`, and two that it does not read: `first` (see
+                      `read_rows`) and `group`, the near-duplicate group of each document
+    documents.json    the name of each document
+    vocabulary.json   the text of each token of the subject's vocabulary
+    text.txt          the text of all documents in order, cut at `text_offsets` (bytes)
+
+`core/text/word_tree.py` names the files of the tree over words, `core/activations/layout.py` the
+files of the activations.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import UsageError
+from core.files import read_array, read_json, write_array, write_json
 from core.records import SPLITS
-from core.text.word_tree import read_fields
+from core.text.word_tree import read_word_tree
 
-
-def sample_tokens(tokens: Tokens, split: str, max_tokens: int, seed: int) -> np.ndarray:
-    """Ordinals int64, ascending, of whole documents of a split, drawn until `max_tokens` are reached; the last one is cut there."""
-    documents = np.flatnonzero(tokens.split == SPLITS.index(split))
-    order = np.random.default_rng(seed).permutation(documents)
-    begins, ends = (
-        tokens.document_offsets[order].astype(np.int64),
-        tokens.document_offsets[order + 1].astype(np.int64),
-    )
-    room = np.maximum(max_tokens - (np.cumsum(ends - begins) - (ends - begins)), 0)
-    parts = [np.arange(a, min(b, a + r)) for a, b, r in zip(begins, ends, room, strict=True)]
-    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+DOCUMENTS, VOCABULARY, TEXT = "documents.json", "vocabulary.json", "text.txt"
 
 
 class Tokens:
-    """What a capture keeps of its text, memory-mapped: tokens, offsets, rows, documents.
+    """What a capture keeps of its text, memory-mapped."""
 
-    `ids` (n,) token ids; `starts`, `ends` (n,) character offsets in the document; `row_offsets` (R + 1,) ordinals at which rows
-    begin; `row_document` (R,); `document_offsets` (documents + 1,) ordinals; `split` (documents,) index into SPLITS; `counted` (n,)
-    bool: whether its firings are looked at; `copied` (n,) bool: left out of scores; `vocabulary` (V,) text of each token.
-    """
-
-    ARRAYS = (
-        "ids",
-        "starts",
-        "ends",
-        "row_offsets",
-        "row_document",
-        "document_offsets",
-        "split",
-        "counted",
-        "copied",
-        "text_offsets",
-    )
+    ids: np.ndarray  # (n,) token ids
+    starts: np.ndarray  # (n,) character offset in the document at which the token starts
+    ends: np.ndarray  # (n,) character offset at which it ends
+    row_offsets: np.ndarray  # (R + 1,) ordinals at which rows begin
+    row_document: np.ndarray  # (R,) the document of each row
+    document_offsets: np.ndarray  # (documents + 1,) ordinals at which documents begin
+    split: np.ndarray  # (documents,) index into SPLITS
+    counted: np.ndarray  # (n,) bool: firings on the token are analysed
+    copied: np.ndarray  # (n,) bool: scores leave the token out
+    text_offsets: np.ndarray  # (documents + 1,) bytes of text.txt at which documents begin
+    names: list[str]  # of the documents
+    vocabulary: list[str]  # (V,) the text of each token
 
     def __init__(self, folder: Path):
-        from core.files import read_array, read_json
-
         self.folder = folder
-        for name in self.ARRAYS:
-            setattr(self, name, read_array(folder / f"{name}.npy"))
-        self.names: list[str] = read_json(folder / "documents.json")
-        self.vocabulary: list[str] = read_json(folder / "vocabulary.json")
+        self.ids = read_array(folder / "ids.npy")
+        self.starts = read_array(folder / "starts.npy")
+        self.ends = read_array(folder / "ends.npy")
+        self.row_offsets = read_array(folder / "row_offsets.npy")
+        self.row_document = read_array(folder / "row_document.npy")
+        self.document_offsets = read_array(folder / "document_offsets.npy")
+        self.split = read_array(folder / "split.npy")
+        self.counted = read_array(folder / "counted.npy")
+        self.copied = read_array(folder / "copied.npy")
+        self.text_offsets = read_array(folder / "text_offsets.npy")
+        self.names = read_json(folder / DOCUMENTS)
+        self.vocabulary = read_json(folder / VOCABULARY)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @cached_property
-    def fields(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(token ids (m,), spans (m - 1, 2)) of the tree over words, see `core.fields`; None in a capture without one."""
-        return read_fields(self.folder)
+    def word_tree(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(token ids (m,), spans (m - 1, 2)) of the tree over words, see `core.text.word_tree`.
+
+        None for a capture without one.
+        """
+        return read_word_tree(self.folder)
 
     def document_of(self, ordinals: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.document_offsets, ordinals, side="right") - 1
+        """The document (len(ordinals),) of each ordinal."""
+        return np.asarray(np.searchsorted(self.document_offsets, ordinals, side="right") - 1)
 
     def locate(self, ordinal: int) -> tuple[int, int]:
         """(document, position) of an ordinal."""
@@ -89,13 +95,55 @@ class Tokens:
     def text(self, document: int) -> str:
         """The source text of a document, exactly as it was read."""
         start, end = int(self.text_offsets[document]), int(self.text_offsets[document + 1])
-        with open(self.folder / "text.txt", "rb") as handle:
+        with open(self.folder / TEXT, "rb") as handle:
             handle.seek(start)
             return handle.read(end - start).decode("utf-8", errors="surrogatepass")
 
     def in_split(self, name: str) -> np.ndarray:
-        """bool (n,): the token belongs to a document of split `name`, and counts."""
-        return (
-            np.repeat(self.split == SPLITS.index(name), np.diff(self.document_offsets))
-            & self.counted
-        )
+        """bool (n,): the token belongs to a document of split `name` and is counted."""
+        inside = np.repeat(self.split == SPLITS.index(name), np.diff(self.document_offsets))
+        return np.asarray(inside & self.counted)
+
+
+def sample_tokens(tokens: Tokens, split: str, max_tokens: int, seed: int) -> np.ndarray:
+    """Draw whole documents of a split at random until they have `max_tokens` tokens.
+
+    Returns their ordinals int64, ascending. The last document drawn is cut at the limit.
+    """
+    documents = np.flatnonzero(tokens.split == SPLITS.index(split))
+    order = np.random.default_rng(seed).permutation(documents)
+    begins = tokens.document_offsets[order].astype(np.int64)
+    ends = tokens.document_offsets[order + 1].astype(np.int64)
+    room = np.maximum(max_tokens - (np.cumsum(ends - begins) - (ends - begins)), 0)
+    parts = [np.arange(a, min(b, a + r)) for a, b, r in zip(begins, ends, room, strict=True)]
+    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+
+
+def read_rows(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows of a capture, committed or not: (ids (n,), row_offsets (R + 1,), first (R,)).
+
+    `first` is the id of the token in front of each row, or -1 where that is BOS.
+    """
+    ids, offsets, first = (
+        np.asarray(read_array(folder / f"{name}.npy")) for name in ("ids", "row_offsets", "first")
+    )
+    return ids, offsets, first
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of a capture under their names."""
+    for name, array in arrays.items():
+        write_array(folder / f"{name}.npy", array)
+
+
+def write_texts(
+    folder: Path, names: list[str], texts: Iterable[bytes], vocabulary: list[str]
+) -> None:
+    """Write the names and texts (UTF-8) of the documents, and the texts of the vocabulary."""
+    write_json(folder / DOCUMENTS, names)
+    write_json(folder / VOCABULARY, vocabulary)
+    with open(folder / TEXT, "wb") as handle:
+        handle.writelines(texts)

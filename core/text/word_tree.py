@@ -1,8 +1,10 @@
-"""Which words the subject's own input embeddings put together: a tree over words, written once in `capture`.
+"""Cluster words by the subject's input embeddings: a tree over words, written once by `capture`.
 
-Any node of the tree is a field: the words below it. A label names a field by words in it, and means the smallest one that holds them all.
-Ward's method (1963) on unit vectors, centred on their mean; the most frequent words only, in at most DIMENSIONS principal directions, because
-the tree needs every pair. A word is the text of a token without leading spaces, so `self` with and without a space are one word.
+A node of the tree is a word family: the words below it. A label names a family by some of its
+words and means the smallest node that holds them all. The tree is made by Ward's method (1963) on
+unit vectors, centred on their mean. It covers the most frequent words only, in at most DIMENSIONS
+principal directions, because it needs every pair. A word is the text of a token without leading
+spaces, so `self` with and without a space are one word.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ def lexeme(text: str) -> str:
 def word_tree(
     texts: list[str], counts: np.ndarray, embeddings: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(leaves (m,), spans (m - 1, 2)) from the texts of tokens, how often each stands in the corpus (V,), and their embeddings (V, D).
+    """The tree over the words of some tokens: (leaves (m,), spans (m - 1, 2)).
 
-    `leaves` are the commonest token of each word in the order of the tree, `spans` the leaves from, and up to but not including, below each node.
+    The arguments are the tokens' texts, how often each stands in the corpus (V,) and their
+    embeddings (V, D). `leaves` holds the most frequent token of each word, in the order of the
+    tree. `spans` holds, for each inner node, the first leaf below it and the one past the last.
     """
     names: dict[str, int] = {}
     words = np.array([names.setdefault(lexeme(text), len(names)) for text in texts], np.int64)
@@ -39,18 +43,14 @@ def word_tree(
     frequent = np.argsort(-np.bincount(words, counts), kind="stable")[:MAX_WORDS]
     if len(frequent) < 2:
         return commonest, np.zeros((0, 2), np.int64)
-    leaves, spans = tree(_vectors(embeddings, words, counts, len(names))[frequent])
+    leaves, spans = tree(_word_vectors(embeddings, words, counts, len(names))[frequent])
     return commonest[frequent][leaves], spans
 
 
-def write_fields(folder: Path, ids: np.ndarray, fields: tuple[np.ndarray, np.ndarray]) -> None:
-    """Write a tree over tokens that are numbered as in `ids`."""
-    write_array(folder / LEAVES, ids[fields[0]].astype(np.int32))
-    write_array(folder / SPANS, fields[1].astype(np.int32))
-
-
-def _vectors(rows: np.ndarray, words: np.ndarray, counts: np.ndarray, n_words: int) -> np.ndarray:
-    """Unit vectors (n_words, d): the tokens' centred, normalised rows, summed over those of one word by the root of their counts."""
+def _word_vectors(
+    rows: np.ndarray, words: np.ndarray, counts: np.ndarray, n_words: int
+) -> np.ndarray:
+    """Unit vectors (n_words, d): sums of the tokens' centred unit rows, weighted by root counts."""
     rows = _unit(rows - rows.mean(0))
     summed = np.zeros((n_words, rows.shape[1]), np.float32)
     np.add.at(summed, words, rows * np.sqrt(counts)[:, None].astype(np.float32))
@@ -61,11 +61,14 @@ def _vectors(rows: np.ndarray, words: np.ndarray, counts: np.ndarray, n_words: i
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
 def tree(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(leaves (m,): the rows in the order of the tree; spans (m - 1, 2): the leaves from, and up to but not including, below each node)."""
+    """Ward's tree over the rows of `vectors` (m, d): (leaves (m,), spans (m - 1, 2)).
+
+    `leaves` holds the rows in the order of the tree; `spans` is as in `word_tree`.
+    """
     from scipy.cluster.hierarchy import leaves_list, linkage
 
     joined = linkage(distances(vectors), "ward")
@@ -80,24 +83,39 @@ def tree(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distances(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean distances (m (m - 1) / 2,) of every two rows, in scipy's order, by one product, and from it row by row, each of which
-    stays in the cache: several times as fast as scipy's `pdist`."""
+    """Euclidean distances (m (m - 1) / 2,) of all pairs of rows, in the order of scipy's `pdist`.
+
+    It makes one matrix product and then works row by row, each of which stays in the cache; that
+    is several times as fast as `pdist`.
+    """
     x, at = vectors.astype(np.float64), 0
     squares, products = np.einsum("ij,ij->i", x, x), x @ x.T
-    found = np.empty(len(x) * (len(x) - 1) // 2)
+    out = np.empty(len(x) * (len(x) - 1) // 2)
     for row in range(len(x) - 1):
-        part = found[at : at + len(x) - 1 - row]
+        part = out[at : at + len(x) - 1 - row]
         np.multiply(products[row, row + 1 :], -2, out=part)
         part += squares[row + 1 :]
         part += squares[row]
         np.maximum(part, 0, out=part)
         np.sqrt(part, out=part)
         at += len(part)
-    return found
+    return out
 
 
-def read_fields(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """(leaves: token ids, spans) as they were written; None for a capture that has none."""
+# ---------------------------------------------------------------- files
+
+
+def write_word_tree(
+    folder: Path, ids: np.ndarray, leaves_and_spans: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Write a tree whose leaves index `ids`, the token ids that it was made from."""
+    leaves, spans = leaves_and_spans
+    write_array(folder / LEAVES, ids[leaves].astype(np.int32))
+    write_array(folder / SPANS, spans.astype(np.int32))
+
+
+def read_word_tree(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """(token ids of the leaves, spans) of a capture; None for a capture without a tree."""
     if not (folder / LEAVES).exists():
         return None
     return read_array(folder / LEAVES, mapped=False), read_array(folder / SPANS, mapped=False)

@@ -1,10 +1,11 @@
-"""Controls: the same pipeline on directions that nobody trained, over the same activations of the same subject.
+"""Verb `control`: untrained directions over the same activations of the same subject.
 
-    random   as many unit directions at random as the run's autoencoder has
+    random   as many random unit directions as the run's autoencoder has
     pca      both signs of every principal direction of the activations
 
-They are wrapped as a TopK autoencoder around the data's mean with the run's own k, so that as many features fire on a token, and everything that
-follows (index, label, score) is the same code. What labels score here is what tokens and positions explain in any basis.
+They are wrapped as a TopK autoencoder around the data's mean with the run's own k, so that as many
+features fire on a token and everything that follows (index, label, score) is the same code. What
+labels score here is what tokens and positions explain in any basis.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from core.text.tokens import Tokens
 from core.training.published import save_unit
 
 KINDS = ("random", "pca")
-VECTORS = 300_000  # of train, from which mean and covariance are taken
+VECTORS = 300_000  # of the train split, for mean and covariance
 DEFAULT_K = 32  # where the run's autoencoder has no k
 
 
 def make_control(run: Run, kind: str) -> Run:
-    """The run NAME-KIND beside `run`: its capture (hard links, no copies) and a `train` unit of untrained directions. One that is there is opened."""
+    """Make the run NAME-KIND beside `run`, or open it where it exists.
+
+    It has the capture of `run` (hard links, no copies) and a `train` unit of untrained directions.
+    Raises UsageError for an unknown kind, and NotReady before `capture` or `train`.
+    """
     if kind not in KINDS:
         raise UsageError(f"There is no control {kind!r}.", f"Controls: {', '.join(KINDS)}.")
     source = run.folder("capture")
@@ -37,16 +42,11 @@ def make_control(run: Run, kind: str) -> Run:
     if control.find("capture") is None:
         shutil.copytree(source, control.path / "capture", copy_function=_link)
     trained = run.manifest("train")
-    work = control.begin(
-        "train",
-        trained.version,
-        {"directions": kind, "k": trained.settings.get("k", DEFAULT_K)},
-        ["capture"],
-    )
+    settings = {"directions": kind, "k": trained.settings.get("k", DEFAULT_K)}
+    work = control.begin("train", trained.version, settings, ["capture"])
     if work is not None:
-        sae = untrained(
-            control, kind, trained.summary["features"], work.settings["k"], run.settings.seed
-        )
+        n_features, k = trained.summary["features"], work.settings["k"]
+        sae = make_untrained(control, kind, n_features, k, run.settings.seed)
         save_unit(work.folder, sae, control)
         work.commit(
             {
@@ -67,15 +67,17 @@ def _link(source: str, target: str) -> None:
 
 
 @torch.no_grad()
-def untrained(run: Run, kind: str, n_features: int, k: int, seed: int) -> SAE:
-    """A TopK autoencoder whose directions are random, or the principal ones with both signs, around the mean of train."""
-    x = train_vectors(run)
+def make_untrained(run: Run, kind: str, n_features: int, k: int, seed: int) -> SAE:
+    """Return a TopK autoencoder around the mean of the train split.
+
+    Its directions are `n_features` random ones, or the principal ones with both signs.
+    """
+    x = read_train_vectors(run)
     mean = x.mean(0)
     if kind == "random":
-        directions = torch.nn.functional.normalize(
-            torch.randn(n_features, x.shape[1], generator=torch.Generator().manual_seed(seed)),
-            dim=1,
-        )
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(n_features, x.shape[1], generator=generator)
+        directions = torch.nn.functional.normalize(drawn, dim=1)
     else:
         _, vectors = torch.linalg.eigh(torch.cov((x - mean).T))  # columns, ascending
         directions = torch.cat([vectors.T.flip(0), -vectors.T.flip(0)])
@@ -88,8 +90,8 @@ def untrained(run: Run, kind: str, n_features: int, k: int, seed: int) -> SAE:
     return SAE(SAEConfig("topk", "topk", min(k, len(directions))), tensors)
 
 
-def train_vectors(run: Run) -> torch.Tensor:
-    """Up to VECTORS activations (n, D) float32 of the train split, whole shards in order."""
+def read_train_vectors(run: Run) -> torch.Tensor:
+    """Read up to VECTORS activations (n, D) float32 of the train split, whole shards in order."""
     source, inside = open_activations(run), Tokens(run.folder("capture")).in_split("train")
     parts, count = [], 0
     for shard in range(source.n_shards):

@@ -1,71 +1,76 @@
-"""Stage `train` of a run that loads a published SAE: convert it, once, into our own file, and check that it fits the site."""
+"""Convert a published SAE into a run's `train` unit, and export the run's own SAE."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from core.activations.layout import read_layout
 from core.errors import UsageError
-from core.files import read_json, write_array
-from core.records import Manifest, Site
+from core.records import Site
 from core.run import Run
-from core.saes import SAE, load_sae, save_sae
-from core.saes.formats import load_published
-from core.saes.formats.saelens_save import save_saelens
-from core.settings import TrainSettings
+from core.saes import SAE
+from core.training.unit import write_directions
+
+SAELENS_FILES = {"cfg.json", "sae_weights.safetensors"}
 
 
 def save_unit(folder: Path, sae: SAE, run: Run) -> None:
-    """Write what later stages read of an SAE: itself, with where it belongs, and its directions (F, D) alone, to be mapped."""
-    about = {
-        "site": run.settings.site,
-        "subject": run.settings.subject,
-        "context": run.manifest("capture").settings["context"],
-    }
-    save_sae(sae, folder, about)
-    write_array(folder / "directions.npy", sae.W_dec.numpy())
+    """Write what later stages read of an SAE into `folder`.
+
+    sae.safetensors says which site of which subject the run reads; directions.npy holds W_dec
+    (F, D) alone, to be memory-mapped.
+    """
+    with_run_origin(sae, run).save(folder)
+    write_directions(folder, sae.W_dec.numpy())
 
 
-def adopt(run: Run, settings: TrainSettings, version: int, redo: bool) -> Manifest:
-    """Commit the unit `train` from the SAE that the run names; raises UsageError when its width is not the site's."""
-    if settings != TrainSettings():
+def with_run_origin(sae: SAE, run: Run) -> SAE:
+    """Return `sae` with the site, subject and context of `run`; raises NotReady before capture."""
+    context = int(run.manifest("capture").settings["context"])
+    return sae.with_origin(Site.parse(run.settings.site), run.settings.subject, context)
+
+
+def convert_published(run: Run, folder: Path) -> dict[str, Any]:
+    """Write the unit `train` from the SAE that the run names.
+
+    Raises UsageError when its width is not the site's.
+    """
+    sae = SAE.load(run.settings.sae)
+    width = read_layout(run.folder("capture")).width
+    if sae.d_in != width:
         raise UsageError(
-            f"{run.name} loads a published SAE, so there is nothing to train.",
-            f"Type: python main.py train {run.name}",
-        )
-    work = run.begin("train", version, settings, ["capture"], redo)
-    if work is None:
-        return run.manifest("train")
-    published = load_published(run.settings.sae)
-    width = read_json(run.folder("capture") / "shards.json")["width"]
-    if published.sae.d_in != width:
-        raise UsageError(
-            f"The SAE reads vectors of {published.sae.d_in} numbers; {run.settings.site} gives {width}.",
+            f"The SAE reads vectors of {sae.d_in} numbers; {run.settings.site} has {width}.",
             "Make a run for the SAE's own site.",
         )
-    save_unit(work.folder, published.sae, run)
-    return work.commit({
-        "architecture": published.sae.architecture, "features": published.sae.n_features, "width": width, "source": published.source,
-        "form": published.sae.settings(), "site": str(published.site or ""), "subject": published.subject, "context": published.context,
-    })  # fmt: skip
+    save_unit(folder, sae, run)
+    return {
+        "architecture": sae.architecture,
+        "features": sae.n_features,
+        "width": width,
+        "source": sae.source,
+        "form": asdict(sae.config),
+        "site": str(sae.site or ""),
+        "subject": sae.subject,
+        "context": sae.context,
+    }
 
 
-def export_saelens(run: Run, folder: Path) -> dict:
-    """Write the run's SAE into `folder` in the layout of SAELens 6, and tell what was written.
+def export_saelens(run: Run, folder: Path) -> dict[str, Any]:
+    """Write the run's SAE into `folder` in the layout of SAELens 6; return what was written.
 
-    Raises NotReady before `train` (or capture, which says the context), and UsageError for a folder with other files or an SAE that SAELens has no place for.
+    Raises NotReady before `train`, and UsageError for a folder with other files or an SAE that
+    SAELens cannot describe.
     """
-    sae, settings = load_sae(run.folder("train")), run.settings
-    context = int(run.manifest("capture").settings["context"])
-    if folder.exists() and {path.name for path in folder.iterdir()} - {
-        "cfg.json",
-        "sae_weights.safetensors",
-    }:
+    sae = with_run_origin(SAE.load(run.folder("train")), run)
+    if folder.exists() and {path.name for path in folder.iterdir()} - SAELENS_FILES:
         raise UsageError(f"{folder} holds other files.", "Name a new folder.")
-    save_saelens(sae, folder, Site.parse(settings.site), settings.subject, context)
+    sae.save(folder, layout="saelens")
     return {
         "folder": str(folder),
         "architecture": sae.architecture,
         "features": sae.n_features,
         "width": sae.d_in,
-        "site": settings.site,
+        "site": run.settings.site,
     }

@@ -1,15 +1,17 @@
-"""Stage `train`: activations of the train split -> a sparse autoencoder.
+"""Stage `train`: fit a sparse autoencoder to the activations of the train split.
 
-Activations are divided by one constant, so that a dimension has unit variance on average, and the constant is folded into the
-weights at the end. Batches are drawn in a random order across the whole store; several trainers (`core.sweep`) may share each batch.
+Activations are divided by one constant, so that a dimension has unit variance on average; the
+constant is folded into the weights at the end. Batches are drawn in a random order across the whole
+store. Several trainers (`core.training.sweep`) may share each batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,82 +19,98 @@ from torch import Tensor
 from core.activations.store import ActivationStore
 from core.errors import UsageError
 from core.progress import progress
-from core.records import Manifest
 from core.run import Run
-from core.saes import load_sae
+from core.saes import SAE
 from core.settings import TrainSettings
 from core.text.tokens import Tokens
-from core.training.published import adopt, save_unit
+from core.training.published import convert_published, save_unit
 from core.training.trainer import Data, Trainer
 
-UNIT, VERSION = "train", 5
-VAL_VECTORS, START_VECTORS = 16_384, 4096
+# vectors that mean and scale, the val measurements and the start are computed from
+MEAN_VECTORS, VAL_VECTORS, START_VECTORS = 65_536, 16_384, 4096
 
 
-def train(run: Run, settings: TrainSettings, redo: bool = False) -> Manifest:
-    if run.settings.sae:
-        return adopt(run, settings, VERSION, redo)
+def check(run: Run, settings: TrainSettings) -> None:
+    """Raises UsageError for settings that do not fit a published SAE, or an SAE that no sweep
+    holds.
+    """
+    if run.settings.sae and settings != TrainSettings():
+        raise UsageError(
+            f"{run.name} loads a published SAE, so there is nothing to train.",
+            f"Type: python main.py train {run.name}",
+        )
     if settings.take:
-        return take(run, settings, redo)
-    work = run.begin(UNIT, VERSION, settings, ["capture"], redo)
-    if work is None:
-        return run.manifest(UNIT)
-    data = load_data(run.folder("capture"), settings.batch, run.settings.seed)
-    trainer = Trainer(settings, data, run.settings.seed, work.folder)
-    fit([trainer], data, settings.batch, run.settings.seed)
-    save_unit(work.folder, trainer.finished(), run)
-    manifest = work.commit(trainer.summary())
-    (run.path / UNIT / Trainer.CHECKPOINT).unlink(
-        missing_ok=True
-    )  # not before: a kill while files are hashed must not cost the training
-    return manifest
+        find_swept(run, settings)
 
 
-def take(run: Run, settings: TrainSettings, redo: bool) -> Manifest:
-    """The unit `train` from an SAE of a sweep; raises UsageError, naming those that there are, when it holds no such one."""
+def train(run: Run, settings: TrainSettings, folder: Path) -> dict[str, Any]:
+    """Write the unit `train`: sae.safetensors, directions.npy (F, D) and metrics.jsonl.
+
+    The SAE is trained, copied from a sweep (--take), or converted from the published SAE that the
+    run names. Raises UsageError for settings that do not fit the run or the data.
+    """
+    if run.settings.sae:
+        return convert_published(run, folder)
+    if settings.take:
+        return take(run, settings, folder)
+    data = load_data(run.folder("capture"), settings.batch_size, run.settings.seed)
+    trainer = Trainer(settings, data, run.settings.seed, folder)
+    fit([trainer], data, settings.batch_size, run.settings.seed)
+    save_unit(folder, trainer.finish(), run)
+    return trainer.summarise()
+
+
+def find_swept(run: Run, settings: TrainSettings) -> dict[str, Any]:
+    """The row of the sweep's table that `--take` names.
+
+    Raises UsageError, naming those that there are, when the run holds no such SAE.
+    """
     unit, _, name = settings.take.rpartition("/")
     table = run.manifest(unit).summary.get("table", []) if unit.startswith("sweep/") else []
-    found = next((row for row in table if row["sae"] == name), None)
-    if found is None:
-        known = [u for u in run.committed() if u.startswith("sweep/")]
-        there = ", ".join(
-            f"{u}/{row['sae']}" for u in known for row in run.manifest(u).summary["table"]
+    row = next((row for row in table if row["sae"] == name), None)
+    if row is None:
+        sweeps = [unit for unit in run.committed() if unit.startswith("sweep/")]
+        known = ", ".join(
+            f"{u}/{r['sae']}" for u in sweeps for r in run.manifest(u).summary["table"]
         )
         raise UsageError(
             f"There is no SAE {settings.take!r} to take.",
-            f"There are: {there}." if there else f"Run: python main.py sweep {run.name}",
+            f"There are: {known}." if known else f"Run: python main.py sweep {run.name}",
         )
-    work = run.begin(UNIT, VERSION, TrainSettings(take=settings.take), ["capture", unit], redo)
-    if work is None:
-        return run.manifest(UNIT)
-    source = run.folder(unit) / name
-    save_unit(work.folder, load_sae(source), run)
-    (work.folder / "metrics.jsonl").write_bytes((source / "metrics.jsonl").read_bytes())
-    return work.commit(found["training"])
+    return dict(row)
 
 
-def load_data(capture: Path, batch: int, seed: int) -> Data:
-    """Raises UsageError when the train split has less than one batch or the val split is empty."""
+def take(run: Run, settings: TrainSettings, folder: Path) -> dict[str, Any]:
+    """Write the unit `train` from an SAE of a sweep; the summary of its training."""
+    source = run.path / settings.take
+    save_unit(folder, SAE.load(source), run)
+    (folder / "metrics.jsonl").write_bytes((source / "metrics.jsonl").read_bytes())
+    return dict(find_swept(run, settings)["training"])
+
+
+def load_data(capture: Path, batch_size: int, seed: int) -> Data:
+    """Read what training needs of the folder of a capture.
+
+    Raises UsageError when the train split has less than one batch or the val split is empty.
+    """
     store, tokens = ActivationStore(capture), Tokens(capture)
-    train_ordinals, val = (
-        np.flatnonzero(tokens.in_split("train")),
-        np.flatnonzero(tokens.in_split("val")),
-    )
-    if len(train_ordinals) < batch:
+    train_ordinals = np.flatnonzero(tokens.in_split("train"))
+    val_ordinals = np.flatnonzero(tokens.in_split("val"))
+    if len(train_ordinals) < batch_size:
         raise UsageError(
-            f"The train split has {len(train_ordinals)} tokens, less than one batch of {batch}.",
-            "Capture more text, or use a smaller --batch.",
+            f"The train split has {len(train_ordinals)} tokens, "
+            f"less than one batch of {batch_size}.",
+            "Capture more text, or use a smaller --batch-size.",
         )
-    if not len(val):
+    if not len(val_ordinals):
         raise UsageError(
             "No document fell into the val split.",
             "Capture more documents: the splits are 60 / 10 / 30 of them.",
         )
     rng = np.random.default_rng(seed)
-    sample = store.read(
-        np.sort(rng.choice(train_ordinals, min(len(train_ordinals), 65_536), replace=False))
-    ).double()
-    held = store.read(np.sort(rng.choice(val, min(len(val), VAL_VECTORS), replace=False))).float()
+    n_sample, n_val = min(len(train_ordinals), MEAN_VECTORS), min(len(val_ordinals), VAL_VECTORS)
+    sample = store.read(np.sort(rng.choice(train_ordinals, n_sample, replace=False))).double()
+    val = store.read(np.sort(rng.choice(val_ordinals, n_val, replace=False))).float()
     mean = sample.mean(0)
     scale = float((sample - mean).square().mean().sqrt())
     if scale == 0:
@@ -100,14 +118,15 @@ def load_data(capture: Path, batch: int, seed: int) -> Data:
             "All activations are the same vector: there is nothing to learn.",
             "Capture another site or other text.",
         )
-    few = sample[:: max(1, len(sample) // START_VECTORS)][:START_VECTORS]
-    return Data(
-        store, train_ordinals, held / scale, (mean / scale).float(), scale, (few / scale).float()
-    )
+    start = (sample[:: max(1, len(sample) // START_VECTORS)][:START_VECTORS] / scale).float()
+    return Data(store, train_ordinals, val / scale, (mean / scale).float(), scale, start)
 
 
-def fit(trainers: list[Trainer], data: Data, batch: int, seed: int) -> None:
-    """Advance all trainers over the same batches to their ends, from where each one's checkpoint stands. Each sees what it would see alone."""
+def fit(trainers: list[Trainer], data: Data, batch_size: int, seed: int) -> None:
+    """Advance all trainers over the same batches to their ends, each from its checkpoint.
+
+    Each sees what it would see alone.
+    """
     for trainer in trainers:
         trainer.resume()
     with progress(total=sum(t.steps for t in trainers), label="train", unit="step") as bar:
@@ -115,10 +134,9 @@ def fit(trainers: list[Trainer], data: Data, batch: int, seed: int) -> None:
         while waiting := [t for t in trainers if not t.ended]:
             step = min(t.cursor.step for t in waiting)
             epoch, done = divmod(step, waiting[0].per_epoch)
-            for x in prefetch(data.store.shuffled(data.train, batch, seed, epoch, skip=done)):
-                now = [
-                    t for t in waiting if t.cursor.step == step and not t.ended
-                ]  # a kill may have left some a checkpoint ahead
+            for x in prefetch(data.store.shuffled(data.train, batch_size, seed, epoch, skip=done)):
+                # a kill may have left some trainers a checkpoint ahead
+                now = [t for t in waiting if t.cursor.step == step and not t.ended]
                 x = x.to(trainers[0].device).float() / data.scale
                 for trainer in now:
                     trainer.advance(x)
@@ -129,11 +147,14 @@ def fit(trainers: list[Trainer], data: Data, batch: int, seed: int) -> None:
 
 
 def prefetch(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """`batches`, each read while the one before it is worked on."""
+    """Yield `batches`; each is read while the one before it is worked on."""
     source = iter(batches)
+
+    def read_next() -> list[Tensor]:
+        return list(islice(source, 1))
+
     with ThreadPoolExecutor(1) as pool:
-        following = lambda: pool.submit(lambda: list(islice(source, 1)))
-        pending = following()
+        pending: Future[list[Tensor]] = pool.submit(read_next)
         while batch := pending.result():
-            pending = following()
+            pending = pool.submit(read_next)
             yield batch[0]

@@ -1,4 +1,5 @@
-"""Make prompts.jsonl: the heads of functions of the standard library, which the subject then continues.
+"""Make prompts.jsonl: the heads of functions of the standard library, which the subject then
+continues.
 
 python data/results/make_prompts.py
 """

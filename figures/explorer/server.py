@@ -1,8 +1,9 @@
-"""The explorer with the subject behind it, on this machine only: your text, clamps, notes.
+"""The explorer with the loaded subject behind it, on this machine only: your text, clamps, notes.
 
-A page on the web must not reach it: only loopback host names are answered (against DNS rebinding), a request with a body must be
-JSON from this very origin (another site can send neither without a preflight, which is refused), and answers carry a content policy.
-The subject is used by one request at a time; a request is limited in bytes, in tokens and in seconds.
+A page on the web must not reach it. So only loopback host names are answered (against DNS
+rebinding), a request with a body must be JSON from this very origin (another site can send neither
+without a preflight, which is refused), and answers carry a content policy. One request at a time
+uses the subject; a request is limited in bytes, in tokens and in seconds.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from autointerp.features import Features
@@ -26,9 +28,15 @@ from core.errors import ToolError, UsageError
 from core.records import Clamp
 from figures.explorer.shards import PAGE, Shards
 
+if TYPE_CHECKING:
+    from autointerp.study import Study
+
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -52,14 +60,41 @@ class Limits:
 
 @dataclass(frozen=True)
 class LiveCalls:
-    """What the server may do with the live subject, given by the verb.
+    """What the server may do with the loaded subject."""
 
-    read (text) -> {tokens, firings}, one pass, cut at the subject's context; clamp (clamps, maxima, prompt, tokens, samples, temperature,
-    positions, seconds) -> record, a UsageError after `seconds`.
-    """
+    read: Callable[
+        [str], dict[str, Any]
+    ]  # text -> {tokens, firings}; see `core.clamps.live.Reading`
+    clamp: Callable[
+        ..., dict[str, Any]
+    ]  # the arguments of `Server.clamp` -> an experiment's record
 
-    read: Callable[..., dict]
-    clamp: Callable[..., dict]
+
+def live_calls(study: Study) -> LiveCalls:
+    """The calls that a study's loaded model answers; the model is loaded now."""
+    from core.clamps.clamp import Sampling
+    from core.clamps.live import Positions
+
+    model = study.model
+
+    def read(text: str) -> dict[str, Any]:
+        return asdict(model.read(text))
+
+    def clamp(
+        clamps: list[Clamp],
+        maxima: dict[int, float],
+        prompt: str,
+        tokens: int,
+        samples: int,
+        temperature: float,
+        positions: str,
+        seconds: float,
+    ) -> dict[str, Any]:
+        sampling = Sampling([prompt], tokens, temperature, tuple(range(samples)))
+        record = model.clamp(clamps, maxima, sampling, Positions(positions), seconds=seconds)
+        return record.to_dict()
+
+    return LiveCalls(read, clamp)
 
 
 class Refused(Exception):
@@ -73,8 +108,8 @@ class Refused(Exception):
 class Server:
     """One run behind a Starlette application."""
 
-    def __init__(self, features: Features, doors: LiveCalls, limits: Limits = Limits()):  # noqa: B008 - frozen
-        self.features, self.doors, self.limits = features, doors, limits
+    def __init__(self, features: Features, calls: LiveCalls, limits: Limits = Limits()):  # noqa: B008 - frozen
+        self.features, self.calls, self.limits = features, calls, limits
         live = {
             "characters": limits.characters,
             "tokens": limits.tokens,
@@ -82,17 +117,20 @@ class Server:
             "prompt": "def main():\n    ",
         }
         self.shards = Shards(features, live)
-        self.turn = asyncio.Lock()  # the subject and the index are used by one request at a time
+        self.turn = asyncio.Lock()  # one request at a time uses the subject and the index
 
     def application(self) -> Starlette:
-        post = lambda path, answer: Route(path, partial(self.answer, answer), methods=["POST"])
+        """The routes, as an ASGI application."""
         routes = [
-            Route("/", self.page), Route("/{name}", self.page), Route("/data/{name}.js", self.shard),
-            post("/api/text", self.text), post("/api/clamp", self.clamp), post("/api/note", self.note),
-        ]  # fmt: skip
-        return Starlette(
-            routes=routes, middleware=[], exception_handlers={Refused: refused, ToolError: unusable}
-        )
+            Route("/", self.page),
+            Route("/{name}", self.page),
+            Route("/data/{name}.js", self.shard),
+            Route("/api/text", partial(self.answer, self.text), methods=["POST"]),
+            Route("/api/clamp", partial(self.answer, self.clamp), methods=["POST"]),
+            Route("/api/note", partial(self.answer, self.note), methods=["POST"]),
+        ]
+        handlers: Any = {Refused: answer_refused, ToolError: answer_unusable}
+        return Starlette(routes=routes, exception_handlers=handlers)
 
     # ------------------------------------------------------------ reading
 
@@ -111,8 +149,11 @@ class Server:
         body = await self.in_turn(self.shards.script, request.path_params["name"])
         return Response(body, media_type="text/javascript", headers=HEADERS)
 
-    async def in_turn(self, function: Callable, *arguments):
-        """Call `function` in a thread when the others are done; after `seconds` of waiting the request is refused."""
+    async def in_turn(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call `function` in a thread when the others are done.
+
+        Refuses the request after `seconds` of waiting.
+        """
         try:
             await asyncio.wait_for(self.turn.acquire(), self.limits.seconds)
         except TimeoutError:
@@ -150,166 +191,163 @@ class Server:
         return asked
 
     def text(self, asked: dict) -> dict:
-        """Features that fire on a text, and not on another, the strongest of their own maximum first."""
+        """Features that fire on a text and not on another, the strongest first.
+
+        Strength is the largest activation as a share of the feature's own maximum.
+        """
         text, against = self.words(asked, "text"), self.words(asked, "against", needed=False)
-        reading = self.doors.read(text)
-        left_out = (
-            {f for _, f, _ in self.doors.read(against)["firings"]} if against.strip() else set()
-        )
-        found: dict[int, dict[int, float]] = {}
+        reading = self.calls.read(text)
+        left_out = set()
+        if against.strip():
+            left_out = {feature for _, feature, _ in self.calls.read(against)["firings"]}
+        by_feature: dict[int, dict[int, float]] = {}
         for position, feature, activation in reading["firings"]:
             if feature not in left_out:
-                found.setdefault(feature, {})[position] = activation
-        rows = []
-        for feature, activations in found.items():
-            maximum = self.features.stats(feature).max
-            share = max(activations.values()) / maximum if maximum else 0.0
-            rows.append(
-                {
-                    "feature": feature,
-                    "label": self.features.label(feature),
-                    "max": maximum,
-                    "share": share,
-                    "activations": activations,
-                }
-            )
+                by_feature.setdefault(feature, {})[position] = activation
+        rows = [self.firing_row(feature, values) for feature, values in by_feature.items()]
+        rows.sort(key=lambda row: -row["share"])
+        return {"tokens": reading["tokens"], "features": rows}
+
+    def firing_row(self, feature: int, activations: dict[int, float]) -> dict:
+        maximum = self.features.evidence.stats(feature).max
         return {
-            "tokens": reading["tokens"],
-            "features": sorted(rows, key=lambda row: -row["share"]),
+            "feature": feature,
+            "label": self.features.label(feature),
+            "max": maximum,
+            "share": max(activations.values()) / maximum if maximum else 0.0,
+            "activations": activations,
         }
 
     def clamp(self, asked: dict) -> dict:
-        limits = self.limits
-        given = asked.get("clamps")
+        """Continue a prompt with and without clamps."""
+        limits, given = self.limits, asked.get("clamps")
         if not isinstance(given, list) or not 1 <= len(given) <= limits.clamps:
             raise Refused(400, f"Give 1 to {limits.clamps} clamps.")
         clamps = [read_clamp(one) for one in given]
-        maxima = {c.feature: self.features.stats(c.feature).max for c in clamps}
-        tokens, samples = (
-            whole(asked, "tokens", 1, limits.tokens),
-            whole(asked, "samples", 1, limits.samples),
-        )
-        temperature, positions = asked.get("temperature", 0.7), asked.get("positions", "all")
-        if (
-            not isinstance(temperature, (int, float))
-            or not 0 <= temperature <= 5
-            or positions not in ("all", "prompt", "generated")
-        ):
-            raise Refused(
-                400,
-                "The temperature is a number from 0 to 5, and positions are all, prompt or generated.",
-            )
-        record = self.doors.clamp(
+        numbers = [clamp.feature for clamp in clamps]
+        temperature, positions = read_sampling(asked)
+        record = self.calls.clamp(
             clamps,
-            maxima,
+            {f: self.features.evidence.stats(f).max for f in numbers},
             self.words(asked, "prompt"),
-            tokens,
-            samples,
-            float(temperature),
+            read_whole(asked, "tokens", 1, limits.tokens),
+            read_whole(asked, "samples", 1, limits.samples),
+            temperature,
             positions,
             limits.seconds,
         )
-        return record | {"labels": {str(c.feature): self.features.label(c.feature) for c in clamps}}
+        return record | {"labels": {str(f): self.features.label(f) for f in numbers}}
 
     def note(self, asked: dict) -> dict:
-        """The one request that writes."""
-        feature, text = (
-            self.features.check(whole(asked, "feature", 0, self.shards.n_features - 1)),
-            self.words(asked, "text", self.limits.note),
-        )
+        """Write a note: the one request that writes."""
+        feature = read_whole(asked, "feature", 0, self.shards.n_features - 1)
+        text = self.words(asked, "text", self.limits.note)
         add_note(self.features.run.path, feature, text)
         return {"feature": feature, "text": text.strip(), "time": ""}
 
     def words(self, asked: dict, name: str, most: int = 0, needed: bool = True) -> str:
+        """A text of the request; refuses one that is missing or longer than `most` characters.
+
+        JSON can hold half of a surrogate pair, which no tokenizer reads; it becomes a ?.
+        """
         text, most = asked.get(name, ""), most or self.limits.characters
         if not isinstance(text, str) or (needed and not text.strip()):
             raise Refused(400, f"The {name} is missing.")
         if len(text) > most:
-            raise Refused(
-                413, f"The {name} has {len(text):,} characters; at most {most:,} are read."
-            )
-        return text.encode(
-            "utf-8", "replace"
-        ).decode()  # JSON can hold half a surrogate pair, which no tokenizer reads
+            count = f"{len(text):,} characters"
+            raise Refused(413, f"The {name} has {count}; at most {most:,} are read.")
+        return text.encode("utf-8", "replace").decode()
 
 
-def whole(asked: dict, name: str, least: int, most: int) -> int:
+def read_whole(asked: dict, name: str, least: int, most: int) -> int:
+    """A whole number of the request; refuses anything else."""
     value = asked.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise Refused(400, f"{name} is a whole number from {least:,} to {most:,}.")
     return value
 
 
-def read_clamp(one) -> Clamp:
-    if (
-        not isinstance(one, dict)
-        or one.get("mode") not in Clamp.MODES
-        or isinstance(one.get("value", 0), bool)
-        or not isinstance(one.get("value", 0), (int, float))
-    ):
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_sampling(asked: dict) -> tuple[float, str]:
+    """Temperature and positions of the request; refuses anything that is not allowed."""
+    temperature, positions = asked.get("temperature", 0.7), asked.get("positions", "all")
+    if not is_number(temperature) or not 0 <= temperature <= 5:
+        raise Refused(400, "The temperature is a number from 0 to 5.")
+    if positions not in ("all", "prompt", "generated"):
+        raise Refused(400, "Positions are all, prompt or generated.")
+    return float(temperature), positions
+
+
+def read_clamp(one: Any) -> Clamp:
+    """One clamp of the request; refuses anything else."""
+    if not isinstance(one, dict) or one.get("mode") not in Clamp.MODES:
         raise Refused(400, "A clamp is {feature, mode, value, relative}.")
-    value = float(one.get("value", 0))
-    if not abs(value) < 1e6:
+    value = one.get("value", 0)
+    if not is_number(value):
+        raise Refused(400, "A clamp is {feature, mode, value, relative}.")
+    if not abs(float(value)) < 1e6:
         raise Refused(400, "The value of a clamp is a number below a million.")
-    return Clamp(whole(one, "feature", 0, 10**9), one["mode"], value, bool(one.get("relative")))
+    feature, relative = read_whole(one, "feature", 0, 10**9), bool(one.get("relative"))
+    return Clamp(feature, one["mode"], float(value), relative)
 
 
 # ---------------------------------------------------------------- safety
 
 
 def check_host(request: Request) -> None:
-    """Only loopback names: a name of elsewhere that points here is an attack on the person in front of the browser."""
+    """Refuse all but loopback names: any other name that points here is an attack from a page."""
     host = request.headers.get("host", "").lower()
-    name = (
-        host[: host.index("]") + 1]
-        if host.startswith("[") and "]" in host
-        else host.partition(":")[0]
-    )
+    name = host.partition(":")[0]
+    if host.startswith("[") and "]" in host:
+        name = host[: host.index("]") + 1]
     if name not in HOSTS:
         raise Refused(403, "Only 127.0.0.1 and localhost are answered.")
 
 
 def check_origin(request: Request) -> None:
-    """A browser says where a POST comes from; it must be this page. A program that sends no origin may ask, with JSON."""
+    """Refuse a POST that a browser sends from another page, and a body that is not JSON.
+
+    A program that sends no origin may ask.
+    """
     origin = request.headers.get("origin")
     if origin is not None and origin.lower() != f"http://{request.headers['host'].lower()}":
         raise Refused(403, "Requests from other origins are refused.")
-    if (
-        request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        != "application/json"
-    ):
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
         raise Refused(415, "The body must be application/json.")
 
 
-async def refused(_request: Request, error: Refused) -> Response:
+async def answer_refused(_request: Request, error: Refused) -> Response:
     return JSONResponse({"error": error.message}, status_code=error.status, headers=HEADERS)
 
 
-async def unusable(_request: Request, error: ToolError) -> Response:
+async def answer_unusable(_request: Request, error: ToolError) -> Response:
     status = 404 if isinstance(error, UsageError) and "shard" in error.message else 400
-    return PlainTextResponse(
-        json.dumps({"error": f"{error.message} {error.next_step}"}),
-        status_code=status,
-        media_type="application/json",
-        headers=HEADERS,
-    )
+    body = {"error": f"{error.message} {error.next_step}"}
+    return JSONResponse(body, status_code=status, headers=HEADERS)
 
 
-def serve(server: Server, port: int, said: Callable[[str], None]) -> None:
-    """Answer on 127.0.0.1 until interrupted; UsageError when the port is taken."""
+def serve(server: Server, port: int, report: Callable[[str], None]) -> None:
+    """Answer on 127.0.0.1 until interrupted; `report` is told the address.
+
+    Raises UsageError when the port is taken.
+    """
     import uvicorn
 
-    with socket.socket() as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            door.bind(("127.0.0.1", port))
+            listener.bind(("127.0.0.1", port))
         except OSError as error:
+            again = f"python main.py explore {server.features.run.name} --port {port + 1}"
             raise UsageError(
-                f"Port {port} cannot be had: {error.strerror}.",
-                f"Choose another: python main.py explore {server.features.run.name} --port {port + 1}",
+                f"Port {port} cannot be used: {error.strerror}.", f"Choose another: {again}"
             ) from None
-        said(f"http://127.0.0.1:{port}/  (Ctrl-C ends)")
+        report(f"http://127.0.0.1:{port}/  (Ctrl-C ends)")
         config = uvicorn.Config(
             server.application(), log_level="warning", limit_concurrency=32, timeout_keep_alive=5
         )
-        uvicorn.Server(config).run(sockets=[door])
+        uvicorn.Server(config).run(sockets=[listener])

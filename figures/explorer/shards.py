@@ -1,13 +1,17 @@
-"""What the explorer's page knows, as shards: JSON, gzipped, in base64, inside a classic script that hands it to the page's loader.
+"""What the explorer's page knows, as shards: JSON, gzipped, in base64, inside a classic script.
 
-`fetch` is refused on file://, and a <script> is not, so this one form works from a folder, from any web server and from `explore`.
-Nothing of a corpus stands in a script but as base64, so no text can end it.
+A browser refuses `fetch` on file://, but not a <script>. So this one form works from a folder, from
+any web server and from `explore`. Text of a corpus stands in a script only as base64, so no text
+can end the script.
 
-    start       the run, the map's points, groups with their titles, columns to sort and filter by: all that the first paint needs
+    start       the run, the map's points, clusters with their titles, columns to sort and filter
+                by: all that the first paint needs
     text        labels of every set, promoted tokens, notes: what the search reads
-    words       the distinct texts of the vocabulary, most frequent first; snippets hold their numbers
+    words       the distinct texts of the vocabulary, most frequent first; snippets hold numbers
     f-00012     the cards of 32 features
     clamp-0003  one clamp experiment
+
+The page calls a cluster a group, a level a layer and a hue a family.
 """
 
 from __future__ import annotations
@@ -19,75 +23,75 @@ import math
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from autointerp.card import Card
 from autointerp.evidence import DENSE
 from autointerp.features import Features
 from autointerp.labels.notes import read_notes
-from core.clamps.experiments import experiments
+from core.clamps.experiments import Experiment, experiments
 from core.errors import UsageError
+from core.run import Run
 from figures.style import DARK, LIGHT
 
 SIZE = 32  # features in a shard
 SNIPPETS = {"top": 8, "strata": 2, "firing": 4, "near_miss": 3, "failing": 2}
-FIRST, SURROGATES = (
-    0x5D,
-    0x800,
-)  # token 0 is U+005D: nothing from there on is escaped in JSON; code points that cannot stand in UTF-8
+FIRST = 0x5D  # code point of token 0: JSON escapes nothing from there on
+SURROGATES = 0x800  # code points that cannot stand in UTF-8, from U+D800 on
 GRID = 65_535  # the map's coordinates are whole numbers from 0 to this
-LONE = re.compile("[\ud800-\udfff]")
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+PROMOTED = 5  # promoted tokens of a feature that the search reads
+OWN_FORM = ("snippets", "promoted", "suppressed")  # parts of a card that `compact` packs itself
 PAGE = Path(__file__).parent / "page"
 
 
 class Shards:
-    """The shards of one run, each made when it is asked for. `live` says that a server stands behind the page."""
+    """The shards of one run, each made when it is asked for.
+
+    `live` says what the server behind the page allows; None for a static site.
+    """
 
     def __init__(self, features: Features, live: dict | None = None):
         self.features, self.live = features, live
         self.n_features = features.postings.n_features
 
     def names(self) -> list[str]:
+        """The names of all shards."""
         parts = [f"f-{i:05d}" for i in range(-(-self.n_features // SIZE))]
-        return [
-            "start",
-            "text",
-            "words",
-            *parts,
-            *(f"clamp-{record['number']:04d}" for record in experiments(self.features.run)),
-        ]
+        clamps = [f"clamp-{record.number:04d}" for record in experiments(self.features.run)]
+        return ["start", "text", "words", *parts, *clamps]
 
-    def prepared(self) -> Shards:
-        """Itself, when all that shards share has been made: before processes part."""
-        self.features.prepare(SNIPPETS)
+    def prepare(self) -> None:
+        """Compute what all shards share, so that processes forked later do not repeat it."""
+        self.features.cards.prepare(SNIPPETS)
         self._character  # noqa: B018 - made once
-        return self
 
     def script(self, name: str) -> bytes:
-        """The script of one shard; raises UsageError for a name that is none."""
-        data = json.dumps(
-            self._value(name), separators=(",", ":"), allow_nan=False, ensure_ascii=False
-        )
-        data = LONE.sub(
-            lambda found: f"\\u{ord(found[0]):04x}", data
-        )  # half a pair has no UTF-8, and JSON can write it
-        packed = base64.b64encode(gzip.compress(data.encode(), 9, mtime=0)).decode()
+        """The script of one shard. Raises UsageError for a name that the run has no shard of.
+
+        JSON can hold half of a surrogate pair, which UTF-8 cannot; it is escaped.
+        """
+        value = self._value(name)
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        text = HALF_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+        packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
         return f'shard("{name}","{packed}")\n'.encode()
 
-    def _value(self, name: str):
+    def _value(self, name: str) -> Any:
         kind, _, number = name.partition("-")
         if name in ("start", "text", "words"):
             return getattr(self, name)()
         if number.isdecimal() and kind == "f" and int(number) * SIZE < self.n_features:
             start = int(number) * SIZE
-            return [
-                self.compact(card)
-                for card in self.features.cards(SNIPPETS, start, min(start + SIZE, self.n_features))
-            ]
+            end = min(start + SIZE, self.n_features)
+            return [self.compact(card) for card in self.features.cards.walk(SNIPPETS, start, end)]
         if number.isdecimal() and kind == "clamp":
             for record in experiments(self.features.run):
-                if record["number"] == int(number):
-                    return short(record)
+                if record.number == int(number):
+                    return shorten(record.to_dict())
         raise UsageError(
             f"The explorer has no shard {name!r}.", "See `names` for those that it has."
         )
@@ -95,17 +99,33 @@ class Shards:
     # ------------------------------------------------------------ the first paint
 
     def start(self) -> dict:
+        """All that the page needs before it shows anything."""
         run, features = self.features.run, self.features
+        failed = sorted({int(f) for f in features.failures["feature"]})
         return {
-            "run": {"name": Path(run.name).name, "subject": Path(run.settings.subject).name, "site": run.settings.site, "corpus": Path(run.settings.corpus).name},
-            "features": self.n_features, "tokens": features.postings.n_tokens, "size": SIZE,
-            "firings": features.postings.n_firings.tolist(), "map": self._map(), "status": self._status(),
-            "layers": [{"group": layer.group.tolist(), "titles": named(layer.titles), "families": named(layer.families)} for layer in features.layers],
-            "scores": self._scores(), "sets": self._sets(), "failed": sorted({int(f) for f in features.failures["feature"]}),
-            "units": {unit: self._unit(unit) for unit in run.committed()},
-            "clamps": [summary_of(record) for record in experiments(run)],
-            "palette": {"light": LIGHT["palette"], "dark": DARK["palette"]}, "live": self.live,
-        }  # fmt: skip
+            "run": describe_run(run),
+            "features": self.n_features,
+            "tokens": features.postings.n_tokens,
+            "size": SIZE,
+            "firings": features.postings.n_firings.tolist(),
+            "map": self._map(),
+            "status": self._status(),
+            "layers": [
+                {
+                    "group": level.cluster.tolist(),
+                    "titles": with_text_keys(level.titles),
+                    "families": with_text_keys(level.hues),
+                }
+                for level in features.levels
+            ],
+            "scores": self._scores(),
+            "sets": self._sets(),
+            "failed": failed,
+            "units": {unit: describe_unit(run, unit) for unit in run.committed()},
+            "clamps": [summarise_clamp(record) for record in experiments(run)],
+            "palette": {"light": LIGHT["palette"], "dark": DARK["palette"]},
+            "live": self.live,
+        }
 
     def _map(self) -> dict | None:
         """Whole-number coordinates of every feature; null where it has no place."""
@@ -114,138 +134,110 @@ class Shards:
             return None
         table = table.reindex(range(self.n_features))
         span = max(float(np.ptp(table[axis].dropna())) for axis in "xy") or 1.0
-        low = {axis: table[axis].min() for axis in "xy"}
-        return {
-            axis: [
-                None if np.isnan(v) else round((v - low[axis]) / span * GRID) for v in table[axis]
-            ]
-            for axis in "xy"
-        }
+        return {axis: to_grid(table[axis], span) for axis in "xy"}
 
     def _status(self) -> list[str]:
         """alive, dense, dead or isolated."""
         n_firings = self.features.postings.n_firings
-        table = self.features.clusters
-        isolated = set() if table is None else set(table.index[table["status"] == "isolated"])
-        dense = n_firings > DENSE * self.features.postings.n_tokens
-        return [
-            "dead" if not n else "dense" if d else "isolated" if f in isolated else "alive"
-            for f, (n, d) in enumerate(zip(n_firings, dense, strict=True))
-        ]
+        status = np.full(self.n_features, "alive", object)
+        if (table := self.features.clusters) is not None:
+            status[table.index[table["status"] == "isolated"]] = "isolated"
+        status[n_firings > DENSE * self.features.postings.n_tokens] = "dense"
+        status[n_firings == 0] = "dead"
+        return status.tolist()
 
     def _sets(self) -> list[dict]:
-        """Label sets, the one whose text comes first foremost, with the kinds of their labels by feature."""
-        out = []
+        """Label sets, best first, with the kinds of their labels by feature."""
+        sets = []
         for name, rows in self.features.labels.groupby("set", sort=False):
             kinds = dict(zip(rows["feature"], rows["kind"], strict=True))
             every = sorted(set(kinds.values()))
-            out.append(
-                {
-                    "name": name,
-                    "kinds": every,
-                    "kind": [
-                        every.index(kinds[f]) if f in kinds else -1 for f in range(self.n_features)
-                    ],
-                }
-            )
-        return out
+            number = {kind: i for i, kind in enumerate(every)}
+            by_feature = [number[kinds[f]] if f in kinds else -1 for f in range(self.n_features)]
+            sets.append({"name": name, "kinds": every, "kind": by_feature})
+        return sets
 
     def _scores(self) -> list[dict]:
         """Scores of every set and kind in thousandths, null where undefined."""
-        out = []
-        for (name, kind), rows in (
-            self.features.scores.groupby(["set", "kind"]) if len(self.features.scores) else ()
-        ):
-            values = (
-                rows.drop_duplicates("feature")
-                .set_index("feature")["value"]
-                .astype(float)
-                .reindex(range(self.n_features))
-            )
-            out.append(
-                {
-                    "set": name,
-                    "kind": kind,
-                    "value": [None if np.isnan(v) else round(1000 * v) for v in values],
-                }
-            )
-        return out
-
-    def _unit(self, unit: str) -> dict:
-        manifest = self.features.run.manifest(unit)
-        return {
-            "key": manifest.key[:12],
-            "seconds": manifest.seconds,
-            "settings": short(manifest.settings),
-            "summary": short(manifest.summary),
-        }
+        table, scores = self.features.scores, []
+        if not len(table):
+            return []
+        for (name, kind), rows in table.groupby(["set", "kind"]):
+            first = rows.drop_duplicates("feature").set_index("feature")["value"]
+            values = first.astype(float).reindex(range(self.n_features))
+            thousandths = [None if np.isnan(v) else round(1000 * v) for v in values]
+            scores.append({"set": name, "kind": kind, "value": thousandths})
+        return scores
 
     # ------------------------------------------------------------ what follows
 
     def text(self) -> dict:
-        """Labels {set: [text of every feature]}, numbers of the five most promoted tokens of every feature, notes."""
+        """labels {set: [text of every feature]}, promoted (numbers of tokens by feature), notes."""
         labels = {}
         for name, rows in self.features.labels.groupby("set", sort=False):
             texts = dict(zip(rows["feature"], rows["text"], strict=True))
             labels[name] = [texts.get(f, "") for f in range(self.n_features)]
-        effects = self.features.effects
-        promoted = (
-            None
-            if effects is None
-            else [
-                [self._number[t] for t in tokens[:5]]
-                for tokens in effects["promoted"].reindex(range(self.n_features))
-            ]
-        )
+        effects, promoted = self.features.evidence.effects, None
+        if effects is not None:
+            column = effects["promoted"].reindex(range(self.n_features)).tolist()
+            promoted = [[self._number[t] for t in tokens[:PROMOTED]] for tokens in column]
         return {"labels": labels, "promoted": promoted, "notes": read_notes(self.features.run.path)}
 
     def words(self) -> list[str]:
+        """Distinct texts of tokens in the order of their numbers."""
         return list(self._number)
 
     @cached_property
     def _number(self) -> dict[str, int]:
-        """Distinct texts of tokens, the most frequent first, and their numbers: small numbers make small shards."""
+        """Distinct texts of tokens and their numbers, the most frequent first: small numbers make
+        small shards. Some promoted tokens stand nowhere in the corpus; they come last."""
         vocabulary, counts = self.features.tokens.vocabulary, self.features.postings.token_counts
         ordered = [vocabulary[i] for i in np.argsort(-counts[: len(vocabulary)], kind="stable")]
-        if (
-            effects := self.features.effects
-        ) is not None:  # some of its tokens may stand nowhere in the corpus
-            ordered += [
-                text
-                for side in ("promoted", "suppressed")
-                for texts in effects[side]
-                for text in texts
-            ]
+        effects = self.features.evidence.effects
+        if effects is not None:
+            for side in ("promoted", "suppressed"):
+                ordered += [text for texts in effects[side] for text in texts]
         return {text: i for i, text in enumerate(dict.fromkeys(ordered))}
 
-    def compact(self, card: dict) -> dict:
-        """A card with tokens as numbers, activations as [place, value, place, value, ...] and numbers of four digits. Labels of other
-        features are left to the page, which has them all."""
-        pairs = lambda rows: [
-            v for row in rows for v in (self._number[row["token"]], short(row["logit"]))
-        ]
-        snippets = [
-            {"s": s["stratum"], "v": s["split"], "d": s["document"], "o": s["start"], "k": s["peak"], "t": self.packed(s["tokens"]),
-             "a": [v for i, a in enumerate(s["activations"]) if a for v in (i, short(a, 3))]} | ({"l": s["set"]} if "set" in s else {})
-            for s in card["snippets"]
-        ]  # fmt: skip
-        known = {
-            k: short(v) for k, v in card.items() if k not in ("snippets", "promoted", "suppressed")
-        }
+    def compact(self, card: Card) -> dict:
+        """A card with tokens as numbers and numbers of four digits.
+
+        Labels of other features are left to the page, which has them all.
+        """
+        known = {k: shorten(v) for k, v in card.to_dict().items() if k not in OWN_FORM}
         for relation in ("neighbours", "partners"):
-            if relation in known:
-                known[relation] = [
-                    {k: v for k, v in row.items() if k != "label"} for row in known[relation]
-                ]
+            rows = known[relation]
+            known[relation] = [{k: v for k, v in row.items() if k != "label"} for row in rows]
         return known | {
-            "promoted": pairs(card["promoted"]),
-            "suppressed": pairs(card["suppressed"]),
-            "snippets": snippets,
+            "promoted": self._pairs(card.promoted),
+            "suppressed": self._pairs(card.suppressed),
+            "snippets": [self._compact_snippet(snippet) for snippet in card.snippets],
         }
 
-    def packed(self, texts: list[str]) -> str | list[str]:
-        """Numbers of tokens as one character each, from U+005D on and round the surrogates: a quarter less than digits after gzip. A
-        snippet with a text that no token has (a character put together from several tokens) stays a list of texts."""
+    def _pairs(self, rows: list[dict]) -> list:
+        """[number of a token, logit, number, logit, ...]"""
+        return [v for row in rows for v in (self._number[row["token"]], shorten(row["logit"]))]
+
+    def _compact_snippet(self, snippet: dict) -> dict:
+        """A snippet under keys of one letter; activations are [place, value, place, value, ...]."""
+        activations = enumerate(snippet["activations"])
+        compact = {
+            "s": snippet["stratum"],
+            "v": snippet["split"],
+            "d": snippet["document"],
+            "o": snippet["start"],
+            "k": snippet["peak"],
+            "t": self.pack(snippet["tokens"]),
+            "a": [v for i, a in activations if a for v in (i, shorten(a, 3))],
+        }
+        return compact | ({"l": snippet["set"]} if "set" in snippet else {})
+
+    def pack(self, texts: list[str]) -> str | list[str]:
+        """Numbers of tokens as one character each, from U+005D on and without surrogates.
+
+        That is a quarter less than digits after gzip. A snippet with a text that no token has (a
+        character that several tokens make up together) stays a list of texts.
+        """
         try:
             return "".join([self._character[text] for text in texts])
         except KeyError:
@@ -253,35 +245,63 @@ class Shards:
 
     @cached_property
     def _character(self) -> dict[str, str]:
-        return {
-            text: chr(n + FIRST + (SURROGATES if n + FIRST >= 0xD800 else 0))
-            for text, n in self._number.items()
-        }
+        return {text: to_character(number) for text, number in self._number.items()}
 
 
-def short(value, digits: int = 4):
-    """`value` with every number cut to so many significant digits; NaN and infinities become None."""
-    if isinstance(value, (float, np.floating)):
+def to_character(number: int) -> str:
+    point = number + FIRST
+    return chr(point + (SURROGATES if point >= 0xD800 else 0))
+
+
+def to_grid(values: pd.Series, span: float) -> list[int | None]:
+    """Coordinates as whole numbers, `span` (the larger extent of both axes) as GRID."""
+    low = values.min()
+    return [None if np.isnan(v) else round((v - low) / span * GRID) for v in values]
+
+
+def shorten(value: Any, digits: int = 4) -> Any:
+    """`value` with every number cut to `digits` significant digits; NaN and infinities are None."""
+    if isinstance(value, float | np.floating):
         return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {k: short(v, digits) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [short(v, digits) for v in value]
+        return {k: shorten(v, digits) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [shorten(v, digits) for v in value]
     return int(value) if isinstance(value, np.integer) else value
 
 
-def named(table: dict[int, object]) -> dict[str, object]:
+def with_text_keys(table: dict[int, Any]) -> dict[str, Any]:
+    """The table with keys and values that JSON can hold."""
+    return {str(int(k)): shorten(v) for k, v in table.items()}
+
+
+def describe_run(run: Run) -> dict[str, str]:
+    """Names of the run, its subject, its site and its corpus, without folders."""
+    settings = run.settings
     return {
-        str(int(k)): int(v) if isinstance(v, (int, np.integer)) else v for k, v in table.items()
+        "name": Path(run.name).name,
+        "subject": Path(settings.subject).name,
+        "site": settings.site,
+        "corpus": Path(settings.corpus).name,
     }
 
 
-def summary_of(record: dict) -> dict:
+def describe_unit(run: Run, unit: str) -> dict:
+    manifest = run.manifest(unit)
+    return {
+        "key": manifest.key[:12],
+        "seconds": manifest.seconds,
+        "settings": shorten(manifest.settings),
+        "summary": shorten(manifest.summary),
+    }
+
+
+def summarise_clamp(record: Experiment) -> dict:
     """What a list of experiments shows of one."""
     return {
-        "number": record["number"],
-        "clamps": record["clamps"],
-        "features": record["features"],
-        "prompts": len(record["prompts"]),
-        "doses": "doses" in record,
+        "number": record.number,
+        "clamps": record.clamps,
+        "features": record.features,
+        "prompts": len(record.prompts),
+        "doses": record.doses is not None,
     }

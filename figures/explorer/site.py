@@ -1,4 +1,4 @@
-"""Export a run as a static site: the page, and every shard as a file. Works from a web server and by double-click."""
+"""Export a run as a static site: works from a web server and by double-click on index.html."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from pathlib import Path
 
 from autointerp.features import Features
 from core.errors import UsageError
-from core.parallel import in_workers
+from core.parallel import map_in_workers
 from core.progress import progress
 from figures.explorer.shards import PAGE, Shards
 
-MARK = "data/start.js"  # a folder that holds this one was written by an export, and may be replaced
+MARK = "data/start.js"  # a folder with this file was written by an export, and may be replaced
 
 
 def export_site(features: Features, folder: Path) -> dict:
-    """Write the site to `folder`, whole or not at all; returns its number of files and bytes, and the bytes of the first paint.
+    """Write the site to `folder`, whole or not at all.
 
-    Raises UsageError when the folder holds anything but an earlier export.
+    Returns files and bytes (of all), and first_paint_bytes (what the page loads before it shows
+    anything). Raises UsageError when the folder holds anything but an earlier export.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise UsageError(
-            f"{folder} holds something that is no export.", "Give a new folder, or an empty one."
+            f"{folder} holds something that no export wrote.", "Give a new folder, or an empty one."
         )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(PAGE, partial)
     (partial / "data").mkdir()
     shards = Shards(features)
-    names = shards.prepared().names()
-    for name, script in zip(
-        names,
-        progress(in_workers(shards.script, names), "site", total=len(names), unit="shard"),
-        strict=True,
-    ):
+    shards.prepare()
+    names = shards.names()
+    made = map_in_workers(shards.script, names)
+    scripts = progress(made, "site", total=len(names), unit="shard")
+    for name, script in zip(names, scripts, strict=True):
         (partial / "data" / f"{name}.js").write_bytes(script)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)

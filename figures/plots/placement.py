@@ -1,22 +1,26 @@
-"""Labels on a crowded plot, placed one after the other where they are free, inside, and cover few points. Nothing random: equal input, equal picture."""
+"""Place labels on a crowded plot: inside, apart, over few points, the same way every time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from figures.style import plain
+from figures.style import escape_text
 
 POINTS = 72.0  # an inch
 DISTANCES = (0.0, 1.0, 1.6, 2.2, 3.0)  # of half a box, tried in this order
-STEP = 8.0  # a step away is worth as many covered points
+STEP = 8.0  # a step away costs as much as this many covered points
 
 
 @dataclass(frozen=True)
 class Label:
+    """A text and the point that it names."""
+
     text: str
     anchor: tuple[float, float]  # data coordinates
     size: float  # points
@@ -24,12 +28,17 @@ class Label:
 
 
 def place_labels(axes: Axes, labels: list[Label], cloud: np.ndarray, most: int, theme: dict) -> int:
-    """Write labels in order, each at the free place near its anchor that covers fewest of `cloud` (M, 2); returns how many found one.
+    """Write labels in order, at most `most` of them; returns how many were written.
 
-    Everything is reckoned in points of the figure, so that limits and size of the axes must be final.
+    Each stands at the free place near its anchor that covers fewest points of `cloud` (M, 2); one
+    without a free place is left out. The axes' limits and size must be final: everything is
+    calculated in points of the figure.
     """
     scale = POINTS / axes.figure.dpi
-    to_points = lambda data: axes.transData.transform(data) * scale
+
+    def to_points(data: np.ndarray) -> np.ndarray:
+        return axes.transData.transform(data) * scale
+
     cloud = to_points(cloud) if len(cloud) else np.zeros((0, 2))
     box = axes.get_window_extent()
     frame = np.array([box.x0, box.y0, box.x1, box.y1]) * scale
@@ -38,62 +47,60 @@ def place_labels(axes: Axes, labels: list[Label], cloud: np.ndarray, most: int, 
         if len(taken) == most:
             break
         lines, anchor = wrap(label.text, label.width), to_points(np.array([label.anchor]))[0]
-        at = best_box(anchor, text_size(lines, label.size), cloud, taken, frame)
+        at = find_box(anchor, measure(lines, label.size), cloud, taken, frame)
         if at is not None:
             taken.append(at)
             write_label(axes, lines, at / scale, anchor / scale, label.size, theme)
     return len(taken)
 
 
-def best_box(
+def find_box(
     anchor: np.ndarray,
     size: tuple[float, float],
     cloud: np.ndarray,
     taken: list[np.ndarray],
     frame: np.ndarray,
 ) -> np.ndarray | None:
-    """(x0, y0, x1, y1) in points of a box of `size` near `anchor`, inside `frame`, clear of `taken`, over fewest points; else None."""
+    """Return (x0, y0, x1, y1) in points of the best box of `size` near `anchor`, or None.
+
+    The box is inside `frame`, does not touch those in `taken`, and covers fewest points.
+    """
     best, least = None, np.inf
+    half = np.array(size) / 2
     for distance in DISTANCES:
         for angle in np.linspace(0, 2 * np.pi, 1 if distance == 0 else 16, endpoint=False):
-            centre = anchor + distance * np.array(
-                [np.cos(angle) * (size[0] / 2 + 4), np.sin(angle) * (size[1] / 2 + 4)]
-            )
-            box = np.r_[centre - np.array(size) / 2, centre + np.array(size) / 2]
-            if (
-                (box[:2] < frame[:2]).any()
-                or (box[2:] > frame[2:]).any()
-                or any(overlap(box, other) for other in taken)
-            ):
+            centre = anchor + distance * np.array([np.cos(angle), np.sin(angle)]) * (half + 4)
+            box = np.r_[centre - half, centre + half]
+            outside = (box[:2] < frame[:2]).any() or (box[2:] > frame[2:]).any()
+            if outside or any(overlap(box, other) for other in taken):
                 continue
-            cost = ((cloud > box[:2]) & (cloud < box[2:])).all(1).sum() + STEP * distance
+            inside = ((cloud > box[:2]) & (cloud < box[2:])).all(1)
+            cost = inside.sum() + STEP * distance
             if cost < least:
                 best, least = box, cost
     return best
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two boxes (x0, y0, x1, y1) cover a place in common."""
     return bool((a[:2] < b[2:]).all() and (b[:2] < a[2:]).all())
 
 
 def wrap(text: str, width: int) -> str:
-    """`text` in at most two lines of about `width` characters, broken at the space nearest to the middle."""
+    """Break `text` at the space nearest to its middle if it is longer than `width` characters."""
     spaces = [i for i, c in enumerate(text) if c == " "]
     if len(text) <= width or not spaces:
-        return plain(text)
+        return escape_text(text)
     at = min(spaces, key=lambda i: abs(i - len(text) / 2))
-    return plain(text[:at]) + "\n" + plain(text[at + 1 :])
+    return escape_text(text[:at]) + "\n" + escape_text(text[at + 1 :])
 
 
-def text_size(lines: str, size: float) -> tuple[float, float]:
-    """(width, height) in points of lines of text in bold, with a margin."""
+def measure(lines: str, size: float) -> tuple[float, float]:
+    """Return (width, height) in points of lines of bold text, with a margin."""
+    font = FontProperties(family="DejaVu Sans", weight="bold")
     parts = [line.replace(r"\$", "S") for line in lines.split("\n")]
     widths = [
-        TextPath((0, 0), part, size=size, prop={"family": "DejaVu Sans", "weight": "bold"})
-        .get_extents()
-        .width
-        if part.strip()
-        else 0
+        TextPath((0, 0), part, size=size, prop=font).get_extents().width if part.strip() else 0
         for part in parts
     ]
     return max(widths) + 4, 1.25 * size * len(parts) + 3
@@ -102,35 +109,29 @@ def text_size(lines: str, size: float) -> tuple[float, float]:
 def write_label(
     axes: Axes, lines: str, box: np.ndarray, anchor: np.ndarray, size: float, theme: dict
 ) -> None:
-    """The text in the middle of its box (pixels), on a veil of the page's colour; a line to the anchor where it had to move far.
+    """Write the text in the middle of its box (pixels), on a rectangle of the page's colour.
 
-    A halo of strokes looks as well, but turns each letter of an SVG into two outlines: 24 titles were 600 kB.
+    A line leads to the anchor where the text had to move far. A halo of strokes looks as well as a
+    rectangle, but turns each letter of an SVG into two outlines: 24 titles were 600 kB.
     """
     inverse = axes.transData.inverted().transform
     outside = np.maximum(np.maximum(box[:2] - anchor, anchor - box[2:]), 0)
     if np.hypot(*outside) > (box[3] - box[1]) / 2:
         start, end = inverse(np.clip(anchor, box[:2], box[2:])), inverse(anchor)
-        axes.plot(
-            [start[0], end[0]],
-            [start[1], end[1]],
-            color=theme["faint"],
-            linewidth=0.6,
-            zorder=3,
-            label="_leader",
-        )
-    veil = {
-        "boxstyle": "round,pad=0.12",
-        "facecolor": theme["page"],
-        "edgecolor": "none",
-        "alpha": 0.72,
+        look: dict[str, Any] = {
+            "color": theme["faint"],
+            "linewidth": 0.6,
+            "zorder": 3,
+            "label": "_leader",
+        }
+        axes.plot([start[0], end[0]], [start[1], end[1]], **look)
+    ground = {"boxstyle": "round,pad=0.12", "edgecolor": "none", "alpha": 0.72}
+    ground |= {"facecolor": theme["page"]}
+    font: dict[str, Any] = {
+        "fontsize": size,
+        "fontweight": "bold",
+        "color": theme["ink"],
+        "linespacing": 1.15,
     }
-    font = {"fontsize": size, "fontweight": "bold", "color": theme["ink"], "linespacing": 1.15}
-    axes.text(
-        *inverse((box[:2] + box[2:]) / 2),
-        lines,
-        ha="center",
-        va="center",
-        bbox=veil,
-        zorder=4,
-        **font,
-    )
+    x, y = inverse((box[:2] + box[2:]) / 2)
+    axes.text(x, y, lines, ha="center", va="center", bbox=ground, zorder=4, **font)

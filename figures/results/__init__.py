@@ -1,1 +1,1 @@
-"""The report that the plan of results fills: its numbers, its figures, its text."""
+"""This project's own report on its default subject; nothing else imports this package."""

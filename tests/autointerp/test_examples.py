@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from autointerp.examples import NAMES, SPACING, Examples, ascending
+from autointerp.examples import NAMES, SPACING, Examples, argsort_stable
+from core.activations.layout import Layout, write_layout
 from core.errors import UsageError
 from core.files import write_array, write_json
 from core.firings.index import invert_tokens
@@ -18,7 +19,9 @@ N = N_DOCUMENTS * LENGTH
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """Feature 0 fires on 300 random tokens, 1 nowhere, 2 on every token 7 but every third; tokens 0 to 499 of score are copies."""
+    """Feature 0 fires on 300 random tokens, 1 nowhere, 2 on every token 7 but every third; tokens 0
+    to 499 of score are copies.
+    """
     folder = tmp_path_factory.mktemp("planted")
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 20, N).astype(np.uint16)
@@ -50,7 +53,7 @@ def planted(tmp_path_factory):
     write_json(folder / "documents.json", [f"d{i}" for i in range(N_DOCUMENTS)])
     write_json(folder / "vocabulary.json", [f" t{i}" for i in range(20)])
     bounds = [0, 2000, N]
-    write_json(folder / "shards.json", {"dtype": "float32", "width": 1, "bounds": bounds})
+    write_layout(folder, Layout(True, "float32", 1, [int(bound) for bound in bounds]))
     for shard, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         inside = [(o[(o >= start) & (o < end)], v[(o >= start) & (o < end)]) for o, v in features]
         write_array(
@@ -161,7 +164,7 @@ def test_windows_end_with_their_row(planted):
         87,
         N,
     ]
-    assert planted.examples.covered(np.array([10, 12])).tolist() == list(range(24))
+    assert planted.examples.cover(np.array([10, 12])).tolist() == list(range(24))
 
 
 def test_snippets_show_tokens_and_activations(planted):
@@ -193,4 +196,4 @@ def test_snippets_show_tokens_and_activations(planted):
 )
 def test_the_order_of_activations_is_the_stable_one(values):
     values = np.asarray(values, np.float32)
-    assert np.array_equal(ascending(values), np.argsort(values, kind="stable"))
+    assert np.array_equal(argsort_stable(values), np.argsort(values, kind="stable"))

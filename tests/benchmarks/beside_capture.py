@@ -1,11 +1,15 @@
-"""Capture beside other libraries: activations of one middle layer of the embedded subject, by turns.
+"""Capture beside other libraries: activations of one middle layer of the embedded subject, by
+turns.
 
-    python tests/benchmarks/beside_capture.py [--saelens PYTHON] [--nnsight PYTHON] [--transformer-lens PYTHON] [--rounds 3] [--threads 2] [--tokens 300000]
+    python tests/benchmarks/beside_capture.py [--saelens PYTHON] [--nnsight PYTHON]
+    [--transformer-lens PYTHON] [--rounds 3] [--threads 2] [--tokens 300000]
 
-A peer is timed when the python of an environment that has it is given (sae-lens 6.54.12, nnsight 0.8.1, transformer-lens 4.3.0, each beside the same
-torch). `ours` is the whole stage `capture`: text of about `--tokens` tokens is read, tokenised, split, run through the subject and written to disk. The
-others, and `bound`, which calls the model with a hook that stops it, are given rows of 128 token ids and keep their activations in memory, at the
-fastest of three batch sizes. Peers compute in float32, as they do unless told otherwise; nnsight in bfloat16 too.
+A peer is timed when the python of an environment that has it is given (sae-lens 6.54.12, nnsight
+0.8.1, transformer-lens 4.3.0, each beside the same torch). `ours` is the whole stage `capture`:
+text of about `--tokens` tokens is read, tokenised, split, run through the subject and written to
+disk. The others, and `bound`, which calls the model with a hook that stops it, are given rows of
+128 token ids and keep their activations in memory, at the fastest of three batch sizes. Peers
+compute in float32, as they do unless told otherwise; nnsight in bfloat16 too.
 """
 
 import argparse
@@ -29,7 +33,7 @@ LAYER, TOKENS, WIDTH, CONTEXT, BATCHES = 3, 32_768, 256, 128, (8, 32, 128)
 
 
 def subject_folder():
-    return str(pathlib.Path(__file__).parents[2] / "data" / "subject")
+    return str(pathlib.Path(__file__).parents[2] / "data" / "subjects" / "python-7m")
 
 
 def rows(n_tokens=TOKENS):
@@ -66,7 +70,9 @@ def corpus(n_tokens):
 
 
 def passes(step):
-    """Turns of `step(rows) -> activations` over TOKENS tokens, kept in memory, at the batch size that is fastest in one try."""
+    """Turns of `step(rows) -> activations` over TOKENS tokens, kept in memory, at the batch size
+    that is fastest in one try.
+    """
     import torch
 
     tokens = rows()
@@ -92,9 +98,9 @@ def passes(step):
 
 
 def ours(n_tokens=300_000):
-    from core.activations.capture import capture
     from core.run import Run
     from core.settings import CaptureSettings, RunSettings
+    from tests.support.stages import capture
 
     text = corpus(int(n_tokens))
     while True:
@@ -102,7 +108,7 @@ def ours(n_tokens=300_000):
             run = Run.create(
                 f"{folder}/run", RunSettings(corpus=str(text), site=f"resid_post.{LAYER}")
             )
-            yield capture(run, CaptureSettings(context=CONTEXT, tokens=int(n_tokens))).summary[
+            yield capture(run, CaptureSettings(context=CONTEXT, max_tokens=int(n_tokens))).summary[
                 "tokens"
             ]
 
@@ -174,7 +180,9 @@ def transformer_lens():
 
 
 def saelens():
-    """Its store shuffles a buffer that it fills from the model, so what counts are the tokens that went through the model."""
+    """Its store shuffles a buffer that it fills from the model, so what counts are the tokens that
+    went through the model.
+    """
     import torch
     from datasets import Dataset
     from sae_lens.load_model import load_model

@@ -1,11 +1,16 @@
-"""Every firing of an SAE, and examples of all features, beside delphi: the same TopK SAE of RUN, about 200,000 tokens, by turns.
+"""Every firing of an SAE, and examples of all features, beside delphi: the same TopK SAE of RUN,
+about 200,000 tokens, by turns.
 
-    python tests/benchmarks/beside_index.py RUN [--delphi PYTHON] [--tokens 200000] [--rounds 1] [--threads 2]
+    python tests/benchmarks/beside_index.py RUN [--delphi PYTHON] [--tokens 200000] [--rounds 1]
+    [--threads 2]
 
-delphi is timed when the python of an environment that has it is given (eai-delphi 0.1.3, beside the same torch; vllm is not needed). A turn of `index`
-is the model pass with the SAE, and all firings written to disk: our stage `index` of a run that stores no activations, and delphi's `LatentCache.run` and
-`save_splits` on rows of 128 token ids. A turn of `examples` makes them for all features from what is on disk: ours 20 top windows and 4 of each of five
-strata, with texts and activations; delphi's `LatentDataset` all of its windows. Both read the same SAE, delphi in the layout of sparsify.
+delphi is timed when the python of an environment that has it is given (eai-delphi 0.1.3, beside the
+same torch; vllm is not needed). A turn of `index` is the model pass with the SAE, and all firings
+written to disk: our stage `index` of a run that stores no activations, and delphi's
+`LatentCache.run` and `save_splits` on rows of 128 token ids. A turn of `examples` makes them for
+all features from what is on disk: ours 20 top windows and 4 of each of five strata, with texts and
+activations; delphi's `LatentDataset` all of its windows. Both read the same SAE, delphi in the
+layout of sparsify.
 """
 
 import argparse
@@ -40,9 +45,9 @@ def published(run, folder):
     from safetensors.torch import save_file
 
     from core.run import Run
-    from core.saes import load_sae
+    from core.saes import SAE
 
-    sae = load_sae(Run.open(run).folder("train"))
+    sae = SAE.load(Run.open(run).folder("train"))
     place = folder / "sae" / HOOK
     place.mkdir(parents=True)
     tensors = {
@@ -55,7 +60,7 @@ def published(run, folder):
     form = {
         "activation": "topk",
         "num_latents": sae.n_features,
-        "k": sae.form.k,
+        "k": sae.config.k,
         "d_in": sae.d_in,
         "expansion_factor": sae.n_features // sae.d_in,
     }
@@ -77,10 +82,9 @@ def published(run, folder):
 
 
 def our_run(folder, n_tokens):
-    from core.activations.capture import capture
     from core.run import Run
     from core.settings import CaptureSettings, RunSettings, TrainSettings
-    from core.training.train import train
+    from tests.support.stages import capture, train
 
     settings = RunSettings(
         corpus=str(corpus(n_tokens)),
@@ -88,14 +92,14 @@ def our_run(folder, n_tokens):
         sae=str(pathlib.Path(folder) / "sae" / HOOK),
     )
     run = Run.create(f"{folder}/run", settings)
-    capture(run, CaptureSettings(context=CONTEXT, tokens=n_tokens))
+    capture(run, CaptureSettings(context=CONTEXT, max_tokens=n_tokens))
     train(run, TrainSettings())
     return run
 
 
 def our_index(folder, n_tokens):
-    from core.firings.index import index
     from core.settings import IndexSettings
+    from tests.support.stages import index
 
     run = our_run(folder, int(n_tokens))
     while True:

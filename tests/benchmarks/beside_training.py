@@ -1,11 +1,15 @@
-"""A training step beside other libraries: vectors a second at batch 4,096, k = 32, the same made-up vectors in memory, by turns of some steps each.
+"""A training step beside other libraries: vectors a second at batch 4,096, k = 32, the same made-up
+vectors in memory, by turns of some steps each.
 
-    python tests/benchmarks/beside_training.py [--saelens PYTHON] [--dictlearn PYTHON] [--sparsify PYTHON] [--shape 256x2048] [--rounds 5] [--threads 2]
+    python tests/benchmarks/beside_training.py [--saelens PYTHON] [--dictlearn PYTHON] [--sparsify
+    PYTHON] [--shape 256x2048] [--rounds 5] [--threads 2]
 
-A peer is timed when the python of an environment that has it is given (sae-lens 6.54.12, dictionary-learning 0.1.0, eai-sparsify 1.3.3, each beside the
-same torch). Every library's own loop runs and takes its batches from an iterator that stops the clock between turns, so a step is the time from one
-request for a batch to the next, whatever happens in it. SAELens computes in autocast (`autocast=True`), its faster way; the others have no fast
-arithmetic on a CPU. Ours and the bounds are those of `training.py`.
+A peer is timed when the python of an environment that has it is given (sae-lens 6.54.12,
+dictionary-learning 0.1.0, eai-sparsify 1.3.3, each beside the same torch). Every library's own loop
+runs and takes its batches from an iterator that stops the clock between turns, so a step is the
+time from one request for a batch to the next, whatever happens in it. SAELens computes in autocast
+(`autocast=True`), its faster way; the others have no fast arithmetic on a CPU. Ours and the bounds
+are those of `training.py`.
 """
 
 import argparse
@@ -43,7 +47,9 @@ def steps(shape, step):
 
 
 class Requests:
-    """Batches for a loop that is not ours: it runs in a thread, and waits in `__next__` while no turn is on."""
+    """Batches for a loop that is not ours: it runs in a thread, and waits in `__next__` while no
+    turn is on.
+    """
 
     def __init__(self, shape):
         self.batches, self.d, self.f = vectors(shape)
@@ -88,7 +94,7 @@ def ours(shape, architecture):
 
     batches, d, f = vectors(shape)
     data = Data(None, np.arange(10**7), batches[0], torch.zeros(d), 1.0, batches[0])
-    settings = TrainSettings(architecture, f / d, K, l1=1e-3, rate=1e-3, warmup=1)
+    settings = TrainSettings(architecture, f / d, K, penalty=1e-3, lr=1e-3, warmup=1)
     trainer = Trainer(settings, data, 0, pathlib.Path(tempfile.mkdtemp()))
     return steps(shape, trainer.step)
 

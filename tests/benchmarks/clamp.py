@@ -1,8 +1,10 @@
-"""Generation with one feature clamped against generation without, in turns: 64 new tokens after prompts of 32, batches of 1 and 8.
+"""Generation with one feature clamped against generation without, in turns: 64 new tokens after
+prompts of 32, batches of 1 and 8.
 
     python tests/benchmarks/clamp.py RUN [--rounds 7] [--threads 2]
 
-On a shared machine only the ratio counts, and best on one thread, whose clock is that of the processor's own work.
+On a shared machine only the ratio counts, and best on one thread, whose clock is that of the
+processor's own work.
 """
 
 import pathlib

@@ -1,9 +1,11 @@
-"""How often a 95 % interval over documents holds the truth, by the number of documents: of a correlation, and of a balanced accuracy.
+"""How often a 95 % interval over documents holds the truth, by the number of documents: of a
+correlation, and of a balanced accuracy.
 
     python tests/benchmarks/coverage.py [--draws 2000]
 
-Documents are made with their own rate of firing and their own quality of prediction, so that tokens of one document are alike: that
-is what makes an interval over tokens wrong and one over documents necessary. The truth is the correlation over 20,000 documents.
+Documents are made with their own rate of firing and their own quality of prediction, so that tokens
+of one document are alike: that is what makes an interval over tokens wrong and one over documents
+necessary. The truth is the correlation over 20,000 documents.
 """
 
 import argparse
@@ -41,7 +43,9 @@ def percentile(sums, rng, draws=400):
 
 
 def panels(rng, d, level):
-    """(truth, low, high) of a made panel: d documents on either side with one window each, in a third of them two, all with their own chance to be told right."""
+    """(truth, low, high) of a made panel: d documents on either side with one window each, in a
+    third of them two, all with their own chance to be told right.
+    """
     sides, truths = [], []
     for mean in (level, min(0.98, level + 0.1)):
         a, b = 4 * mean, 4 * (1 - mean)  # chances differ widely between documents

@@ -1,9 +1,11 @@
-"""Size of the explorer at 16,384 features, and how fast its map is drawn: a made-up run with a vocabulary of 50,257.
+"""Size of the explorer at 16,384 features, and how fast its map is drawn: a made-up run with a
+vocabulary of 50,257.
 
     python tests/benchmarks/explorer.py [--features 16384] [--folder FOLDER] [--draw]
 
-Tokens are drawn one by one from a Zipf law, so they compress worse than text does; labels are rules of real length. --draw also opens
-the page in headless Chromium (needs what `make test-browser` installs) and prints milliseconds for a whole drawing and for one step of a pan.
+Tokens are drawn one by one from a Zipf law, so they compress worse than text does; labels are rules
+of real length. --draw also opens the page in headless Chromium (needs what `make test-browser`
+installs) and prints milliseconds for a whole drawing and for one step of a pan.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from autointerp.features import Features  # noqa: E402
+from core.activations.layout import Layout, write_layout  # noqa: E402
 from core.files import (
     write_array,  # noqa: E402
     write_json,  # noqa: E402
@@ -115,7 +118,7 @@ def write_capture(run: Run, words: list[str], rng: np.random.Generator) -> None:
         work.folder / "documents.json", [f"module_{i % 97}/file_{i}.py" for i in range(n_documents)]
     )
     write_json(work.folder / "vocabulary.json", words)
-    write_json(work.folder / "shards.json", {"stored": True, "bounds": [0, int(rows[-1])]})
+    write_layout(work.folder, Layout(True, "float32", 1, [0, int(rows[-1])]))
     work.commit({"tokens": int(rows[-1])})
 
 

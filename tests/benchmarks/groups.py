@@ -18,23 +18,23 @@ sys.path.insert(0, str(ROOT))
 
 from sklearn.metrics import adjusted_rand_score  # noqa: E402
 
-from autointerp.clusters import cluster  # noqa: E402
-from autointerp.clusters import replicates as attempts  # noqa: E402
+from autointerp.clusters import cluster, replicates  # noqa: E402
 from autointerp.clusters.geometry import unit_rows  # noqa: E402
-from autointerp.clusters.tables import (
-    finest,  # noqa: E402
-    kept_share,  # noqa: E402
+from autointerp.clusters.tables import (  # noqa: E402
+    add_stability,
+    describe_clusters,
+    kept_share,
+    take_finest,
 )
-from autointerp.clusters.validation import verdict  # noqa: E402
+from autointerp.clusters.validation import judge  # noqa: E402
 from autointerp.settings import ClusterSettings  # noqa: E402
-from tests.support.clouds import (
-    anisotropic,  # noqa: E402
-    planted,  # noqa: E402
-)
+from tests.support.clouds import anisotropic, planted  # noqa: E402
 
 
 def planted_leaves(n: int, d: int = 768, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(unit rows, leaf, -1 for noise): 24 super-directions, n / 64 leaves with power-law sizes, 20 % of the rows uniform on the sphere."""
+    """(unit rows, leaf, -1 for noise): 24 super-directions, n / 64 leaves with power-law sizes, 20
+    % of the rows uniform on the sphere.
+    """
     rng = np.random.default_rng(seed)
     n_noise, n_leaves = n // 5, max(16, n // 64)
     above = unit_rows(rng.standard_normal((24, d)))
@@ -60,7 +60,9 @@ def planted_leaves(n: int, d: int = 768, seed: int = 0) -> tuple[np.ndarray, np.
 def found_in(
     x: np.ndarray, settings: ClusterSettings, seed: int
 ) -> tuple[np.ndarray, list[dict], dict, dict[str, float]]:
-    """(labels by layer, records, proof, seconds of each step) by the steps of the stage that look at directions."""
+    """(labels by layer, records, proof, seconds of each step) by the steps of the stage that look
+    at directions.
+    """
     clock, took = time.perf_counter(), {}
 
     def lap(name: str) -> None:
@@ -69,17 +71,18 @@ def found_in(
 
     with tempfile.TemporaryDirectory() as folder:
         steps = Path(folder) / "steps"
-        ground = cluster.neighbour_graph(steps, x, settings, seed)
+        graph = cluster.make_graph(steps, x, settings, seed)
         lap("neighbours")
-        attempts.finish(attempts.start(steps))
+        replicates.finish(replicates.start(steps))
         lap("layouts")
-        tree, sizes, labels, _ = cluster.results(steps, ground, x, settings, seed)
+        levels = cluster.read_levels(steps, graph, x)
         lap("tree")
-        records, proof = cluster.validate(
-            steps, x, ground, tree, sizes, labels, np.arange(len(x)), settings, seed
-        )
+        validation = cluster.validate(steps, x, graph, levels, settings, seed)
+        everything = np.arange(len(x))
+        records = describe_clusters(x, levels.tree, levels.sizes, levels.labels, everything)
+        records = add_stability(records, validation.subsamples, validation.seeds)
         lap("tables")
-    return labels, records, proof, took
+    return levels.labels, records, validation.proof, took
 
 
 def speed(n: int, proof: bool) -> None:
@@ -96,7 +99,7 @@ def speed(n: int, proof: bool) -> None:
         f"{c.max() + 1} groups (ARI with the leaves {adjusted_rand_score(leaf[signal], c[signal]):.3f})"
         for c in labels.T
     )
-    noise = (finest(labels)[~signal] < 0).mean()
+    noise = (take_finest(labels)[~signal] < 0).mean()
     print(
         f"{n} x 768: {time.perf_counter() - started:.0f} s {took}, peak {own:.0f} MiB here and {inner:.0f} MiB in the largest other process"
     )
@@ -117,9 +120,9 @@ def believe(seeds: int) -> None:
             x = make(seed)
             labels, records, proof, _ = found_in(x, ClusterSettings(seeds=0, subsamples=4), seed)
             kept = kept_share(records, labels.shape[1] - 1)
-            n_groups = int(finest(labels).max(initial=-1)) + 1
+            n_groups = int(take_finest(labels).max(initial=-1)) + 1
             verdicts.append(
-                verdict(
+                judge(
                     n_groups, proof["cohesion"], [c["cohesion"] for c in proof["nulls"]], kept, None
                 ).kind
             )

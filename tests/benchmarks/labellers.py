@@ -1,16 +1,19 @@
-"""Rule labels against readable and unreadable baselines, in one harness: correlation with the activation over all held-out tokens.
+"""Rule labels against readable and unreadable baselines, in one harness: correlation with the
+activation over all held-out tokens.
 
     python tests/benchmarks/labellers.py RUN [--features 400] [--refit]
 
     label        the printed label; with --refit fitted anew by the code as it stands, else the set `rules` of the run
     token set    the best set of as many lexemes as the label has terms, chosen on train by mean activation and count
     n-gram       after Neuron2Graph (Foote et al. 2023), from counts instead of forward passes: for each of 200 firings, half of them the largest, the
-                 shortest suffix of at most three tokens on which the feature fires more often than not; predicts the mean activation behind the longest match
+                 shortest suffix of at most three tokens on which the feature fires more often than
+                 not; predicts the mean activation behind the longest match
     table        E[activation | token] on train: unreadable, a reference
     pair table   E[activation | token and previous token], where the pair stands at least three times; a reference
     null         another feature's label
 
-All are fitted on train and scored on the tokens of the test split that are no copies. Lines: median over the features, and by kind of label.
+All are fitted on train and scored on the tokens of the test split that are no copies. Lines: median
+over the features, and by kind of label.
 """
 
 import argparse
@@ -65,7 +68,9 @@ def table(fit, held, a, level, least=1):
 
 
 def token_set(fit, held, a, size, n_codes):
-    """The best set of `size` lexemes: greedy by the correlation on train, over the lexemes of largest mean activation times the root of their count."""
+    """The best set of `size` lexemes: greedy by the correlation on train, over the lexemes of
+    largest mean activation times the root of their count.
+    """
     mass, count = (
         np.bincount(fit.codes, a, n_codes),
         np.bincount(fit.codes, minlength=n_codes).astype(float),
@@ -130,14 +135,15 @@ def main():
     if arguments.refit:
         began = time.perf_counter()
         fitted = {
-            f.feature: f for f in fit_rules(postings, tokens, context.corpus, chosen, workers=0)
+            f.feature: f
+            for f in fit_rules(postings, tokens, context.annotations, chosen, workers=0)
         }
         print(f"fitted {len(fitted)} labels in {time.perf_counter() - began:.0f} s")
         chosen = np.array(sorted(fitted))
         texts, kinds = (
             {f: getattr(r, name) for f, r in fitted.items()} for name in ("text", "kind")
         )
-    held_out, corpus = HeldOut.build(context), context.corpus
+    held_out, corpus = HeldOut.build(context), context.annotations
     fit, held = (
         Split(corpus, o)
         for o in (np.flatnonzero(tokens.in_split("train")), np.flatnonzero(held_out.scored))

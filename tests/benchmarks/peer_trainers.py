@@ -1,8 +1,11 @@
-"""Trainings by other libraries, for `peers.py`: batches of scaled vectors in, a folder in the library's own layout out, for raw vectors.
+"""Trainings by other libraries, for `peers.py`: batches of scaled vectors in, a folder in the
+library's own layout out, for raw vectors.
 
-A trainer gets `data`, an iterable of (B, D) float32 batches with `steps` and the `scale` that they were divided by; `asked` holds the width, rate and penalty. It
-returns what the library itself reconstructs from `probe(data)`, or None where that looks at a batch. Where a default is made for long trainings
-(when a feature counts as dead, how fast a running threshold moves, warm-up), it is set to ours.
+A trainer gets `data`, an iterable of (B, D) float32 batches with `steps` and the `scale` that they
+were divided by; `asked` holds the width, rate and penalty. It returns what the library itself
+reconstructs from `probe(data)`, or None where that looks at a batch. Where a default is made for
+long trainings (when a feature counts as dead, how fast a running threshold moves, warm-up), it is
+set to ours.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ SHARES = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What to train: width D, learning rate (0: the library's default), weight of the penalty, steps of warm-up."""
+    """What to train: width D, learning rate (0: the library's default), weight of the penalty,
+    steps of warm-up.
+    """
 
     architecture: str
     d: int
@@ -86,7 +91,10 @@ def dictlearn_trainer(asked, steps):
 
 
 def dictlearn(asked, data, folder):
-    """Vectors have unit length on average, as its own demo makes them. Saved as its backup with the factor of the scale, which its end of training would take in."""
+    """Vectors have unit length on average, as its own demo makes them.
+
+    Saved as its backup with the factor of the scale, which its end of training would take in.
+    """
     trainer, shrink = dictlearn_trainer(asked, data.steps), asked.d**0.5
     trainer.dead_feature_threshold = DEAD_AFTER
     for step, x in enumerate(data):

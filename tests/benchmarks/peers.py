@@ -1,14 +1,17 @@
-"""Our training beside that of SAELens and dictionary_learning: the same stored vectors in the same order, batch 4,096, width, L0.
+"""Our training beside that of SAELens and dictionary_learning: the same stored vectors in the same
+order, batch 4,096, width, L0.
 
     PEER/bin/python tests/benchmarks/peers.py train RUN OUT PEER-ARCHITECTURE [--rate R] [--penalty P]     PEER: saelens, dictlearn
     python          tests/benchmarks/peers.py train RUN OUT ours-ARCHITECTURE [--penalty P | --l0 L]
     python          tests/benchmarks/peers.py table RUN OUT
 
-RUN needs a capture. ARCHITECTURE is topk, batch_topk, matryoshka, l1, jumprelu or gated. Each training writes its SAE to a folder under OUT, a peer's in its own
-layout, and what ours loads from there is checked against what the peer reconstructs. `table` measures all of OUT on the test split with this program's own FVU and cross-entropy.
-Penalties weigh the same when ours is P, that of dictionary_learning sqrt(D) P and that of SAELens D P: their vectors have other lengths. The
-penalty of dictionary_learning's JumpReLU is the L0 that it aims at.
-Peers run in environments of their own (`pip install sae-lens==6.54.12`, `dictionary-learning==0.1.0`, beside the same torch).
+RUN needs a capture. ARCHITECTURE is topk, batch_topk, matryoshka, l1, jumprelu or gated. Each
+training writes its SAE to a folder under OUT, a peer's in its own layout, and what ours loads from
+there is checked against what the peer reconstructs. `table` measures all of OUT on the test split
+with this program's own FVU and cross-entropy. Penalties weigh the same when ours is P, that of
+dictionary_learning sqrt(D) P and that of SAELens D P: their vectors have other lengths. The penalty
+of dictionary_learning's JumpReLU is the L0 that it aims at. Peers run in environments of their own
+(`pip install sae-lens==6.54.12`, `dictionary-learning==0.1.0`, beside the same torch).
 """
 
 import argparse
@@ -28,8 +31,7 @@ sys.path[0] = str(
 
 from core.activations.store import ActivationStore  # noqa: E402
 from core.files import read_json  # noqa: E402
-from core.saes import save_sae  # noqa: E402
-from core.saes.formats import load_published  # noqa: E402
+from core.saes import SAE  # noqa: E402
 from tests.benchmarks.peer_trainers import (
     BATCH,  # noqa: E402
     EXPANSION,  # noqa: E402
@@ -42,7 +44,9 @@ from tests.benchmarks.peer_trainers import (
 
 
 class Stored:
-    """Batches of RUN's train split divided by one constant (unit variance a dimension), in the order in which `train` reads them."""
+    """Batches of RUN's train split divided by one constant (unit variance a dimension), in the
+    order in which `train` reads them.
+    """
 
     def __init__(self, run, steps):
         capture = pathlib.Path(run) / "capture"
@@ -63,7 +67,9 @@ class Stored:
 
 
 def peer(kind, architecture, arguments, folder):
-    """Train with another library, which saves in its own layout, and compare what it reconstructs with what ours loads from there."""
+    """Train with another library, which saves in its own layout, and compare what it reconstructs
+    with what ours loads from there.
+    """
     data = Stored(arguments.run, arguments.steps)
     known = kind(
         Asked(architecture, data.store.width, arguments.rate, arguments.penalty), data, folder
@@ -72,9 +78,7 @@ def peer(kind, architecture, arguments, folder):
         x = probe(data)
         with torch.no_grad():
             difference = float(
-                (load_published(str(folder)).sae.reconstruct(x * data.scale) / data.scale - known)
-                .abs()
-                .max()
+                (SAE.load(str(folder)).reconstruct(x * data.scale) / data.scale - known).abs().max()
                 / known.abs().max()
             )
         print(
@@ -96,9 +100,9 @@ def ours(architecture, arguments, folder):
             architecture,
             EXPANSION,
             K,
-            l1=arguments.penalty,
-            l0=arguments.l0,
-            rate=arguments.rate,
+            penalty=arguments.penalty,
+            target_l0=arguments.l0,
+            lr=arguments.rate,
             epochs=epochs,
         ),
         data,
@@ -106,7 +110,7 @@ def ours(architecture, arguments, folder):
         folder,
     )
     fit([trainer], data, BATCH, seed)
-    save_sae(trainer.finished(), folder)
+    trainer.finish().save(folder)
 
 
 def train(arguments):
@@ -129,9 +133,11 @@ def train(arguments):
 
 
 def table(arguments):
-    """Measures each SAE once: what is chosen (a penalty, a rate) is chosen by the last two columns, and what is reported are the others."""
+    """Measures each SAE once: what is chosen (a penalty, a rate) is chosen by the last two columns,
+    and what is reported are the others.
+    """
     from core.run import Run
-    from core.training.evaluate import draw_sample, fidelity, measured
+    from core.training.evaluate import draw_sample, fidelity, measure_sae
     from core.training.train import load_data
 
     run, sample = Run.open(arguments.run), None
@@ -144,13 +150,13 @@ def table(arguments):
         if not (folder / "measured.json").exists():
             sample, sae = (
                 sample or draw_sample(run, 50_000, 20_000),
-                load_published(str(folder)).sae,
+                SAE.load(str(folder)),
             )
             data = load_data(run.folder("capture"), BATCH, run.settings.seed)
             held = fidelity(sae, (x * data.scale for x in data.val.split(BATCH)))
             (folder / "measured.json").write_text(
                 json.dumps(
-                    measured(sae, sample) | {f"val_{name}": held[name] for name in ("fvu", "l0")}
+                    measure_sae(sae, sample) | {f"val_{name}": held[name] for name in ("fvu", "l0")}
                 )
             )
         m, cost = read_json(folder / "measured.json"), read_json(folder / "cost.json")["cpu_s"]

@@ -1,8 +1,10 @@
-"""CPU and rate of the LLM door against a local endpoint with a fixed latency, from the question to the stored reply.
+"""CPU and rate of the LLM door against a local endpoint with a fixed latency, from the question to
+the stored reply.
 
     python tests/benchmarks/requests.py [--requests 2000] [--latency 0.2]
 
-CPU is that of the client's process alone, the store's writes included; the prompt has 3.4 kB. The rate has the server beside it on the same cores.
+CPU is that of the client's process alone, the store's writes included; the prompt has 3.4 kB. The
+rate has the server beside it on the same cores.
 """
 
 import argparse

@@ -1,10 +1,13 @@
-"""Memory and speed of capture, adopt and index with a loaded SAE and no activation store, on the embedded subject.
+"""Memory and speed of capture, adopt and index with a loaded SAE and no activation store, on the
+embedded subject.
 
     python tests/benchmarks/scale.py --tokens 10000000 --features 24576 [--activation topk]
 
-The text is Python source of the packages installed here, four times over where there is too little of it; the SAE is a random JumpReLU whose
-thresholds let about 50 features fire on a token, or with `--activation topk` a random TopK of 50. Each stage is a process of its own; its anonymous memory is sampled five times a second, and its
-processor time counted, which other work on the machine does not change. A twentieth of the tokens is run first, so that what grows with them is seen.
+The text is Python source of the packages installed here, four times over where there is too little
+of it; the SAE is a random JumpReLU whose thresholds let about 50 features fire on a token, or with
+`--activation topk` a random TopK of 50. Each stage is a process of its own; its anonymous memory is
+sampled five times a second, and its processor time counted, which other work on the machine does
+not change. A twentieth of the tokens is run first, so that what grows with them is seen.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ CHARACTERS = 3.6  # a token of the embedded subject, about
 
 
 def write_corpus(path: pathlib.Path, n_tokens: int) -> None:
-    """Source files as JSON lines until they hold about `n_tokens`; a second copy of a file gets a line in front, so that it counts."""
+    """Source files as JSON lines until they hold about `n_tokens`; a second copy of a file gets a
+    line in front, so that it counts.
+    """
     held, copy = 0.0, 0
     with open(path, "w", encoding="utf-8") as out:
         while held < n_tokens * CHARACTERS:
@@ -46,10 +51,10 @@ def write_sae(folder: pathlib.Path, n_features: int, activation: str) -> None:
     import torch
 
     from core.records import Site
-    from core.saes import SAE, SAEConfig, save_sae
+    from core.saes import SAE, SAEConfig
     from core.subject.subject import Subject
 
-    subject = Subject.load("data/subject")
+    subject = Subject.load("python-7m")
     x = subject.read(
         Site.parse("resid_post.3"),
         torch.tensor([subject.prompt_tokens((ROOT / "main.py").read_text())[:256]]),
@@ -65,16 +70,11 @@ def write_sae(folder: pathlib.Path, n_features: int, activation: str) -> None:
     }
     folder.mkdir()
     if activation == "topk":
-        save_sae(SAE(SAEConfig("random", "topk", 50), tensors), folder)
+        SAE(SAEConfig("random", "topk", 50), tensors).save(folder)
         return
     threshold = ((x - x.mean(0)) @ directions.T).quantile(1 - 50 / n_features)
-    save_sae(
-        SAE(
-            SAEConfig("random", "jumprelu"),
-            tensors | {"threshold": threshold.clamp(min=0).expand(n_features).clone()},
-        ),
-        folder,
-    )
+    tensors["threshold"] = threshold.clamp(min=0).expand(n_features).clone()
+    SAE(SAEConfig("random", "jumprelu"), tensors).save(folder)
 
 
 def anonymous_mb(pid: int) -> float:
@@ -92,7 +92,9 @@ def processor_seconds() -> float:
 
 
 def measured(*arguments: str) -> tuple[float, float, float, str]:
-    """(seconds, processor seconds, peak anonymous MB, what it said of the disk beforehand) of one command of main.py."""
+    """(seconds, processor seconds, peak anonymous MB, what it said of the disk beforehand) of one
+    command of main.py.
+    """
     start, before, peak = time.perf_counter(), processor_seconds(), 0.0
     with tempfile.TemporaryFile("w+") as told:
         process = subprocess.Popen(

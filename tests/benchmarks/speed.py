@@ -1,10 +1,13 @@
-"""Capture, training and index against bare loops that do the same arithmetic and nothing else, in one run.
+"""Capture, training and index against bare loops that do the same arithmetic and nothing else, in
+one run.
 
     python tests/benchmarks/speed.py RUN [--rounds 3] [--threads 2]
 
-RUN needs `capture` and `train`. Each line is the median of `rounds` turns, ours and the bound one after the other; on a shared machine
-only the ratio counts. With one thread the clock is that of the processor's own work, which other work hardly changes. The bounds: the subject's modules called up to the site, with a hook that raises; a dense TopK step in autocast with
-fused Adam; the encoder product and `topk` without keeping anything.
+RUN needs `capture` and `train`. Each line is the median of `rounds` turns, ours and the bound one
+after the other; on a shared machine only the ratio counts. With one thread the clock is that of the
+processor's own work, which other work hardly changes. The bounds: the subject's modules called up
+to the site, with a hook that raises; a dense TopK step in autocast with fused Adam; the encoder
+product and `topk` without keeping anything.
 """
 
 import argparse
@@ -21,13 +24,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from core.activations.passes import (
     TextRows,  # noqa: E402
-    read_rows,  # noqa: E402
+    read_activations,  # noqa: E402
 )
 from core.activations.store import ActivationStore  # noqa: E402
 from core.firings.index import invert_shard  # noqa: E402
 from core.records import Site  # noqa: E402
 from core.run import Run  # noqa: E402
-from core.saes import load_sae  # noqa: E402
+from core.saes import SAE  # noqa: E402
 from core.settings import (
     TrainSettings,  # noqa: E402
     from_table,  # noqa: E402
@@ -103,7 +106,7 @@ def capture_pair(run):
         handle.remove()
 
     return (
-        (lambda: read_rows(subject, [site], rows, np.arange(ROWS), 4096)),
+        (lambda: read_activations(subject, [site], rows, np.arange(ROWS), 4096)),
         bare,
         int(rows.offsets[ROWS]),
     )
@@ -112,12 +115,12 @@ def capture_pair(run):
 def train_pair(run):
     """(STEPS of our trainer, STEPS of a plain loop, vectors in them)."""
     settings = from_table(TrainSettings, run.manifest("train").settings)
-    data = load_data(run.folder("capture"), settings.batch, 0)
+    data = load_data(run.folder("capture"), settings.batch_size, 0)
     trainer = Trainer(settings, data, 0, pathlib.Path(tempfile.mkdtemp()))
     batches = [
         x.float() / data.scale
         for _, x in zip(
-            range(STEPS), data.store.shuffled(data.train, settings.batch, 0, 0), strict=False
+            range(STEPS), data.store.shuffled(data.train, settings.batch_size, 0, 0), strict=False
         )
     ]
     d, f, k = batches[0].shape[1], trainer.sae.n_features, settings.k
@@ -138,17 +141,17 @@ def train_pair(run):
             optimiser.step()
             optimiser.zero_grad()
 
-    return (lambda: [trainer.step(x) for x in batches]), bare, STEPS * settings.batch
+    return (lambda: [trainer.step(x) for x in batches]), bare, STEPS * settings.batch_size
 
 
 def index_pair(run):
-    sae, store = load_sae(run.folder("train")), ActivationStore(run.folder("capture"))
+    sae, store = SAE.load(run.folder("train")), ActivationStore(run.folder("capture"))
     x = store.shard(0)[:VECTORS]
 
     @torch.inference_mode()
     def bare():
         for part in x.split(2048):
-            ((part.float() - sae.b_dec) @ sae.W_enc + sae.b_enc).topk(sae.form.k, sorted=False)
+            ((part.float() - sae.b_dec) @ sae.W_enc + sae.b_enc).topk(sae.config.k, sorted=False)
 
     return (lambda: invert_shard(sae, x, 2048, np.ones(len(x), bool))), bare, len(x)
 

@@ -1,11 +1,14 @@
-"""A whole training step against hand-written loops that only learn, in one process, step by step in turn.
+"""A whole training step against hand-written loops that only learn, in one process, step by step in
+turn.
 
     python tests/benchmarks/training.py [--shape 256x2048] [--rounds 20] [--threads 2]
 
-Vectors a second at batch 4,096, k = 32, vectors in memory, bfloat16 where the hardware is fast in it; medians over the rounds, so that on a
-shared machine the ratio to the best bound still means something. With one thread the clock is that of the processor's own work. Ours is `Trainer.step` with all that it does: the learning-rate
-schedule, clipping, unit rows, dead features, metrics. The bounds have fused Adam and unit rows and nothing else: `dense` is
-autocast and autograd; `sparse` decodes and takes weight gradients from the k winners only, as sparse products; `bare` is our own
+Vectors a second at batch 4,096, k = 32, vectors in memory, bfloat16 where the hardware is fast in
+it; medians over the rounds, so that on a shared machine the ratio to the best bound still means
+something. With one thread the clock is that of the processor's own work. Ours is `Trainer.step`
+with all that it does: the learning-rate schedule, clipping, unit rows, dead features, metrics. The
+bounds have fused Adam and unit rows and nothing else: `dense` is autocast and autograd; `sparse`
+decodes and takes weight gradients from the k winners only, as sparse products; `bare` is our own
 kernels without the trainer around them.
 """
 
@@ -43,7 +46,9 @@ BATCH, K, PENALTY, RATE = 4096, 32, 1e-3, 1e-3
 
 
 def made_vectors(d, f, n=16_384):
-    """(n, D): each the sum of 20 of F random unit directions, plus a little noise, at unit variance."""
+    """(n, D): each the sum of 20 of F random unit directions, plus a little noise, at unit
+    variance.
+    """
     generator = torch.Generator().manual_seed(0)
     directions = normalize(torch.randn(f, d, generator=generator), dim=1)
     chosen = torch.randint(0, f, (n, 20), generator=generator)
@@ -55,7 +60,9 @@ def made_vectors(d, f, n=16_384):
 
 
 class Bound:
-    """A bare loop: W_enc and W_dec (F, D) start equal with unit rows; what a loss takes beside four tensors are numbers (F,) near 0."""
+    """A bare loop: W_enc and W_dec (F, D) start equal with unit rows; what a loss takes beside four
+    tensors are numbers (F,) near 0.
+    """
 
     def __init__(self, loss, d, f, dtype):
         rows = normalize(torch.randn(f, d, generator=torch.Generator().manual_seed(1)), dim=1)
@@ -101,7 +108,9 @@ def sparse_topk(x, W_enc, b_enc, W_dec, b_dec):
 
 
 class Sparse(torch.autograd.Function):
-    """bfloat16 encoder, decode of the winners, weight gradients as products of sparse (F, B) and dense (B, D) matrices."""
+    """bfloat16 encoder, decode of the winners, weight gradients as products of sparse (F, B) and
+    dense (B, D) matrices.
+    """
 
     @staticmethod
     def forward(ctx, x, W_enc, b_enc, W_dec, b_dec):
@@ -177,7 +186,9 @@ def dense_jumprelu(x, W_enc, b_enc, W_dec, b_dec, threshold):
 
 
 class Jump(torch.autograd.Function):
-    """f and mean L0 of pre (B, F) and threshold (F,), with the rectangle of width BANDWIDTH as the slope of the jump."""
+    """f and mean L0 of pre (B, F) and threshold (F,), with the rectangle of width BANDWIDTH as the
+    slope of the jump.
+    """
 
     @staticmethod
     def forward(ctx, pre, threshold):
@@ -217,7 +228,7 @@ BOUNDS = {
 def compare(architecture, d, f, rounds):
     x = made_vectors(d, f)
     data = Data(None, np.arange(10**7), x[:64], torch.zeros(d), 1.0, x[:BATCH])
-    settings = TrainSettings(architecture, f / d, K, l1=PENALTY, rate=RATE, warmup=1)
+    settings = TrainSettings(architecture, f / d, K, penalty=PENALTY, lr=RATE, warmup=1)
     trainer, other = (
         Trainer(settings, data, 0, pathlib.Path(tempfile.mkdtemp())) for _ in range(2)
     )

@@ -1,8 +1,11 @@
-"""Several programs time the same work in turns: one process each, in environments of their own, never two at once.
+"""Several programs time the same work in turns: one process each, in environments of their own,
+never two at once.
 
-A contender is a generator that prepares itself and then yields: each `next` does one turn of work and yields how many units it did. `take_turns`
-starts a process for each, lets each do one untimed turn, and then round after round one turn each, so that what else the machine does falls on all
-alike. Only ratios within a round count. With one thread the clock is that of the processor's own work, which other work hardly changes.
+A contender is a generator that prepares itself and then yields: each `next` does one turn of work
+and yields how many units it did. `take_turns` starts a process for each, lets each do one untimed
+turn, and then round after round one turn each, so that what else the machine does falls on all
+alike. Only ratios within a round count. With one thread the clock is that of the processor's own
+work, which other work hardly changes.
 """
 
 import importlib
@@ -37,7 +40,10 @@ def peak_mb():
 
 
 def work(module, name, threads, *arguments):
-    """The other end: do a turn for each line that comes in, and answer `units seconds peak-MB`. What the libraries print goes to stderr."""
+    """The other end: do a turn for each line that comes in, and answer `units seconds peak-MB`.
+
+    What the libraries print goes to stderr.
+    """
     import torch
 
     torch.set_num_threads(int(threads))
@@ -95,7 +101,9 @@ class Contender:
 
 
 def take_turns(contenders, rounds, unit):
-    """Print the median rate of each, and the ratio of the first one's to it (median over rounds); return the medians, units a second."""
+    """Print the median rate of each, and the ratio of the first one's to it (median over rounds);
+    return the medians, units a second.
+    """
     try:
         for contender in contenders:
             contender.turn()

@@ -1,4 +1,6 @@
-"""Browser tests run with `make test-browser`, which installs what they need; a plain `make test` does not start a browser."""
+"""Browser tests run with `make test-browser`, which installs what they need; a plain `make test`
+does not start a browser.
+"""
 
 import os
 import pathlib
@@ -34,7 +36,9 @@ HOSTILE = [
 
 @pytest.fixture(scope="session")
 def hostile_run(job, tmp_path_factory):
-    """A run with hostile text in its vocabulary, a label, a note and a title, and one clamp experiment."""
+    """A run with hostile text in its vocabulary, a label, a note and a title, and one clamp
+    experiment.
+    """
     import json
 
     import pandas as pd
@@ -112,7 +116,10 @@ def chromium():
 
 @pytest.fixture
 def page(chromium, request):
-    """A page that fails the test on any console message of an error, and remembers every request. Parametrise with (theme, width)."""
+    """A page that fails the test on any console message of an error, and remembers every request.
+
+    Parametrise with (theme, width).
+    """
     theme, width = getattr(request, "param", ("light", 1280))
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
     made = context.new_page()

@@ -87,7 +87,9 @@ def test_the_url_is_the_state(page, site):
 
 
 def test_partners_are_those_of_the_index(page, site, hostile_run):
-    """What stands under "Fires together with" are the stage's partners by phi, and a click on one opens it."""
+    """What stands under "Fires together with" are the stage's partners by phi, and a click on one
+    opens it.
+    """
     folder = hostile_run / "cluster"
     feature = int(np.argmax((np.load(folder / "partners.npy") >= 0).sum(1)))
     partners, phi = (

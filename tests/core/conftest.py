@@ -11,7 +11,9 @@ FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of a fixture in a new folder, with its settings changed; a value of None takes the setting away."""
+    """A copy of a fixture in a new folder, with its settings changed; a value of None takes the
+    setting away.
+    """
 
     def make(name, settings=None, file="cfg.json", **tensors):
         folder = tmp_path / "copy" / name

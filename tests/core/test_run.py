@@ -1,4 +1,6 @@
-"""Units are whole or absent; keys chain; nothing that a person wrote is lost; one process at a time."""
+"""Units are whole or absent; keys chain; nothing that a person wrote is lost; one process at a
+time.
+"""
 
 import json
 import os
@@ -122,7 +124,7 @@ def test_what_follows_is_stale_after_an_input_was_made_anew(run):
     with pytest.raises(NotReady, match="train is stale") as caught:
         make(run, "index", inputs=["capture", "train"], redo=True)
     assert "train" in caught.value.next_step
-    with pytest.raises(NotReady, match="capture was made anew"):
+    with pytest.raises(NotReady, match="capture was recomputed"):
         make(run, "train", inputs=["capture"])
     make(run, "train", inputs=["capture"], redo=True)
     assert [run.state(u) for u in ("train", "index", "cluster", "title")] == [
@@ -146,7 +148,7 @@ def test_a_missing_input_names_the_verb_to_run(run):
     assert "main.py capture" in caught.value.next_step
     with pytest.raises(NotReady) as caught:
         run.folder("label/rules")
-    assert "main.py label" in caught.value.next_step and "--set rules" in caught.value.next_step
+    assert "main.py label" in caught.value.next_step and "--labels rules" in caught.value.next_step
 
 
 # ---------------------------------------------------------------- interruptions
@@ -158,7 +160,7 @@ def test_a_partial_unit_does_not_exist_and_is_gone_on_with(run):
     assert (
         run.state("capture") == "partial" and run.find("capture") is None and run.committed() == []
     )
-    assert run.plan("capture") == {"size": 1}
+    assert run.begun_with("capture") == {"size": 1}
     again = run.begin("capture", 1, Knobs(speed=5), [])
     assert again.resumed and read_json(again.folder / "first.json") == 1
     assert set(again.commit({}).files) == {"first.json"}
@@ -176,7 +178,9 @@ def test_a_partial_unit_of_another_key_is_thrown_away(run, changed):
 def test_a_kill_anywhere_in_a_commit_leaves_the_old_unit_or_the_new_one(
     run, monkeypatch, old_exists, nth
 ):
-    """Each system call of a commit in turn is the one at which the process dies; afterwards the same command must end well."""
+    """Each system call of a commit in turn is the one at which the process dies; afterwards the
+    same command must end well.
+    """
     import shutil
 
     if old_exists:
@@ -359,7 +363,7 @@ def test_a_run_file_that_is_not_json_is_an_error(run):
 
 
 def test_settings_go_through_a_table_and_unknown_ones_are_errors():
-    settings = TrainSettings(k=7, l0=20.0)
+    settings = TrainSettings(k=7, target_l0=20.0)
     assert from_table(TrainSettings, json.loads(json.dumps(asdict(settings)))) == settings
     with pytest.raises(UsageError, match="no setting 'kk'"):
         from_table(TrainSettings, {"kk": 1})
@@ -373,7 +377,7 @@ def test_what_only_changes_the_speed_is_not_in_the_key_and_all_else_is():
         for kind in (RunSettings, CaptureSettings, TrainSettings)
         for name in asdict(kind()).keys() - key_table(kind()).keys()
     }
-    assert outside == {"device", "batch_tokens", "workers", "checkpoint_every"}
+    assert outside == {"device", "batch_tokens", "workers"}
 
 
 def test_differences_lists_each_change():

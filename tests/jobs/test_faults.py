@@ -1,6 +1,8 @@
-"""Many requests to an endpoint that fails at random, in one go and with the client killed on the way.
+"""Many requests to an endpoint that fails at random, in one go and with the client killed on the
+way.
 
-The full storm of 2,000 requests is a command: python -m tests.jobs.test_faults [--requests 2000] [--kills 5]
+The full storm of 2,000 requests is a command: python -m tests.jobs.test_faults [--requests 2000]
+[--kills 5]
 """
 
 from __future__ import annotations
@@ -19,9 +21,13 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from autointerp.llm.client import answer
 from autointerp.llm.endpoint import Endpoint
 from autointerp.llm.replies import ReplyStore
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CONCURRENCY = 64
@@ -123,7 +129,9 @@ def test_killed_at_random_and_resumed_each_request_is_paid_once(tmp_path):
 
 
 def storm(path: Path, n: int, kills: int, seed: int) -> str:
-    """Kill the client at random moments and start it again; what was stored before a kill is never asked again."""
+    """Kill the client at random moments and start it again; what was stored before a kill is never
+    asked again.
+    """
     rng = random.Random(seed)
     with fault_server("--faults", "0.35") as (url, stats):
         for _ in range(kills):

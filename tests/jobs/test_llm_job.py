@@ -1,4 +1,4 @@
-"""Labels and scores by an LLM, through the command line and a real HTTP server that answers from a script."""
+"""Labels and scores by an LLM, through the command line and a scripted HTTP server."""
 
 import json
 import re
@@ -9,6 +9,8 @@ import pytest
 from tests.support.fake_llm import FakeLLM, completion, failure
 from tests.support.oracle import Oracle
 from tests.support.small_job import two_lines
+
+pytestmark = pytest.mark.slow
 
 SCORED = ("simulation", "detection", "fuzzing")
 
@@ -43,7 +45,7 @@ def llm(job_copy, call):
 def test_llm_labels_are_made_kept_and_scored(job_copy, call, llm, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
     with FakeLLM(judge=Oracle(label=one_label), models=("org/tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-19")
+        llm(server, "label", "--labels", "llm", "--features", "0-19")
         labels = pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")
         failures = pd.read_parquet(job_copy / "label" / "llm-tiny" / "failures.parquet")
         assert sorted([*labels["feature"], *failures["feature"]]) == list(range(20)) and set(
@@ -56,17 +58,17 @@ def test_llm_labels_are_made_kept_and_scored(job_copy, call, llm, monkeypatch):
             labels["evidence"] > 0
         ).all()
         asked = len(server.seen)
-        llm(server, "label", "--set", "llm", "--features", ",".join(map(str, labels["feature"])))
+        llm(server, "label", "--labels", "llm", "--features", ",".join(map(str, labels["feature"])))
         assert len(server.seen) == asked, "a label that is there is not asked for again"
-        llm(server, "label", "--set", "llm", "--features", "0-24")
+        llm(server, "label", "--labels", "llm", "--features", "0-24")
         assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) > len(
             labels
         )
 
-        llm(server, "score", "--set", "llm-tiny", "--windows", 10)
+        llm(server, "score", "--labels", "llm-tiny", "--effort", "quick")
         scores = {kind: scores_of(job_copy, "llm-tiny", kind) for kind in SCORED}
         asked = len(server.seen)
-        llm(server, "score", "--set", "llm-tiny", "--windows", 10, "--redo")
+        llm(server, "score", "--labels", "llm-tiny", "--effort", "quick", "--redo")
         assert len(server.seen) == asked, "no reply is paid for twice"
     for kind, table in scores.items():
         assert (
@@ -86,10 +88,10 @@ def test_llm_labels_are_made_kept_and_scored(job_copy, call, llm, monkeypatch):
     "tells", [{}, {"logprobs": True}, {"prompt": True}, {"logprobs": True, "prompt": True}]
 )
 def test_the_oracles_simulation_equals_a_rule_that_says_the_same(job_copy, call, llm, tells):
-    """The same label as a rule, typed as a note, gets the same scores on the same tokens and windows, however the LLM was asked."""
+    """The same label as a rule gets the same scores, however the LLM was asked."""
     with FakeLLM(judge=(oracle := Oracle(label=one_label, **tells)), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-19")
-        llm(server, "score", "--set", "llm-tiny")
+        llm(server, "label", "--labels", "llm", "--features", "0-19")
+        llm(server, "score", "--labels", "llm-tiny")
         used = "exactly one digit" if "logprobs" in tells else "slots" if tells else '{"sequences"'
         assert set(oracle.asked) & {"exactly one digit", "slots", '{"sequences"'} == {used}
     by_llm = {
@@ -99,8 +101,8 @@ def test_the_oracles_simulation_equals_a_rule_that_says_the_same(job_copy, call,
     for feature in sorted(set(by_llm["simulation"].index.get_level_values(0))):
         assert call("note", job_copy, feature, '"cat"')[0] == 0
     assert (
-        call("label", job_copy, "--set", "hand")[0] == 0
-        and call("score", job_copy, "--set", "hand")[0] == 0
+        call("label", job_copy, "--labels", "hand")[0] == 0
+        and call("score", job_copy, "--labels", "hand")[0] == 0
     )
     for kind, values in by_llm.items():
         by_rule = scores_of(job_copy, "hand", kind).set_index(["feature", "kind"])["value"]
@@ -119,8 +121,8 @@ def test_a_broken_simulation_is_a_failure_and_never_a_zero(job_copy, llm):
         )
 
     with FakeLLM(judge=garbled, models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-9")
-        llm(server, "score", "--set", "llm-tiny")
+        llm(server, "label", "--labels", "llm", "--features", "0-9")
+        llm(server, "score", "--labels", "llm-tiny")
     for kind in SCORED:
         scores = scores_of(job_copy, "llm-tiny", kind)
         scores = scores[scores["kind"] == kind]
@@ -140,13 +142,16 @@ def test_a_broken_simulation_is_a_failure_and_never_a_zero(job_copy, llm):
 def test_a_wrong_key_is_exit_4(job_copy, call):
     with FakeLLM([failure(401, "no such key")] * 3, models=("tiny",)) as server:
         code, _, err = call(
-            "label", job_copy, "--set", "llm", "--llm-url", server.url, "--features", "0"
+            "label", job_copy, "--labels", "llm", "--llm-url", server.url, "--features", "0"
         )
     assert code == 4 and "OPENAI_API_KEY" in two_lines(err)[1]
 
 
 def test_redo_of_some_features_leaves_the_others_alone(job_copy, call, llm):
-    read = lambda *unit: pd.read_parquet(job_copy.joinpath(*unit))
+
+    def read(*unit):
+        return pd.read_parquet(job_copy.joinpath(*unit))
+
     before = {name: read("label", "rules", name) for name in ("labels.parquet", "failures.parquet")}
     scored = read("score", "rules", "detection", "scores.parquet")
     chosen = ",".join(map(str, before["labels.parquet"]["feature"][:2]))
@@ -156,9 +161,9 @@ def test_redo_of_some_features_leaves_the_others_alone(job_copy, call, llm):
         pd.testing.assert_frame_equal(read("label", "rules", name), table)
     pd.testing.assert_frame_equal(read("score", "rules", "detection", "scores.parquet"), scored)
     with FakeLLM(judge=Oracle(label=one_label), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-19")
+        llm(server, "label", "--labels", "llm", "--features", "0-19")
         failed = read("label", "llm-tiny", "failures.parquet")
-        llm(server, "label", "--set", "llm", "--features", "20-24")
+        llm(server, "label", "--labels", "llm", "--features", "20-24")
     kept = read("label", "llm-tiny", "failures.parquet")
     assert len(failed) and set(failed["feature"]) <= set(kept["feature"]), (
         "what failed earlier is still known"
@@ -179,7 +184,7 @@ PRICES = (
 
 def test_an_estimate_asks_nothing_and_leaves_nothing(job_copy, llm):
     with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
-        said = llm(server, "label", "--set", "llm", "--features", "0-9", "--estimate", *PRICES)
+        said = llm(server, "label", "--labels", "llm", "--features", "0-9", "--estimate", *PRICES)
         assert not server.seen and not (job_copy / "label" / "llm-tiny.partial").exists()
     assert re.search(
         r"label: 10 requests, about [\d,]+ tokens in and 350 out, about 0\.\d+ in money", said
@@ -188,11 +193,11 @@ def test_an_estimate_asks_nothing_and_leaves_nothing(job_copy, llm):
 
 def test_a_budget_stops_in_time_and_loses_nothing(job_copy, call, llm):
     with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0", *PRICES)  # the probe is paid for
+        llm(server, "label", "--labels", "llm", "--features", "0", *PRICES)  # the probe is paid for
         code, _, err = call(
             "label",
             job_copy,
-            "--set",
+            "--labels",
             "llm",
             "--llm-url",
             server.url,
@@ -214,7 +219,7 @@ def test_a_budget_stops_in_time_and_loses_nothing(job_copy, call, llm):
             and len(labels) + len(failures) == 40
         )
         assert summary_of(job_copy, "label", "llm-tiny")["llm"]["paid_now"] <= 1.07
-        llm(server, "label", "--set", "llm", "--features", "0-39")
+        llm(server, "label", "--labels", "llm", "--features", "0-39")
         assert len(server.seen) == first + len(failures)
     assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) == 40
 
@@ -226,7 +231,7 @@ def test_the_probe_is_held_by_the_budget_and_no_verdict_is_made_of_what_was_not_
         code, _, err = call(
             "label",
             job_copy,
-            "--set",
+            "--labels",
             "llm",
             "--llm-url",
             server.url,
@@ -238,7 +243,7 @@ def test_the_probe_is_held_by_the_budget_and_no_verdict_is_made_of_what_was_not_
         )
         assert code == 4 and "questions of the probe" in two_lines(err)[0]
         assert len(server.seen) == 2, "256 tokens are reserved for each question, and 3 are paid"
-        llm(server, "label", "--set", "llm", "--features", "0", *PRICES, "--budget", 1.2)
+        llm(server, "label", "--labels", "llm", "--features", "0", *PRICES, "--budget", 1.2)
         assert summary_of(job_copy, "label", "llm-tiny")["llm"]["paid_now"] == pytest.approx(
             4 * 0.003, abs=5e-4
         ), "three more of the probe, a label"
@@ -247,16 +252,16 @@ def test_the_probe_is_held_by_the_budget_and_no_verdict_is_made_of_what_was_not_
 def test_a_budget_without_prices_is_refused(job_copy, call):
     with FakeLLM(models=("tiny",)) as server:
         code, _, err = call(
-            "label", job_copy, "--set", "llm", "--llm-url", server.url, "--budget", 1
+            "label", job_copy, "--labels", "llm", "--llm-url", server.url, "--budget", 1
         )
     assert code == 2 and "--price-in" in two_lines(err)[1]
 
 
 def test_a_batch_goes_out_and_its_answers_come_back_in_any_order(job_copy, call, llm, tmp_path):
-    """The answers come in two files, shuffled, one of them an error; what is missing is a failure, and asked for by the next command."""
+    """The answers come in two shuffled files, one an error, which the next command asks again."""
     questions = tmp_path / "questions.jsonl"
     with FakeLLM(judge=(oracle := Oracle()), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-9", "--batch-out", questions)
+        llm(server, "label", "--labels", "llm", "--features", "0-9", "--batch-out", questions)
         assert not server.seen
         lines = [json.loads(line) for line in questions.read_text().splitlines()]
         assert len(lines) == 10 and {(q["method"], q["url"]) for q in lines} == {
@@ -280,7 +285,7 @@ def test_a_batch_goes_out_and_its_answers_come_back_in_any_order(job_copy, call,
         llm(
             server,
             "label",
-            "--set",
+            "--labels",
             "llm",
             "--features",
             "0-9",
@@ -291,7 +296,7 @@ def test_a_batch_goes_out_and_its_answers_come_back_in_any_order(job_copy, call,
         failures = pd.read_parquet(job_copy / "label" / "llm-tiny" / "failures.parquet")
         assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) == 9
         assert failures["kind"].tolist() == ["provider"]
-        llm(server, "label", "--set", "llm", "--features", "0-9")
+        llm(server, "label", "--labels", "llm", "--features", "0-9")
         assert sum(len(seen.body["messages"]) == 2 for seen in server.seen) == 1
     assert len(pd.read_parquet(job_copy / "label" / "llm-tiny" / "labels.parquet")) == 10
 
@@ -304,10 +309,10 @@ def body(oracle, question):
 
 
 def test_texts_written_from_labels_are_read_by_the_subject(job_copy, llm):
-    """The score is recomputed from the subject's own reading of the texts that the script writes."""
+    """The score is recomputed from the subject's activations on the texts of the script."""
     with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-30")
-        llm(server, "score", "--set", "llm-tiny", "--kind", "generation")
+        llm(server, "label", "--labels", "llm", "--features", "0-30")
+        llm(server, "score", "--labels", "llm-tiny", "--kind", "generation")
     from core.clamps.live import LoadedModel
     from core.run import Run
 
@@ -355,15 +360,16 @@ def test_generation_needs_an_llm(job_copy, call):
 
 
 def test_the_texts_of_a_clamp_are_chosen_among_three(job_copy, llm):
-    """The script picks the set with most of the label's word; the score is recomputed from texts that the clamp of one feature alone writes."""
+    """The script picks the set with most of the label's word; the score is recomputed."""
     with FakeLLM(judge=(oracle := Oracle()), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-15")
-        llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice")
+        llm(server, "label", "--labels", "llm", "--features", "0-15")
+        llm(server, "score", "--labels", "llm-tiny", "--kind", "effect-choice")
     assert oracle.asked["was turned up"] > 0
-    from autointerp.scores.effect_choice import draw_trials, pool
+    from autointerp.scores.effect_choice import draw_pool, draw_trials
     from core.clamps.clamp import Sampling
     from core.clamps.live import LoadedModel
-    from core.effects.effects import PREFIXES, TEMPERATURE, maxima
+    from core.effects.effects import PREFIXES, TEMPERATURE
+    from core.firings.postings import maxima
     from core.records import Clamp
     from core.run import Run
 
@@ -374,12 +380,12 @@ def test_the_texts_of_a_clamp_are_chosen_among_three(job_copy, llm):
     )["text"]
     table = scores_of(job_copy, "llm-tiny", "effect-choice").set_index("feature")
     texts = table["texts"].map(list)
-    others = pool(labels.index.to_numpy(), run.settings.seed)
+    others = draw_pool(labels.index.to_numpy(), run.settings.seed)
     assert set(others) == set(labels.index), "no more labels than the pool holds"
     for feature in labels.index[:3]:
         clamp = [Clamp(int(feature), "set", 2.0 * float(largest[feature]))]
         alone = [
-            live.clamp(clamp, {}, Sampling([p], 24, TEMPERATURE, (seed,)))["clamped"][0]
+            live.clamp(clamp, {}, Sampling([p], 24, TEMPERATURE, (seed,))).clamped[0]
             for seed, p in enumerate(PREFIXES)
         ]
         assert texts[feature] == [p + text for p, text in zip(PREFIXES, alone, strict=True)]
@@ -401,18 +407,18 @@ def test_the_texts_of_a_clamp_are_chosen_among_three(job_copy, llm):
 
 def test_choices_are_the_same_whoever_else_is_asked_about(job_copy, llm):
     with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-15")
-        llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice", "--features", "3")
+        llm(server, "label", "--labels", "llm", "--features", "0-15")
+        llm(server, "score", "--labels", "llm-tiny", "--kind", "effect-choice", "--features", "3")
         alone, asked = (
             scores_of(job_copy, "llm-tiny", "effect-choice").set_index("feature"),
             len(server.seen),
         )
-        llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice")
+        llm(server, "score", "--labels", "llm-tiny", "--kind", "effect-choice")
         together, more = (
             scores_of(job_copy, "llm-tiny", "effect-choice").set_index("feature"),
             len(server.seen) - asked,
         )
-        llm(server, "score", "--set", "llm-tiny", "--kind", "effect-choice", "--redo")
+        llm(server, "score", "--labels", "llm-tiny", "--kind", "effect-choice", "--redo")
     assert (
         len(alone) == 1 and len(together) > 10 and together.loc[3, "value"] == alone.loc[3, "value"]
     )
@@ -421,11 +427,11 @@ def test_choices_are_the_same_whoever_else_is_asked_about(job_copy, llm):
 
 def test_choosing_needs_an_llm_and_three_labels(job_copy, call, llm):
     with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "1,2")
+        llm(server, "label", "--labels", "llm", "--features", "1,2")
         code, _, err = call(
             "score",
             job_copy,
-            "--set",
+            "--labels",
             "llm-tiny",
             "--kind",
             "effect-choice",
@@ -443,8 +449,8 @@ def test_the_report_holds_another_set_against_the_rules_and_follows_what_is_scor
 ):
     report = job_copy / "report" / "report.md"
     with FakeLLM(judge=Oracle(), models=("tiny",)) as server:
-        llm(server, "label", "--set", "llm", "--features", "0-31")
-        llm(server, "score", "--set", "llm-tiny", "--kind", "detection")
+        llm(server, "label", "--labels", "llm", "--features", "0-31")
+        llm(server, "score", "--labels", "llm-tiny", "--kind", "detection")
         assert call("report", job_copy)[0] == 0
         rows = [
             line.split(" | ")
@@ -452,7 +458,7 @@ def test_the_report_holds_another_set_against_the_rules_and_follows_what_is_scor
             if line.startswith("| llm-tiny")
         ]
         assert call("report", job_copy)[2].count("already done") == 1
-        llm(server, "score", "--set", "llm-tiny", "--kind", "fuzzing")
+        llm(server, "score", "--labels", "llm-tiny", "--kind", "fuzzing")
         assert call("report", job_copy)[0] == 0 and report.read_text().count("| llm-tiny") == 2
     (row,) = rows
     both = [

@@ -1,4 +1,4 @@
-"""Before a score is believed: features with a known truth, false labels, noise, shuffled labels, and what a labeller has seen."""
+"""Scores on features with a known truth: false labels, noise, shuffled labels, held-out text."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autointerp.features import Features
+from autointerp.evidence import Evidence
 from autointerp.labels.label import SHOWN, label
 from autointerp.rules import language as rules
 from autointerp.scores.context import Context
@@ -19,6 +19,8 @@ from core.run import Run
 from tests.support.fake_llm import FakeLLM
 from tests.support.oracle import Oracle
 from tests.support.planted import NOTHING, TRUTH, planted_run
+
+pytestmark = pytest.mark.slow
 
 KINDS = ("simulation", "simulation-corpus", "detection", "fuzzing")
 CHANCE = {
@@ -65,33 +67,35 @@ def write_labels(run, name, texts):
 
 @pytest.mark.numeric
 def test_labels_name_what_was_planted(labelled):
-    """Word by word: each literal and shape of the truth stands in the label, and no other literal that predicts anything."""
+    """Each literal and shape of the truth stands in the label."""
     table = labels_of(labelled)
     for feature, truth in TRUTH.items():
         if feature == NOTHING:
             assert table.loc[feature, "kind"] == "unclear"
             continue
-        named = lambda text: {
-            t
-            for p in rules.parse(text).predicates
-            for _, terms in rules.slots(p)
-            for t in (*terms.literals, *terms.shapes)
-        }
-        assert named(truth) <= named(table.loc[feature, "text"]), (
-            truth,
-            table.loc[feature, "text"],
-        )
+        text = table.loc[feature, "text"]
+        assert named_in(truth) <= named_in(text), (truth, text)
+
+
+def named_in(text):
+    """The literals and shapes of a rule."""
+    return {
+        t
+        for p in rules.parse(text).predicates
+        for _, terms in rules.slots(p)
+        for t in (*terms.literals, *terms.shapes)
+    }
 
 
 @pytest.mark.numeric
 def test_the_true_label_scores_above_four_false_ones(copy):
-    """Set k gives every feature the truth of the feature k places further on; set 0 is the truth."""
+    """Set k gives each feature the truth of the feature k places further on; set 0 is the truth."""
     real = [f for f in TRUTH if f != NOTHING]
     found = {kind: [] for kind in KINDS}
     for shift in range(5):
         moved = dict(zip(real, real[shift:] + real[:shift], strict=True))
         write_labels(copy, f"import-{shift}", [TRUTH[moved.get(f, 0)] for f in TRUTH])
-        score(copy, ScoreSettings(set=f"import-{shift}", kind=",".join(KINDS)))
+        score(copy, ScoreSettings(labels=f"import-{shift}", kind=",".join(KINDS)))
         for kind in KINDS:
             found[kind].append(scores_of(copy, f"import-{shift}", kind)["value"])
     for kind, values in found.items():
@@ -117,7 +121,7 @@ def test_nothing_scores_as_its_null(copy):
 
 
 def test_shuffled_labels_are_at_their_null(copy):
-    """Every feature gets another one's label, many times over: the mean score is what "always no" reaches, and so is the mean null."""
+    """With the label of another feature the mean score is what "always no" reaches."""
     rng = np.random.default_rng(0)
     found = {kind: [] for kind in KINDS}
     real = [f for f in TRUTH if f != NOTHING]
@@ -126,7 +130,7 @@ def test_shuffled_labels_are_at_their_null(copy):
         order = np.where(order == real, np.roll(order, 1), order)
         moved = dict(zip(real, order.tolist(), strict=True)) | {NOTHING: 0}
         write_labels(copy, f"import-s{draw}", [TRUTH[moved[f]] for f in TRUTH])
-        score(copy, ScoreSettings(set=f"import-s{draw}", kind=",".join(KINDS)))
+        score(copy, ScoreSettings(labels=f"import-s{draw}", kind=",".join(KINDS)))
         for kind in KINDS:
             table = scores_of(copy, f"import-s{draw}", kind)
             apart = [f for f in real if moved[f] != f]
@@ -150,7 +154,7 @@ class Writer:
 
 @pytest.fixture(scope="module")
 def by_noise(labelled, tmp_path_factory):
-    """Mean scores of the single-token features by an LLM whose answers are noise in this share, for each kind; and the means of the nulls."""
+    """{share of noise in the LLM's answers: {kind: (mean score, mean null, features)}}."""
     single = [
         f
         for f, text in TRUTH.items()
@@ -164,11 +168,11 @@ def by_noise(labelled, tmp_path_factory):
         run = Run.open(str(path))
         with FakeLLM(judge=Oracle(noise), models=("m",)) as server:
             chosen = ",".join(map(str, single))
-            label(run, LabelSettings(set="llm", llm_url=server.url, features=chosen))
+            label(run, LabelSettings(labels="llm", llm_url=server.url, features=chosen))
             score(
                 run,
                 ScoreSettings(
-                    set="llm-m", llm_url=server.url, features=chosen, kind=",".join(ASKED)
+                    labels="llm-m", llm_url=server.url, features=chosen, kind=",".join(ASKED)
                 ),
                 live=Writer(),
             )
@@ -197,20 +201,20 @@ def test_scores_by_an_llm_fall_with_its_noise_to_the_null(by_noise, kind):
 
 def test_an_llm_that_labels_in_the_language_of_rules_needs_no_llm_to_be_scored(copy):
     with FakeLLM(judge=Oracle(rules=True), models=("m",)) as server:
-        label(copy, LabelSettings(set="llm", llm_url=server.url, features="0,7-19"))
+        label(copy, LabelSettings(labels="llm", llm_url=server.url, features="0,7-19"))
         asked = len(server.seen)
-        score(copy, ScoreSettings(set="llm-m", kind="simulation,simulation-corpus,detection"))
+        score(copy, ScoreSettings(labels="llm-m", kind="simulation,simulation-corpus,detection"))
         assert len(server.seen) == asked
     assert scores_of(copy, "llm-m", "simulation-corpus")["value"].min() > 0.5
 
 
-# ---------------------------------------------------------------- nothing that a labeller saw scores it
+# ---------------------------------------------------------------- held-out text
 
 
 def overlaps(run, features):
-    """(documents, windows) of `features` that stand both in what labellers see and in what scores their labels."""
+    """How many (documents, windows) of `features` both labellers and scorers see."""
     table = labels_of(run)
-    known = Features(run)
+    known = Evidence(run)
     context = Context(
         run, ScoreSettings(), table["text"], table["kind"], known.postings, known.tokens
     )

@@ -1,4 +1,6 @@
-"""A run that loads a published SAE, streamed from the subject, against the run that trained it and stored its activations."""
+"""A run that loads a published SAE, streamed from the subject, against the run that trained it and
+stored its activations.
+"""
 
 import json
 
@@ -6,6 +8,8 @@ import numpy as np
 import pytest
 
 from tests.support.small_job import two_lines
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def test_an_sae_of_another_width_is_refused(job, tmp_path, call):
     )
     assert call("capture", path, "--context", 32)[0] == 0
     code, _, err = call("train", path)
-    assert code == 2 and "gives 64" in two_lines(err)[0]
+    assert code == 2 and "has 64" in two_lines(err)[0]
 
 
 def test_several_runs_are_captured_by_one_command(job, tmp_path, call):

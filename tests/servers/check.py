@@ -1,12 +1,15 @@
-"""The real client against an OpenAI-compatible server that nobody here wrote; not part of `make test`.
+"""The real client against an OpenAI-compatible server that nobody here wrote; not part of `make
+test`.
 
     python tests/servers/check.py URL MODEL                         a server that runs already
     python tests/servers/check.py --serve PATH/TO/transformers      starts `transformers serve` on a tiny random chat model, and stops it
     python tests/servers/check.py --make FOLDER                     writes that model, for another server to serve
 
-Prints what the probe finds, how label requests end (a random model says nothing sensible: what counts is that each request ends as one reply or one failure and
-that nothing is asked twice), and what a wrong model name is answered. Where the server tells log-probabilities of prompts and MODEL is a folder here, what `slots`
-reads from them is held against the same model in transformers. `transformers serve` needs the packages of `transformers[serving]`.
+Prints what the probe finds, how label requests end (a random model says nothing sensible: what
+counts is that each request ends as one reply or one failure and that nothing is asked twice), and
+what a wrong model name is answered. Where the server tells log-probabilities of prompts and MODEL
+is a folder here, what `slots` reads from them is held against the same model in transformers.
+`transformers serve` needs the packages of `transformers[serving]`.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from autointerp.llm.client import answer  # noqa: E402
 from autointerp.llm.endpoint import Endpoint  # noqa: E402
 from autointerp.llm.probe import (
     abilities,  # noqa: E402
-    told_of_prompt,  # noqa: E402
+    prompt_tokens,  # noqa: E402
 )
 from autointerp.llm.replies import ReplyStore  # noqa: E402
 from autointerp.scores import prompts as score_prompts  # noqa: E402
@@ -50,12 +53,14 @@ N, CONCURRENCY = 32, 16
 
 
 def tiny_chat_model(folder: pathlib.Path) -> str:
-    """A Llama of random weights, with heads wide enough for every server, behind the tokenizer of the embedded subject. Digits stand out,
-    so that some are among the alternatives that a server tells."""
+    """A Llama of random weights, with heads wide enough for every server, behind the tokenizer of
+    the embedded subject. Digits stand out, so that some are among the alternatives that a server
+    tells.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "subject")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "subjects" / "python-7m")
     torch.manual_seed(0)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 2}
     config = LlamaConfig(
@@ -79,7 +84,9 @@ def tiny_chat_model(folder: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def transformers_server(program: str, folder: pathlib.Path):
-    """(URL, model) of `transformers serve` on the tiny model; its log goes to a file beside the model."""
+    """(URL, model) of `transformers serve` on the tiny model; its log goes to a file beside the
+    model.
+    """
     model = tiny_chat_model(folder / "model")
     (folder / "hf" / "hub").mkdir(parents=True)
     with socket.socket() as free:
@@ -179,7 +186,9 @@ def check(url: str, model: str) -> None:
 
 
 def check_slots(endpoint: Endpoint, model: str, store: ReplyStore) -> None:
-    """What is read at the slots of a question, and the same from the logits of the model in transformers."""
+    """What is read at the slots of a question, and the same from the logits of the model in
+    transformers.
+    """
     windows = [
         ("The", " cat", " unknown", "\n"),
         ("def", " f", "(", "x", "):"),
@@ -189,7 +198,7 @@ def check_slots(endpoint: Endpoint, model: str, store: ReplyStore) -> None:
     told = {"prompt_logprobs": slots.ALTERNATIVES, "add_generation_prompt": False}
     request = endpoint.request(model, messages, temperature=0.0, max_tokens=1, **told)
     reply, began = answer([request], store, endpoint)[request.key], time.time()
-    found = slots.read_slots(told_of_prompt(reply), lengths)
+    found = slots.read_slots(prompt_tokens(reply), lengths)
     values = [
         value
         for f, n in zip(found, lengths, strict=True)
@@ -211,7 +220,9 @@ def check_slots(endpoint: Endpoint, model: str, store: ReplyStore) -> None:
 
 
 def digits_of(folder: pathlib.Path, messages: list[dict], count: int) -> list[float]:
-    """The expected digits at the last `count` slots by the model in transformers, among as many alternatives as a server tells."""
+    """The expected digits at the last `count` slots by the model in transformers, among as many
+    alternatives as a server tells.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

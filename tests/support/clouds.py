@@ -6,7 +6,7 @@ from autointerp.clusters.geometry import unit_rows
 
 
 def planted(n_groups=12, size=42, n_noise=96, d=64, cosine=0.6, seed=0):
-    """(unit rows, truth): groups whose members have this cosine with each other on average, then rows that have no group."""
+    """(unit rows, truth): clusters of rows with this mean cosine, then rows without a cluster, -1."""
     rng = np.random.default_rng(seed)
     centres = unit_rows(rng.normal(size=(n_groups, d)))
     own = unit_rows(rng.normal(size=(n_groups * size, d)))
@@ -16,8 +16,11 @@ def planted(n_groups=12, size=42, n_noise=96, d=64, cosine=0.6, seed=0):
     ]
 
 
-def hierarchy(n_tops=6, n_each=6, size=30, d=128, cosine=0.6, between=0.35, seed=0):
-    """(unit rows, top (N,), sub (N,)): members of a group have `cosine` with each other, groups of the same top `between`."""
+def hierarchy(n_tops=6, n_each=6, size=30, d=128, cosine=0.6, between=0.45, seed=0):
+    """(unit rows, top (N,), sub (N,)): two levels of clusters.
+
+    Members of a sub have mean cosine `cosine`, subs of the same top `between`.
+    """
     rng = np.random.default_rng(seed)
     n_subs = n_tops * n_each
     tops = np.repeat(unit_rows(rng.normal(size=(n_tops, d))), n_each, 0)
@@ -29,7 +32,7 @@ def hierarchy(n_tops=6, n_each=6, size=30, d=128, cosine=0.6, between=0.35, seed
 
 
 def anisotropic(n=1500, d=64, seed=0):
-    """Unit rows of one Gaussian that is much longer in some directions than in others and does not lie around the origin: no groups."""
+    """Unit rows of one long, off-centre Gaussian: a cloud without clusters."""
     rng = np.random.default_rng(seed)
     axes = np.linalg.qr(rng.normal(size=(d, d)))[0]
     return unit_rows(

@@ -1,4 +1,6 @@
-"""An OpenAI-compatible server in a thread that answers from a script: first each scripted answer once, then the usual one."""
+"""An OpenAI-compatible server in a thread that answers from a script: first each scripted answer
+once, then the usual one.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def failure(status: int, message: str, headers: dict | None = None, **fields) ->
 
 
 class FakeLLM:
-    """`with FakeLLM([failure(500, "down")]) as server:` fails once, then says "ok" to everything; `server.seen` is what it was asked.
+    """`with FakeLLM([failure(500, "down")]) as server:` fails once, then says "ok" to everything;
+    `server.seen` is what it was asked.
 
     `judge` may look at each request and return an Answer, or None to leave it to the script.
     """

@@ -1,9 +1,11 @@
-"""An OpenAI-compatible server that fails at random, in a process of its own: what an endpoint does on a bad day.
+"""An OpenAI-compatible server that fails at random, in a process of its own: what an endpoint does
+on a bad day.
 
     python -m tests.support.fault_server PORT [--faults 0.35] [--latency 0.02]
 
-Faults, one drawn for each attempt: 429 with Retry-After, 500, connection reset, a hang of 30 s, half a body, JSON that is no completion, an answer with wrong
-counts, a refusal, null content, slow tokens. An answer whose body was sent whole counts as paid. GET /stats: attempts and paid answers of
+Faults, one drawn for each attempt: 429 with Retry-After, 500, connection reset, a hang of 30 s,
+half a body, JSON that is no completion, an answer with wrong counts, a refusal, null content, slow
+tokens. An answer whose body was sent whole counts as paid. GET /stats: attempts and paid answers of
 each question, requests in flight at most. Latency in seconds.
 """
 

@@ -1,8 +1,10 @@
-"""A scripted model: labels features by the token they fire on, and scores a label by firing where the token in its quotes stands.
+"""A scripted model: labels features by the token they fire on, and scores a label by firing where
+the token in its quotes stands.
 
-`Oracle(noise=p)` answers each item at random with probability p (a fixed draw for each question), so that scores must fall as p rises.
-`logprobs=True` makes an endpoint that tells log-probabilities, and so is asked for digits; `prompt=True` one that tells those of questions, a character
-a token; `rules=True` labels in the language of rules.
+`Oracle(noise=p)` answers each item at random with probability p (a fixed draw for each question),
+so that scores must fall as p rises. `logprobs=True` makes an endpoint that tells log-probabilities,
+and so is asked for digits; `prompt=True` one that tells those of questions, a character a token;
+`rules=True` labels in the language of rules.
 """
 
 from __future__ import annotations
@@ -174,7 +176,9 @@ def with_prompt(answer: Answer, told: list) -> Answer:
 
 
 def spelt(text: str, logprobs) -> Answer:
-    """A completion, with one token a character and its log-probabilities where they were asked for: 8 in 10 on the character, the rest on 0."""
+    """A completion, with one token a character and its log-probabilities where they were asked for:
+    8 in 10 on the character, the rest on 0.
+    """
     plain = completion(text)
     if not logprobs:
         return plain

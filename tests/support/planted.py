@@ -1,7 +1,9 @@
-"""A run whose features were planted: documents of random words, an index that says exactly where each feature fires, no subject.
+"""A run whose features were planted: documents of random words, an index that says exactly where
+each feature fires, no subject.
 
-Every feature has a true label in the language of rules, but one, which is nothing: it fires anywhere. Activations are uneven, a few firings are missing and a few
-stand where they should not, so that no label is perfect.
+Every feature has a true label in the language of rules, but one, which is nothing: it fires
+anywhere. Activations are uneven, a few firings are missing and a few stand where they should not,
+so that no label is perfect.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 
 from autointerp.rules import language as rules
 from autointerp.rules.annotations import Annotations
+from core.activations.layout import Layout, write_layout
 from core.files import write_array, write_json
 from core.records import SPLITS
 from core.run import Run
@@ -131,7 +134,7 @@ def _capture(run: Run, rng: np.random.Generator) -> None:
         [f"{i}-{SPLITS[tables['split'][i]]}" for i in range(DOCUMENTS)],
     )
     write_json(work.folder / "vocabulary.json", VOCABULARY)
-    write_json(work.folder / "shards.json", {"stored": True, "bounds": [0, n]})
+    write_layout(work.folder, Layout(True, "float32", 1, [0, n]))
     work.commit({})
 
 

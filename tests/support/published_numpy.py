@@ -1,4 +1,6 @@
-"""What published SAEs compute, written in numpy from the descriptions of their layouts: one vector at a time, float64, nothing folded."""
+"""What published SAEs compute, written in numpy from the descriptions of their layouts: one vector
+at a time, float64, nothing folded.
+"""
 
 import numpy as np
 
@@ -30,7 +32,9 @@ def keep_largest(pre, k):
 
 
 def openai(weights, x, k):
-    """Layer norm with the unbiased deviation and 1e-5 beside it going in; deviation alone and mean coming out. k = 0 is the ReLU kind."""
+    """Layer norm with the unbiased deviation and 1e-5 beside it going in; deviation alone and mean
+    coming out. k = 0 is the ReLU kind.
+    """
     mean, deviation = np.zeros((len(x), 1)), np.ones((len(x), 1))
     u = x
     if k:
@@ -63,7 +67,9 @@ def learned_dict(fields, x, tied):
 
 
 def llama_scope(weights, x, threshold, norm):
-    """Input scaled to mean norm sqrt(D), output scaled back; the threshold is compared in raw units."""
+    """Input scaled to mean norm sqrt(D), output scaled back; the threshold is compared in raw
+    units.
+    """
     scale = np.sqrt(x.shape[1]) / norm
     pre = (x * scale) @ weights["encoder.weight"].T + weights["encoder.bias"]
     f = np.where(pre / scale > threshold, relu(pre), 0)

@@ -1,4 +1,7 @@
-"""One whole small job, made once through the command line and shared by the tests that read it. Loaded as a pytest plugin."""
+"""One whole small job, made once through the command line and shared by the tests that read it.
+
+Loaded as a pytest plugin.
+"""
 
 import contextlib
 import io
@@ -8,6 +11,7 @@ import sys
 import pytest
 
 import main
+from tests.support.shared import build_once
 from tests.support.tiny import write_documents
 
 
@@ -30,46 +34,35 @@ def call():
 
 @pytest.fixture(scope="session")
 def job(tmp_path_factory, subject_folder, call):
-    """The path of a run on which every stage was done through the command line. Shared: read it only."""
-    folder = tmp_path_factory.mktemp("job")
-    corpus = write_documents(folder / "texts", n=120, words=60)
-    path = folder / "run"
-    code, out, _ = call(
-        "new",
-        path,
-        "--subject",
-        subject_folder,
-        "--site",
-        "resid_post.1",
-        "--corpus",
-        corpus,
-        "--dtype",
-        "float32",
-        "--device",
-        "cpu",
-    )
-    assert code == 0 and str(path) in out
-    assert call("capture", path, "--context", 32)[0] == 0
-    assert (
-        call(
-            "train",
-            path,
-            "--expansion",
-            8,
-            "--k",
-            4,
-            "--batch",
-            256,
-            "--warmup",
-            5,
-            "--check-every",
-            10,
-        )[0]
-        == 0
-    )
-    code, out, err = call("run", path)
+    """The path of a run on which every stage was done through the command line. Shared: read it
+    only.
+    """
+
+    def make(folder):
+        corpus = write_documents(folder / "texts", n=120, words=60)
+        new = [
+            "--site",
+            "resid_post.1",
+            "--corpus",
+            corpus,
+            "--dtype",
+            "float32",
+            "--device",
+            "cpu",
+        ]
+        done(call("new", folder / "run", "--subject", subject_folder, *new))
+        done(call("capture", folder / "run", "--context", 32))
+        small = ["--batch-size", 256, "--warmup", 5, "--check-every", 10]
+        done(call("train", folder / "run", "--expansion", 8, "--k", 4, *small))
+        done(call("run", folder / "run"))
+
+    return build_once(tmp_path_factory, "job", make) / "run"
+
+
+def done(result):
+    """The command's exit code is 0; its standard error is shown where it is not."""
+    code, _, err = result
     assert code == 0, err
-    return path
 
 
 @pytest.fixture
@@ -83,3 +76,10 @@ def two_lines(err):
     lines = err.strip().splitlines()[-2:]
     assert "Traceback" not in err and lines[0].startswith("error: ") and lines[1]
     return lines
+
+
+def pytest_collection_modifyitems(items):
+    """Whatever needs the whole small job is slow."""
+    for item in items:
+        if "job" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

@@ -1,4 +1,6 @@
-"""Tiny subjects of every family, made from configs without a download; planted stores; documents for small runs."""
+"""Tiny subjects of every family, made from configs without a download; planted stores; documents
+for small runs.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ class Killed(BaseException):
 
 
 def byte_level_tokenizer(bos: bool = True, trim: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over all bytes and some merges; `trim` leaves the space in front of a word out of its offsets."""
+    """Byte-level BPE over all bytes and some merges; `trim` leaves the space in front of a word out
+    of its offsets.
+    """
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -79,7 +83,9 @@ def byte_level_tokenizer(bos: bool = True, trim: bool = False) -> PreTrainedToke
 
 
 def tiny_model(family: str, n_vocabulary: int = 320, **changes) -> torch.nn.Module:
-    """An untrained model whose weights, biases and norms are all far from their usual starts, so that each of them matters."""
+    """An untrained model whose weights, biases and norms are all far from their usual starts, so
+    that each of them matters.
+    """
     config = AutoConfig.for_model(
         family,
         vocab_size=n_vocabulary,
@@ -120,7 +126,9 @@ def token_rows(n_rows: int, length: int, seed: int = 0) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Planted:
-    """A run with a committed capture whose activations are sparse sums of known directions, and no subject behind it."""
+    """A run with a committed capture whose activations are sparse sums of known directions, and no
+    subject behind it.
+    """
 
     run: Run
     truth: np.ndarray  # (features, D), unit rows
@@ -130,7 +138,9 @@ class Planted:
 def planted_run(
     folder: Path, n: int = 6000, width: int = 24, n_true: int = 32, active: int = 3, seed: int = 0
 ) -> Planted:
-    """Documents of 20 tokens, one shard for each 2,000; every vector is `active` of `n_true` unit directions with weights 1 to 2, plus an offset."""
+    """Documents of 20 tokens, one shard for each 2,000; every vector is `active` of `n_true` unit
+    directions with weights 1 to 2, plus an offset.
+    """
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=(n_true, width))
     truth /= np.linalg.norm(truth, axis=1, keepdims=True)
@@ -185,9 +195,10 @@ def write_documents(folder: Path, n: int = N_DOCUMENTS, words: int = 30) -> Path
     return folder
 
 
-SMALL_CAPTURE = CaptureSettings(context=32, shard_tokens=1000, batch_tokens=400)
+SMALL_CAPTURE = CaptureSettings(context=32, batch_tokens=400)
+SHARD_TOKENS, INDEX_BATCH = 1000, 300  # of the small run: several shards, several batches in each
 SMALL_TRAIN = TrainSettings(
-    expansion=3.0, k=4, batch=128, epochs=2.0, warmup=5, check_every=10, checkpoint_every=7
+    expansion=3.0, k=4, batch_size=128, epochs=2.0, warmup=5, check_every=10
 )
 
 

@@ -1,12 +1,13 @@
-"""What `train` asks of an architecture. A finished one is a `core.saes.sae.SAE`; here is only what training needs."""
+"""What training asks of an architecture; a finished autoencoder is a `core.saes.sae.SAE`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.saes.sae import SAE
 
@@ -15,48 +16,78 @@ L0_VECTORS = 512  # a count over all of a batch costs as much as two of its prod
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """What one step is trained on and what it tells: all are scalars but `fired`."""
+    """The loss of one step, and what it measures. All are scalars but `fired`."""
 
     total: Tensor
     reconstruction: Tensor  # mean squared error per vector and dimension
-    sparsity: Tensor  # what the penalty multiplies: an L1 norm or L0, mean over vectors; 0 without a penalty
-    l0: Tensor  # mean features that fire on a vector; over about L0_VECTORS of them where that is dear
+    sparsity: Tensor  # what the penalty multiplies, mean over vectors; 0 without a penalty
+    l0: Tensor  # mean features that fire on a vector, of all or about L0_VECTORS vectors
     fired: Tensor  # (F,) bool
 
 
 class Trainable(Protocol):
-    """An autoencoder in training, on activations that were divided by one constant. While `training` is False, its loss is that of the SAE
-    which `finished` would give."""
+    """An autoencoder in training, on activations that were divided by one constant.
+
+    While `training` is False, its loss is that of the SAE which `finish` would return. To add an
+    architecture, derive from `core.saes.architectures.untied.Untied`, write `plain_loss` and
+    `finish`, and enter the class in `core.training.trainer.KINDS` and its name in
+    `core.settings.ARCHITECTURES`.
+    """
 
     architecture: str
     d_in: int
     n_features: int
-    default_rate: float  # peak learning rate of Adam
+    default_lr: float  # peak learning rate of Adam
     default_penalty: float  # 0: there is no penalty, and L0 is set otherwise
 
-    def initialise(self, mean: Tensor, generator: torch.Generator) -> None: ...
+    def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
+        """Set the weights; `mean` (D,) is the mean of the data, scaled."""
 
     def start(self, sample: Tensor) -> None:
-        """Before the first step: what depends on vectors (n, D) of the data, scaled."""
+        """Set what depends on vectors (n, D) of the data, scaled, before the first step."""
 
     def training_loss(
         self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype
     ) -> TrainingLoss:
-        """The loss on x (B, D) float32, with large products in `dtype`; `dead` (n,) are the features that count as dead."""
+        """Return the loss on x (B, D) float32, with large products in `dtype`.
+
+        `dead` (n,) are the features that count as dead.
+        """
+        ...
 
     def before_step(self) -> None:
-        """After the gradients, before the optimiser."""
+        """Change gradients before the optimiser's step."""
 
     def after_step(self) -> None:
-        """After the optimiser: constraints on the weights."""
+        """Restore constraints on the weights after the optimiser's step."""
 
-    def finished(self, scale: float) -> SAE:
-        """The SAE that reads raw x, when this one was trained on x / scale. Shares no memory with it."""
+    def finish(self, scale: float) -> SAE:
+        """Return the SAE that reads raw x, where this one was trained on x / scale.
+
+        It shares no memory with this one.
+        """
+        ...
+
+    # what `torch.nn.Module` gives
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+    def to(self, device: torch.device) -> Any: ...
+    def train(self) -> Any: ...
+    def eval(self) -> Any: ...
 
 
 def sampled_l0(f: Tensor) -> Tensor:
-    """Mean number of positive entries of a row of f (B, F), none being negative, over evenly spaced rows."""
+    """Return the mean number of positive entries of evenly spaced rows of f (B, F) >= 0."""
     rows = f[:: max(1, len(f) // L0_VECTORS)]
-    return rows.sign().sum(dtype=torch.float32) / len(
-        rows
-    )  # a third of the time of a comparison and a count
+    # the signs' sum takes a third of the time of a comparison and a count
+    return rows.sign().sum(dtype=torch.float32) / len(rows)
+
+
+def describe_loss(total: Tensor, error: Tensor, sparsity: Tensor, f: Tensor) -> TrainingLoss:
+    """Return the loss `total` with what follows from the error (B, D) and activations f (B, F)."""
+    f = f.detach()
+    return TrainingLoss(
+        total, error.detach().square().mean(), sparsity.detach(), sampled_l0(f), (f > 0).any(0)
+    )

@@ -1,9 +1,12 @@
-"""TopK sparse autoencoder (Gao et al. 2024, arXiv 2406.04093): the k largest pre-activations of a vector fire.
+"""TopK sparse autoencoder (Gao et al. 2024, arXiv 2406.04093).
 
-    f = ReLU(top_k(W_enc (x - b_dec) + b_enc))        x_hat = f W_dec + b_dec        loss = mean squared error + AuxK
+    f = ReLU(top_k(W_enc (x - b_dec) + b_enc))        x_hat = f W_dec + b_dec
+    loss = mean squared error + AuxK
 
-Recipe of the paper: encoder starts as the decoder's transpose, decoder rows keep unit length, the decoder's gradient along a row is
-taken out, AuxK with D / 2 dead features and weight 1/32. b_dec starts at the mean, not at the geometric median.
+The k largest pre-activations of a vector fire. Recipe of the paper: the encoder starts as the
+decoder's transpose, decoder rows keep unit length, the decoder's gradient along a row is removed,
+AuxK with D / 2 dead features and weight 1/32. b_dec starts at the mean, not at the geometric
+median.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.saes.architectures.protocol import TrainingLoss
+from core.saes.architectures.protocol import TrainingLoss, describe_loss
 from core.saes.architectures.untied import Untied, auxk, check_k
 from core.saes.kernels import autoencode_topk
 from core.saes.sae import SAE, SAEConfig
@@ -22,21 +25,30 @@ class TopK(Untied):
 
     architecture = "topk"
 
-    def __init__(self, d_in: int, n_features: int, k: int):
+    def __init__(self, d_in: int, n_features: int, k: int) -> None:
         check_k(k, n_features)
         super().__init__(d_in, n_features)
         self.k = k
 
+    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+        """Return the formula's loss; there is no penalty."""
+        pre = self.preactivate(x)
+        values, features = pre.topk(self.k, dim=1)
+        f = torch.zeros_like(pre).scatter(1, features, values.relu())
+        error = x - self.reconstruct(f)
+        total = error.square().mean() + auxk(self, x, error, dead, x.dtype)
+        return describe_loss(total, error, error.new_zeros(()), f)
+
     def training_loss(
         self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
     ) -> TrainingLoss:
+        """Return `plain_loss` by a fused pass."""
         reconstruction, error, values, features = autoencode_topk(
             x, (self.E, self.b_enc), (self.W_dec, self.b_dec), self.k, dtype
         )
         total = reconstruction + auxk(self, x, error, dead, dtype)
-        sums = torch.zeros(self.n_features, device=x.device).scatter_add_(
-            0, features.flatten(), values.flatten().float()
-        )
+        sums = torch.zeros(self.n_features, device=x.device)
+        sums.scatter_add_(0, features.flatten(), values.flatten().float())
         return TrainingLoss(
             total,
             reconstruction.detach(),
@@ -45,5 +57,6 @@ class TopK(Untied):
             sums > 0,
         )
 
-    def finished(self, scale: float) -> SAE:
-        return SAE(SAEConfig(self.architecture, "topk", self.k), self.tensors(scale))
+    def finish(self, scale: float) -> SAE:
+        """Return the SAE, in which the k largest of each vector fire."""
+        return SAE(SAEConfig(self.architecture, "topk", self.k), self.raw_tensors(scale))

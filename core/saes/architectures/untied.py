@@ -1,4 +1,9 @@
-"""What architectures with separate encoder and decoder share: the four tensors, their start, the decoder's unit rows, and AuxK."""
+"""The base of architectures with separate encoder and decoder.
+
+It holds the four tensors, their start, the decoder's unit rows, and AuxK. A derived class writes
+`plain_loss`, the paper's formula in plain autograd; where that is slow it overrides `training_loss`
+with a fused pass of `core.saes.kernels` that computes the same.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UsageError
-from core.saes.kernels import decode, encode, largest
+from core.saes.architectures.protocol import TrainingLoss
+from core.saes.kernels import decode, encode
+from core.saes.sae import SAE
+from core.saes.selection import largest
 
 AUX_WEIGHT = 1 / 32
-START_L0 = 32  # features that fire on a vector at the first step, where `quiet_biases` sets them
+START_L0 = 32  # features that fire on a vector at the first step, with `compute_sparse_biases`
+ROWS = 2048  # of the encoder in one product
 
 
 class Untied(nn.Module):
-    """Weights E (F, D), the transpose of W_enc because gradients come that way, b_enc (F,), W_dec (F, D) with unit rows, b_dec (D,)."""
+    """E (F, D), b_enc (F,), W_dec (F, D) with unit rows, b_dec (D,).
+
+    E is the transpose of W_enc, because gradients come that way.
+    """
 
     architecture: str
-    default_rate = 1.5e-3
+    default_lr = 1.5e-3
     default_penalty = 0.0
 
-    def __init__(self, d_in: int, n_features: int):
+    def __init__(self, d_in: int, n_features: int) -> None:
         super().__init__()
         self.d_in, self.n_features = d_in, n_features
         self.E = nn.Parameter(torch.zeros(n_features, d_in))
@@ -27,71 +39,107 @@ class Untied(nn.Module):
         self.W_dec = nn.Parameter(torch.zeros(n_features, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
+    # ------------------------------------------------------------ start
+
     @torch.no_grad()
     def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
-        """Unit decoder rows at random, encoder the same, decoder bias the data's mean (D,)."""
+        """Set random unit decoder rows, the same encoder, and b_dec to the data's mean (D,)."""
         directions = torch.randn(self.n_features, self.d_in, generator=generator)
         self.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
         self.E.copy_(self.W_dec)
         self.b_dec.copy_(mean)
 
     def start(self, sample: Tensor) -> None:
-        pass
+        """Change nothing; a derived class may set what depends on vectors (n, D) of the data."""
 
     @torch.no_grad()
-    def quiet_biases(self, sample: Tensor) -> Tensor:
-        """Encoder biases (F,) at which every feature fires on one and the same share of `sample` (n, D), and START_L0 of them on a vector (at most
-        half of all), after Anthropic 2025 ("Circuits Updates - January 2025"). With biases of 0 half of all features fire, and a penalty
-        needs hundreds of steps to silence them, which distorts what they learn (docs/experiments.md). Each is halfway between two
-        pre-activations of the sample, so that none is 0 but for its rounding."""
+    def compute_sparse_biases(self, sample: Tensor) -> Tensor:
+        """Return encoder biases (F,) with which START_L0 features fire on a vector.
+
+        Every feature fires on the same share of `sample` (n, D), at most a half (Anthropic 2025,
+        "Circuits Updates - January 2025"). With biases of 0 half of all features fire; a penalty
+        needs hundreds of steps to silence them, which distorts what they learn
+        (docs/experiments.md). Each bias is halfway between two pre-activations of the sample, so
+        that none is 0 but for its rounding.
+        """
         n, centred = len(sample), sample - self.b_dec
         place = max(1, round(n * (1 - min(0.5, START_L0 / self.n_features))))
         biases = []
-        for rows in self.E.split(2048):
+        for rows in torch.split(self.E, ROWS):
             pre = rows @ centred.T
             below, above = (pre.kthvalue(p, dim=1).values for p in (place, min(n, place + 1)))
             biases.append((below + above) / -2)
         return torch.cat(biases)
 
+    # ------------------------------------------------------------ a step
+
+    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+        """Return the paper's loss on x (B, D), in plain autograd."""
+        raise NotImplementedError
+
+    def training_loss(
+        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
+    ) -> TrainingLoss:
+        """Return `plain_loss`; a fused pass that overrides this may multiply in `dtype`."""
+        return self.plain_loss(x, penalty, dead)
+
+    def preactivate(self, x: Tensor) -> Tensor:
+        """Return (x - b_dec) W_enc + b_enc (B, F) of x (B, D)."""
+        return (x - self.b_dec) @ self.E.T + self.b_enc
+
+    def reconstruct(self, f: Tensor) -> Tensor:
+        """Return f W_dec + b_dec (B, D) of f (B, F)."""
+        return f @ self.W_dec + self.b_dec
+
     @torch.no_grad()
     def before_step(self) -> None:
-        """Take out of the decoder's gradient what would only change a row's length."""
-        self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
+        """Remove from the decoder's gradient what would only change a row's length."""
+        gradient = self.W_dec.grad
+        assert gradient is not None
+        gradient -= (gradient * self.W_dec).sum(1, keepdim=True) * self.W_dec
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Decoder rows have unit length."""
+        """Scale the decoder's rows to length 1."""
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-8))
 
+    # ------------------------------------------------------------ result
+
+    def finish(self, scale: float) -> SAE:
+        """Return the SAE that reads raw x, where this one was trained on x / scale."""
+        raise NotImplementedError
+
     @torch.no_grad()
-    def tensors(self, scale: float) -> dict[str, Tensor]:
-        """The four tensors for raw x, when these read x / scale."""
-        found = {
+    def raw_tensors(self, scale: float) -> dict[str, Tensor]:
+        """Return copies of the four tensors for raw x, where these read x / scale."""
+        tensors = {
             "W_enc": self.E.T.contiguous(),
             "b_enc": self.b_enc * scale,
             "W_dec": self.W_dec.clone(),
             "b_dec": self.b_dec * scale,
         }
-        return {name: tensor.cpu() for name, tensor in found.items()}
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def auxk(sae: Untied, x: Tensor, error: Tensor, dead: Tensor, dtype: torch.dtype) -> Tensor | float:
-    """AuxK (Gao et al. 2024, appendix A.2): the D / 2 largest pre-activations of `dead` features (n,) reconstruct the `error` (B, D) that the
-    others leave; the loss is their share of that error, times 1/32. It reaches the encoder of the dead."""
+    """Return AuxK (Gao et al. 2024, appendix A.2).
+
+    The D / 2 largest pre-activations of the `dead` features (n,) reconstruct the `error` (B, D)
+    that the others leave. The loss is the share of that error which remains, times 1/32. It reaches
+    the encoder of the dead.
+    """
     if not len(dead):
         return 0.0
     pre = encode(x, sae.E[dead], sae.b_enc[dead], sae.b_dec, dtype)
     places = largest(pre.detach(), min(sae.d_in // 2, len(dead)))[1]
     f = torch.zeros_like(pre).scatter(1, places, pre.gather(1, places).relu())
     left = error.detach()
-    return (
-        AUX_WEIGHT
-        * (decode(f, sae.W_dec[dead], dtype)[0] - left).square().mean()
-        / left.square().mean().clamp(min=1e-12)
-    )
+    x_hat = decode(f, sae.W_dec[dead], dtype)
+    return AUX_WEIGHT * (x_hat - left).square().mean() / left.square().mean().clamp(min=1e-12)
 
 
 def check_k(k: int, n_features: int) -> None:
+    """Raise UsageError where k is not between 1 and the number of features."""
     if not 1 <= k <= n_features:
         raise UsageError(
             f"k is {k} for {n_features} features.", f"Use --k between 1 and {n_features}."

@@ -1,10 +1,14 @@
-"""Published SAEs, each in the layout that its authors chose: one module a layout, `load_published` in front.
+"""The published SAE layouts, one module each, and `load`, which finds the right one.
 
-A layout module has `matches(place)` and `load(place)`. What it gives back computes what the authors' own code computes; where the files leave
-that open, it refuses and says why. docs/formats.md lists what loads.
+A layout module has `matches(source) -> bool` and `load(source) -> SAE`. The SAE computes what the
+authors' own code computes. Where the files leave that open, `load` refuses and says why.
+docs/formats.md lists what loads.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
 
 from core.errors import UsageError
 from core.saes.formats import (
@@ -19,12 +23,20 @@ from core.saes.formats import (
     saelens,
     sparsify,
 )
-from core.saes.formats.places import find_place
-from core.saes.formats.published import Published
+from core.saes.formats.sources import Source, find_source
+from core.saes.sae import SAE
 
-__all__ = ["Published", "load_published"]
+__all__ = ["load"]
 
-LAYOUTS = (
+
+class Layout(Protocol):
+    """A layout module."""
+
+    def matches(self, source: Source) -> bool: ...
+    def load(self, source: Source) -> SAE: ...
+
+
+LAYOUTS: tuple[Layout, ...] = (
     learned_dicts,
     own,
     saelens,
@@ -38,22 +50,23 @@ LAYOUTS = (
 )
 
 
-def load_published(spec: str) -> Published:
-    """The SAE that `spec` names: a file or folder here, or `hf:owner/repo[/folder][@revision]`.
+def load(spec: str | Path) -> SAE:
+    """Load the SAE that `spec` names: a file, a folder, or `hf:owner/repo[/folder][@revision]`.
 
-    Raises UsageError when its layout is not known or it cannot be loaded as its authors meant it, NotReady when the hub does not give it.
+    Raises UsageError when the layout is unknown or the SAE cannot be loaded as its authors meant
+    it, and NotReady when the hub cannot be reached.
     """
-    place = find_place(spec)
+    source = find_source(str(spec))
     for layout in LAYOUTS:
-        if layout.matches(place):
+        if layout.matches(source):
             try:
-                return layout.load(place)
+                return layout.load(source)
             except KeyError as error:
                 raise UsageError(
                     f"{spec} lacks the tensor {error}.",
                     "Download it again, or give another folder.",
                 ) from None
     raise UsageError(
-        f"{spec} is in no layout that is known here: its file holds {sorted(place.keys)[:12]}.",
+        f"{spec} is in no known layout: its file holds {sorted(source.keys)[:12]}.",
         "docs/formats.md lists the layouts.",
     )

@@ -1,7 +1,7 @@
-"""Takes constants into the weights: each function gives tensors of an SAE that computes the same.
+"""Fold constants into SAE weights: each function returns tensors of an SAE that computes the same.
 
-Tensors are those of `core.saes.sae`: W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,), and where the form has them threshold (F,),
-gate_scale (F,) and gate_bias (F,).
+Tensors are those of `core.saes.sae`: W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,), and where
+the SAE has them threshold (F,), gate_scale (F,) and gate_bias (F,).
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ Tensors = dict[str, Tensor]
 
 
 def scaled_input(tensors: Tensors, scale: float) -> Tensors:
-    """Of an SAE trained on scale * x, one that reads x; what is added before the activation does not change."""
+    """Turn an SAE trained on scale * x into one that reads x.
+
+    What is added before the activation does not change.
+    """
     changed = {
         "W_enc": tensors["W_enc"] * scale,
         "W_dec": tensors["W_dec"] / scale,
@@ -23,8 +26,11 @@ def scaled_input(tensors: Tensors, scale: float) -> Tensors:
 
 
 def raw_units(tensors: Tensors, norm: float) -> Tensors:
-    """Of an SAE trained on x / norm, one that reads x and whose activations are `norm` times as large; weights do not change.
-    A threshold below 0 stands for none and stays."""
+    """Turn an SAE trained on x / norm into one that reads x.
+
+    Its activations are `norm` times as large; its weights do not change. A threshold below 0 means
+    that there is none, and stays.
+    """
     names = ("b_enc", "b_dec", "gate_bias")
     changed = {name: tensors[name] * norm for name in names if name in tensors}
     if "threshold" in tensors:
@@ -34,21 +40,25 @@ def raw_units(tensors: Tensors, norm: float) -> Tensors:
 
 
 def unit_decoder(tensors: Tensors) -> Tensors:
-    """Rows of W_dec at length 1, their old length in the activations. For TopK this changes which features are the largest."""
+    """Scale the rows of W_dec to length 1 and multiply the activations by their old length.
+
+    For TopK this changes which features are the largest.
+    """
     lengths = tensors["W_dec"].norm(dim=1).clamp(min=1e-8)  # (F,)
     changed = {"W_dec": tensors["W_dec"] / lengths[:, None], "W_enc": tensors["W_enc"] * lengths}
-    changed |= {
-        name: tensors[name] * lengths
-        for name in ("b_enc", "threshold", "gate_bias")
-        if name in tensors
-    }
+    for name in ("b_enc", "threshold", "gate_bias"):
+        if name in tensors:
+            changed[name] = tensors[name] * lengths
     return tensors | changed
 
 
 def whitened_input(
     tensors: Tensors, mean: Tensor, matrix: Tensor, inverse: Tensor, subtract_b_dec: bool
 ) -> Tensors:
-    """Of an SAE trained on (x - mean) @ matrix (D, D), one that reads x. Without b_dec on the input, the mean goes into the encoder's bias."""
+    """Turn an SAE trained on (x - mean) @ matrix (D, D) into one that reads x.
+
+    Where b_dec is not subtracted from the input, the mean goes into the encoder's bias.
+    """
     W_enc = matrix @ tensors["W_enc"]
     changed = {
         "W_enc": W_enc,

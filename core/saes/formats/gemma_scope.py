@@ -1,20 +1,25 @@
-"""Gemma Scope 1 (params.npz) and 2 (params.safetensors, config.json) of Google DeepMind: JumpReLU, b_dec not taken off the input.
+"""Gemma Scope 1 (params.npz) and 2 (params.safetensors, config.json) of Google DeepMind.
 
-    W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,), threshold (F,); release 2 writes w_enc and w_dec
+    W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,), threshold (F,)
 
-Where an SAE belongs stands in the name of its repository and folder (`layer_20/width_16k/...`), in release 2 also in its settings. The
-embedding's SAE was trained on rows of the embedding, and the subject multiplies those by sqrt(D); that scale is taken into the weights.
+Release 2 writes w_enc and w_dec. They are JumpReLU SAEs whose b_dec is not subtracted from the
+input. The name of repository and folder says where an SAE belongs (`layer_20/width_16k/...`), in
+release 2 its settings do so too. The embedding's SAE was trained on rows of the embedding, which
+the subject multiplies by sqrt(D); that scale is folded into the weights.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from torch import Tensor
 
 from core.records import Site
 from core.saes.formats import folding
 from core.saes.formats.names import site_of_hook
-from core.saes.formats.places import Source
-from core.saes.formats.published import Published, refused
+from core.saes.formats.refusal import refusal
+from core.saes.formats.sources import Source
 from core.saes.formats.tensors import as_floats
 from core.saes.sae import SAE, SAEConfig, check_shapes
 
@@ -30,76 +35,87 @@ SUBLAYERS = {
 NAMES = {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"}
 
 
-def matches(place: Source) -> bool:
-    return (
-        place.weights.suffix == ".npz"
-        or place.weights.suffix == ".safetensors"
-        and {"w_enc", "w_dec", "threshold"} <= place.keys
+def matches(source: Source) -> bool:
+    """Return whether the weights are of either release."""
+    second = source.weights.suffix == ".safetensors"
+    return source.weights.suffix == ".npz" or (
+        second and {"w_enc", "w_dec", "threshold"} <= source.keys
     )
 
 
-def load(place: Source) -> Published:
-    """Raises UsageError for transcoders, those with a skip connection and those across layers."""
-    table = place.config("config.json")
-    tensors = as_floats(
-        {name.replace("w_", "W_"): tensor for name, tensor in place.content.items()}
+def load(source: Source) -> SAE:
+    """Load the SAE; raises UsageError for transcoders, with or without a skip connection."""
+    table = source.config("config.json")
+    tensors = as_floats({n.replace("w_", "W_"): tensor for n, tensor in source.table.items()})
+    _check(source, table, tensors)
+    release = 2 if table or source.weights.suffix == ".safetensors" else 1
+    hook = table.get("hf_hook_point_in")
+    site = site_of_hook(hook) if hook else _site(source.path)
+    if re.search(r"(^|/)embedding", source.path):
+        site = Site("resid_pre", layer=0)
+        tensors = folding.scaled_input(tensors, tensors["b_dec"].numel() ** -0.5)
+    subject = table.get("model_name") or _subject(source.path)
+    return SAE(
+        SAEConfig("jumprelu", "jumprelu", subtract_b_dec=False),
+        tensors,
+        site,
+        f"google/{subject}" if subject and "/" not in subject else subject,
+        CONTEXT,
+        f"Gemma Scope {release}, {source.name}",
     )
-    place_in, place_out = table.get("hf_hook_point_in"), table.get("hf_hook_point_out")
+
+
+def _check(source: Source, table: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise UsageError for what is no JumpReLU SAE of these releases."""
+    hook_in, hook_out = table.get("hf_hook_point_in"), table.get("hf_hook_point_out")
     if "affine_skip_connection" in tensors or table.get("affine_connection"):
-        raise refused(
-            place.name,
-            "part of its reconstruction skips the features, so features alone do not say what it gives",
+        raise refusal(
+            source.name,
+            "part of its reconstruction bypasses the features",
             "Use one without a skip connection.",
         )
-    across = "W_dec" in tensors and tensors["W_dec"].ndim != 2
-    if across or place_out not in (None, place_in) or re.search(r"transcoder|(^|/)clt", place.path):
-        raise refused(
-            place.name,
+    across_layers = "W_dec" in tensors and tensors["W_dec"].ndim != 2
+    named = re.search(r"transcoder|(^|/)clt", source.path)
+    if across_layers or hook_out not in (None, hook_in) or named:
+        raise refusal(
+            source.name,
             "it is a transcoder: it does not reconstruct what it reads",
             "Use an SAE of the same release.",
         )
     if table.get("architecture", "jump_relu") != "jump_relu" or tensors.keys() != NAMES:
-        raise refused(
-            place.name,
+        raise refusal(
+            source.name,
             f"it is no JumpReLU SAE of this release: its tensors are {sorted(tensors)}",
             "Use an SAE of Gemma Scope.",
         )
     check_shapes(tensors)
-    second = bool(table) or place.weights.suffix == ".safetensors"
-    site = site_of_hook(place_in) if place_in else _site(place.path)
-    if re.search(r"(^|/)embedding", place.path):
-        site, tensors = (
-            Site("resid_pre", layer=0),
-            folding.scaled_input(tensors, tensors["b_dec"].numel() ** -0.5),
-        )
-    subject = table.get("model_name") or _subject(place.path)
-    subject = subject if "/" in subject or not subject else f"google/{subject}"
-    sae = SAE(SAEConfig("jumprelu", "jumprelu", subtract_b_dec=False), tensors)
-    return Published(
-        sae, site, subject, CONTEXT, True, f"Gemma Scope {2 if second else 1}, {place.name}"
-    )
 
 
 def _site(path: str) -> Site | None:
-    """From `gemma-scope-2b-pt-res/layer_20/...` or `resid_post/layer_12_width_16k_l0_small`."""
+    """Read `gemma-scope-2b-pt-res/layer_20/...` or `resid_post/layer_12_width_16k_l0_small`."""
     layer = re.search(r"layer_(\d+)", path)
     sublayer = re.search(
-        r"(?:^|/)(resid_post|attn_out|mlp_out)(?:_all)?/|gemma-scope-[\w.]+-(?:pt|it)-(res|att|mlp)",
+        r"(?:^|/)(resid_post|attn_out|mlp_out)(?:_all)?/"
+        r"|gemma-scope-[\w.]+-(?:pt|it)-(res|att|mlp)",
         path,
     )
     if not layer or not sublayer:
         return None
     kind = SUBLAYERS[sublayer[1] or sublayer[2]]
-    if kind == "mlp_out":  # behind the norm that follows the module
+    if kind == "mlp_out":  # read after the norm that follows the module
         return Site("output", module=f"model.layers.{layer[1]}.post_feedforward_layernorm")
     return Site(kind, layer=int(layer[1]))
 
 
 def _subject(path: str) -> str:
-    """The subject that the repository's name tells: google/gemma-2-2b for gemma-scope-2b-pt-res, google/gemma-3-4b-it for gemma-scope-2-4b-it."""
+    """Return the subject that the repository's name tells, or "".
+
+    google/gemma-2-2b for gemma-scope-2b-pt-res, google/gemma-3-4b-it for gemma-scope-2-4b-it.
+    """
     if second := re.search(r"gemma-scope-2-(\d+[bm])-(pt|it)", path):
-        return f"google/gemma-3-{second[1]}" + (
-            "" if second.groups() == ("270m", "pt") else f"-{second[2]}"
-        )
+        plain = second.groups() == ("270m", "pt")
+        return f"google/gemma-3-{second[1]}" + ("" if plain else f"-{second[2]}")
     first = re.search(r"gemma-scope-(\d+b)-(pt|it)", path)
-    return f"google/gemma-2-{first[1]}" + ("-it" if first[2] == "it" else "") if first else ""
+    if not first:
+        return ""
+    return f"google/gemma-2-{first[1]}" + ("-it" if first[2] == "it" else "")

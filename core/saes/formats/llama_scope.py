@@ -1,48 +1,59 @@
-"""Llama Scope (He et al. 2024, arXiv 2410.20526) and its R1-distilled successors: JumpReLU, b_dec not taken off the input.
+"""Llama Scope (He et al. 2024, arXiv 2410.20526) and its R1-distilled successors: JumpReLU SAEs.
 
-    encoder.weight (F, D), encoder.bias (F,), decoder.weight (D, F), decoder.bias (D,)     hyperparams.json, checkpoints/final.safetensors
-    and log_jumprelu_threshold (F,)                                                    config.json, sae_weights.safetensors (R1-distill)
+    Llama Scope   hyperparams.json and checkpoints/final.safetensors: encoder.weight (F, D),
+                  encoder.bias (F,), decoder.weight (D, F), decoder.bias (D,)
+    R1-distill    config.json and sae_weights.safetensors: the same and log_jumprelu_threshold (F,)
 
-Trained on s x with s = sqrt(D) / mean norm of the activations, which is taken into the weights: an activation is in the units that the SAE was
-trained in. The one threshold of the first release is stored in raw units and becomes s times as large. R1-distill says s in no file of its own.
+b_dec is not subtracted from the input. The SAEs were trained on s x with s = sqrt(D) / mean norm of
+the activations; s is folded into the weights, so that activations keep the units of training. The
+first release stores its one threshold in raw units, so it is multiplied by s. R1-distill says s in
+none of its files.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.saes.formats import folding
 from core.saes.formats.names import site_of_hook
-from core.saes.formats.places import Source
-from core.saes.formats.published import Published, refused
+from core.saes.formats.refusal import refusal
+from core.saes.formats.sources import Source
 from core.saes.formats.tensors import as_floats
 from core.saes.sae import SAE, SAEConfig, check_shapes
 
 SUBJECT, CONTEXT = "meta-llama/Llama-3.1-8B", 1024
 DISTILLED = "log_jumprelu_threshold"
+USE_PUBLISHED = "Use one of the published folders."
 
 
-def matches(place: Source) -> bool:
-    return (
-        DISTILLED in place.keys
-        or place.weights.parent.name == "checkpoints"
-        and bool(place.config("../hyperparams.json"))
+def matches(source: Source) -> bool:
+    """Return whether the weights are of either release."""
+    if DISTILLED in source.keys:
+        return True
+    return source.weights.parent.name == "checkpoints" and bool(
+        source.config("../hyperparams.json")
     )
 
 
-def load(place: Source) -> Published:
-    """Raises UsageError for transcoders, for other activations, and where the scale of the activations is not said."""
-    distilled = DISTILLED in place.keys
-    table = place.config("config.json" if distilled else "../hyperparams.json")
+def load(source: Source) -> SAE:
+    """Load the SAE.
+
+    Raises UsageError for transcoders, for other activations, and where no file says the scale of
+    the activations.
+    """
+    distilled = DISTILLED in source.keys
+    table = source.config("config.json" if distilled else "../hyperparams.json")
     hook_in, hook_out = table.get("hook_point_in", ""), table.get("hook_point_out")
     if hook_out not in (None, hook_in):
-        raise refused(
-            place.name,
+        raise refusal(
+            source.name,
             f"it is a transcoder from {hook_in} to {hook_out}",
             "Use an SAE of the same release.",
         )
-    weights = as_floats(place.content)
+    weights = as_floats(source.table)
     tensors = {
         "W_enc": weights["encoder.weight"].T,
         "b_enc": weights["encoder.bias"],
@@ -50,48 +61,52 @@ def load(place: Source) -> Published:
         "b_dec": weights["decoder.bias"],
     }
     check_shapes(tensors)
-    scale, threshold = (
-        _distilled(place, table, weights) if distilled else _first(place, table, tensors)
-    )
-    sae = SAE(
+    if distilled:
+        scale, threshold = _read_scale(source, table), weights[DISTILLED].exp()
+    else:
+        scale, threshold = _read_first_release(source, table, tensors)
+    return SAE(
         SAEConfig("jumprelu", "jumprelu", subtract_b_dec=False),
         folding.scaled_input(tensors, scale) | {"threshold": threshold},
-    )
-    return Published(
-        sae, site_of_hook(hook_in, SUBJECT), SUBJECT, CONTEXT, True, f"Llama Scope, {place.name}"
+        site_of_hook(hook_in, SUBJECT),
+        SUBJECT,
+        CONTEXT,
+        f"Llama Scope, {source.name}",
     )
 
 
-def _first(place: Source, table: dict, tensors: dict[str, Tensor]) -> tuple[float, Tensor]:
-    """(scale of the input, thresholds (F,)) of the first release."""
+def _read_first_release(
+    source: Source, table: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[float, Tensor]:
+    """Return (scale of the input, thresholds (F,))."""
     if (
         "jump_relu_threshold" not in table
         or table.get("act_fn", "jumprelu") != "jumprelu"
         or table.get("apply_decoder_bias_to_pre_encoder")
     ):
-        raise refused(
-            place.name,
+        raise refusal(
+            source.name,
             "its hyperparams.json does not describe a JumpReLU SAE as released",
-            "Use one of the published folders.",
+            USE_PUBLISHED,
         )
     norm = (table.get("dataset_average_activation_norm") or {}).get("in")
     if not norm:
-        raise refused(
-            place.name,
+        raise refusal(
+            source.name,
             "its hyperparams.json does not say the norm of its activations",
-            "Use one of the published folders.",
+            USE_PUBLISHED,
         )
     scale = tensors["b_dec"].numel() ** 0.5 / norm
     return scale, torch.full_like(tensors["b_enc"], table["jump_relu_threshold"] * scale)
 
 
-def _distilled(place: Source, table: dict, weights: dict[str, Tensor]) -> tuple[float, Tensor]:
+def _read_scale(source: Source, table: dict[str, Any]) -> float:
     scale = table.get("norm_scaling_factor")
     if not scale:
-        reason = "it was trained on scaled activations and its files do not say by how much"
-        raise refused(
-            place.name,
-            reason,
-            'Add "norm_scaling_factor" (sqrt(D) / mean norm of the activations) to its config.json.',
+        raise refusal(
+            source.name,
+            "it was trained on scaled activations and its files do not say by how much",
+            'Add "norm_scaling_factor" (sqrt(D) / mean norm of the activations) '
+            "to its config.json.",
         )
-    return float(scale), weights[DISTILLED].exp()
+    return float(scale)

@@ -1,4 +1,4 @@
-"""Names that other projects give to a subject and to a place in it, as a hub name and a `Site`."""
+"""Translate the names that other projects give to subjects and sites into ours."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ HOOKS = {  # TransformerLens, below `blocks.L.`
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "attn_z",
 }
-GEMMA = re.compile(r"gemma-[23]-")  # normalise what a module gives before they add it
+GEMMA = re.compile(r"gemma-[23]-")  # they normalise a module's output before adding it
 AFTER_NORM = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
-MODULES = {
+MODULES = {  # below a layer
     "": "resid_post",
     "mlp": "mlp_out",
     "attn": "attn_out",
     "attention": "attn_out",
     "self_attn": "attn_out",
-}  # below a layer
+}
 HUB_NAMES = (  # TransformerLens' name -> the hub's
     (r"gpt2-small", "gpt2"),
     (r"(pythia-.*)", r"EleutherAI/\1"),
@@ -35,34 +35,39 @@ HUB_NAMES = (  # TransformerLens' name -> the hub's
 
 
 def hub_name(name: str) -> str:
-    """`name` as the hub spells it, where TransformerLens has a shorter one."""
+    """Return `name` as the hub spells it, where TransformerLens has a shorter one."""
     for pattern, replacement in HUB_NAMES:
-        if found := re.fullmatch(pattern, name):
-            return found.expand(replacement)
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
     return name
 
 
 def site_of_hook(hook: str, subject: str = "") -> Site | None:
-    """The site of a TransformerLens hook (`blocks.8.hook_resid_pre`) or of a module path, with or without its side; None when there is none.
+    """Return the site of a TransformerLens hook (`blocks.8.hook_resid_pre`) or of a module path.
 
-    In Gemma 2 and 3, TransformerLens' attn_out and mlp_out are read after the norm that follows the module.
+    The path may end in its side (`.input`, `.output`). None when there is no such site. In Gemma 2
+    and 3, TransformerLens reads attn_out and mlp_out after the norm that follows the module.
     """
-    if found := re.fullmatch(r"blocks\.(\d+)\.(.+)", hook):
-        kind, layer = HOOKS.get(found[2]), int(found[1])
+    if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", hook):
+        kind, layer = HOOKS.get(match[2]), int(match[1])
         if kind in AFTER_NORM and GEMMA.search(subject):
             return Site("output", module=f"model.layers.{layer}.{AFTER_NORM[kind]}")
         return Site(kind, layer=layer) if kind else None
-    if found := re.fullmatch(r"([A-Za-z_]\w*(?:\.\w+)+?)(?:\.(input|output))?", hook):
-        return Site(found[2] or "output", module=found[1])
+    if match := re.fullmatch(r"([A-Za-z_]\w*(?:\.\w+)+?)(?:\.(input|output))?", hook):
+        return Site(match[2] or "output", module=match[1])
     return None
 
 
 def site_of_module(path: str, subject: str = "") -> Site | None:
-    """The site of a module path inside the base model, as sparsify names its folders: `layers.5` is resid_post.5."""
-    found = re.fullmatch(r"(?:.*\.)?(?:layers|h)\.(\d+)(?:\.(\w+))?", path)
-    kind = found and MODULES.get(found[2] or "")
-    if kind in AFTER_NORM and GEMMA.search(
-        subject
-    ):  # there the named site is behind the norm, and this is the module itself
+    """Return the site of a module path inside the base model: `layers.5` is resid_post.5.
+
+    sparsify names its folders so. None when there is no such site.
+    """
+    match = re.fullmatch(r"(?:.*\.)?(?:layers|h)\.(\d+)(?:\.(\w+))?", path)
+    kind = MODULES.get(match[2] or "") if match else None
+    if match is None or kind is None:
+        return None
+    if kind in AFTER_NORM and GEMMA.search(subject):
+        # the named site is after the norm there; the path means the module itself
         return Site("output", module=f"model.{path}")
-    return Site(kind, layer=int(found[1])) if kind else None
+    return Site(kind, layer=int(match[1]))

@@ -1,8 +1,12 @@
-"""Saves an SAE in the layout of SAELens 6: cfg.json and sae_weights.safetensors, as its `SAE.load_from_disk` reads them."""
+"""Save an SAE in the layout of SAELens 6, as its `SAE.load_from_disk` reads it.
+
+The files are cfg.json and sae_weights.safetensors.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +16,7 @@ from core.records import Site
 from core.saes.formats.names import HOOKS
 from core.saes.sae import SAE
 
-VERSION = "6.54.12"  # of the layout; below 6 the settings would be read as flat ones
+VERSION = "6.54.12"  # of the layout; SAELens reads settings below 6 as flat ones
 ARCHITECTURES = {
     "relu": "standard",
     "topk": "topk",
@@ -24,44 +28,63 @@ NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm": "constant_
 GATED = {"b_enc": "b_gate", "gate_bias": "b_mag"}
 
 
-def save_saelens(
-    sae: SAE, folder: Path, site: Site, subject: str, context: int, prepend_bos: bool = True
-) -> None:
-    """Write `sae`, which reads `site` of `subject` in rows of `context` tokens, into `folder`.
+def save_saelens(sae: SAE, folder: Path) -> None:
+    """Write `sae` into `folder`.
 
-    Raises UsageError for what SAELens has no place for: groups of features of which one fires, and the input of a module.
+    Raises UsageError for an SAE that does not say its site, and for what SAELens cannot describe:
+    groups of features of which one fires, and the input of a module.
     """
-    form = sae.form
-    if form.activation not in ARCHITECTURES:
+    config = sae.config
+    if config.activation not in ARCHITECTURES:
         raise UsageError(
-            f"SAELens has no SAE with activation {form.activation!r}.",
+            f"SAELens has no SAE with activation {config.activation!r}.",
             "Keep it in this program's own sae.safetensors.",
         )
-    config = {
-        "architecture": ARCHITECTURES[form.activation], "d_in": sae.d_in, "d_sae": sae.n_features, "dtype": "float32", "device": "cpu",
-        "apply_b_dec_to_input": form.subtract_b_dec, "normalize_activations": NORMS[form.norm],
-        "reshape_activations": "hook_z" if site.kind == "attn_z" else "none",
-        "metadata": _place(site, subject) | {"context_size": context, "prepend_bos": prepend_bos, "sae_lens_version": VERSION, "original_architecture": form.name},
-    }  # fmt: skip
-    if form.centred:
-        config["metadata"]["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
-    if form.activation in ("topk", "topk_signed"):
-        config |= {"k": form.k, "rescale_acts_by_decoder_norm": False}
+    if sae.site is None:
+        raise UsageError(
+            "The SAE does not say which site it reads.",
+            "Name it: sae.with_origin(Site.parse('resid_post.6'), 'gpt2', 128).save(...)",
+        )
+    table = {
+        "architecture": ARCHITECTURES[config.activation],
+        "d_in": sae.d_in,
+        "d_sae": sae.n_features,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": config.subtract_b_dec,
+        "normalize_activations": NORMS[config.norm],
+        "reshape_activations": "hook_z" if sae.site.kind == "attn_z" else "none",
+        "metadata": _metadata(sae, sae.site),
+    }
+    if config.activation in ("topk", "topk_signed"):
+        table |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "sae_weights.safetensors", _tensors(sae), {})
-    write_json(folder / "cfg.json", config)
+    write_tensors(folder / "sae_weights.safetensors", _rename(sae), {})
+    write_json(folder / "cfg.json", table)
 
 
-def _tensors(sae: SAE) -> dict[str, Tensor]:
-    tensors = dict(sae.state_dict())
-    if sae.form.activation == "gated":
+def _rename(sae: SAE) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = dict(sae.state_dict())
+    if sae.config.activation == "gated":
         tensors["r_mag"] = tensors.pop("gate_scale").log()
         tensors = {GATED.get(name, name): tensor for name, tensor in tensors.items()}
     return tensors
 
 
-def _place(site: Site, subject: str) -> dict:
-    """A named site as the hook of TransformerLens, a module's output as the module of the Hugging Face model."""
+def _metadata(sae: SAE, site: Site) -> dict[str, Any]:
+    metadata = _hook(site, sae.subject) | {
+        "context_size": sae.context,
+        "prepend_bos": True,
+        "sae_lens_version": VERSION,
+        "original_architecture": sae.config.name,
+    }
+    if sae.config.centred:
+        metadata["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
+    return metadata
+
+
+def _hook(site: Site, subject: str) -> dict[str, Any]:
+    """Name a site: a TransformerLens hook, or the Hugging Face module whose output it is."""
     hooks = {kind: hook for hook, kind in HOOKS.items()}
     if site.kind in hooks:
         return {

@@ -1,36 +1,50 @@
-"""SAELens' cfg.json, of version 6 and the old flat kind, read into one record.
+"""SAELens' cfg.json, of version 6 and of the old flat kind, read into one record.
 
-Flat settings (below version 6, or without a version) name the hook `hook_point`, give TopK as an activation function, and take b_dec off the
-input unless they say otherwise.
+Flat settings (below version 6, or without a version) name the hook `hook_point`, give TopK as an
+activation function, and subtract b_dec from the input unless they say otherwise.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
-from core.saes.formats.places import Source
-from core.saes.formats.published import refused
+from core.saes.formats.refusal import refusal
 from core.saes.formats.saelens_releases import overrides
+from core.saes.formats.sources import Source
 
 ARCHITECTURES = {
-    "standard": "relu", "topk": "topk", "abstopk": "topk_signed", "jumprelu": "jumprelu", "gated": "gated",
-    "batchtopk": "jumprelu", "matryoshka_batchtopk": "jumprelu",
-}  # fmt: skip
+    "standard": "relu",
+    "topk": "topk",
+    "abstopk": "topk_signed",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "batchtopk": "jumprelu",
+    "matryoshka_batchtopk": "jumprelu",
+}
 NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
 FOLDED = ("expected_average_only_in", "covariance_whitening")
-SETTINGS = {  # of version 6: what forms the SAE, then what only its training needed
-    "architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations", "reshape_activations", "metadata",
-    "k", "rescale_acts_by_decoder_norm", "norm_scaling_factor", "finetuning_scaling_factor",
-    "aux_loss_coefficient", "decoder_init_norm", "jumprelu_bandwidth", "jumprelu_init_threshold", "jumprelu_sparsity_loss_mode", "jumprelu_ste_to_input",
-    "jumprelu_tanh_scale", "l0_coefficient", "l0_warm_up_steps", "l1_coefficient", "l1_warm_up_steps", "lp_norm", "matryoshka_widths",
-    "pre_act_loss_coefficient", "target_l0", "topk_threshold_lr", "use_matryoshka_aux_loss", "use_sparse_activations",
+SETTINGS = {  # of version 6: what defines the SAE, then what only its training needed
+    "architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input",
+    "normalize_activations", "reshape_activations", "metadata", "k",
+    "rescale_acts_by_decoder_norm", "norm_scaling_factor", "finetuning_scaling_factor",
+
+    "aux_loss_coefficient", "decoder_init_norm", "jumprelu_bandwidth", "jumprelu_init_threshold",
+    "jumprelu_sparsity_loss_mode", "jumprelu_ste_to_input", "jumprelu_tanh_scale",
+    "l0_coefficient", "l0_warm_up_steps", "l1_coefficient", "l1_warm_up_steps", "lp_norm",
+    "matryoshka_widths", "pre_act_loss_coefficient", "target_l0", "topk_threshold_lr",
+    "use_matryoshka_aux_loss", "use_sparse_activations",
 }  # fmt: skip
 OLD_NAMES = {
     "hook_point": "hook_name",
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
+ADD_CONFIG = "Put the cfg.json that belongs to it beside the weights."
+KNOWN = f"Known are: {', '.join(ARCHITECTURES)}; docs/formats.md lists what loads."
+
+Table = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,43 +55,38 @@ class Settings:
     norm: str  # as SAELens calls it
     subtract_b_dec: bool
     k: int
-    rescaled: (
-        bool  # activations are measured, and the largest chosen, as if decoder rows had length 1
-    )
+    rescaled: bool  # activations are computed, and the largest chosen, for decoder rows of length 1
     factor: float | None  # for expected_average_only_in
     finetuned: bool  # `scaling_factor` belongs to the decoder
-    meta: dict
+    meta: Table
     old: bool
 
 
-def read_settings(place: Source) -> Settings:
-    """The settings beside the weights, with what SAELens' list of releases overrides."""
-    table = place.config("cfg.json")
+def read_settings(source: Source) -> Settings:
+    """Read the settings beside the weights, with what SAELens' list of releases overrides."""
+    table = source.config("cfg.json")
     if not table:
-        raise refused(
-            place.name,
-            "its cfg.json is missing",
-            "Put the cfg.json that belongs to it beside the weights.",
-        )
+        raise refusal(source.name, "its cfg.json is missing", ADD_CONFIG)
     meta = table.get("metadata") or {}
     version = str(table.get("sae_lens_version") or meta.get("sae_lens_version") or "0")
-    old = int(re.match(r"\d*", version)[0] or 0) < 6
+    major = re.match(r"\d+", version)
+    old = major is None or int(major[0]) < 6
     if old:
-        table = {OLD_NAMES.get(name, name): value for name, value in table.items()} | {
-            "metadata": {}
-        }
+        table = {OLD_NAMES.get(name, name): value for name, value in table.items()}
+        table["metadata"] = {}
         meta = table
     elif unknown := table.keys() - SETTINGS:
-        raise refused(
-            place.name,
+        raise refusal(
+            source.name,
             f"its settings hold {sorted(unknown)}, which may change what it computes",
             "Load it with a version that knows them.",
         )
-    released = overrides(place.repo)
-    return _checked(place, table | released, meta | released, old)
+    released = overrides(source.repo)
+    return _parse(source, table | released, meta | released, old)
 
 
-def _checked(place: Source, table: dict, meta: dict, old: bool) -> Settings:
+def _parse(source: Source, table: Table, meta: Table, old: bool) -> Settings:
+    """Raise UsageError for an architecture, activation or normalisation that is not known."""
     activation = table.get("activation_fn", "relu") if old else "relu"
     arguments = (table.get("activation_fn_kwargs") or {}) if old else {}
     architecture = "topk" if activation == "topk" else table.get("architecture", "standard")
@@ -85,38 +94,31 @@ def _checked(place: Source, table: dict, meta: dict, old: bool) -> Settings:
     norm = table.get("normalize_activations") or "none"
     norm = "expected_average_only_in" if norm is True else norm
     if architecture not in ARCHITECTURES or activation not in ("relu", "topk", None):
-        raise refused(
-            place.name,
-            f"architecture {architecture!r} with activation {activation!r} is not an SAE that is known here",
-            _known(),
+        raise refusal(
+            source.name,
+            f"architecture {architecture!r} with activation {activation!r} is not known",
+            KNOWN,
         )
     if norm not in (*NORMS, *FOLDED):
-        raise refused(place.name, f"its normalisation {norm!r} is not known", _known())
+        raise refusal(source.name, f"its normalisation {norm!r} is not known", KNOWN)
     if meta.get("hook_head_index") is not None:
-        raise refused(
-            place.name,
-            f"it reads one attention head alone ({meta['hook_head_index']}), and there is no such site",
-            _known(),
+        raise refusal(
+            source.name,
+            f"it reads one attention head alone ({meta['hook_head_index']}), "
+            "and there is no such site",
+            KNOWN,
         )
-    if architecture in ("topk", "abstopk") and not k:
-        raise refused(
-            place.name,
-            "its settings do not say k",
-            "Put the cfg.json that belongs to it beside the weights.",
-        )
-    rescaled, factor = (
-        bool(table.get("rescale_acts_by_decoder_norm")),
-        table.get("norm_scaling_factor", meta.get("norm_scaling_factor")),
+    has_k = architecture in ("topk", "abstopk")  # elsewhere k is an average, the aim of training
+    if has_k and not k:
+        raise refusal(source.name, "its settings do not say k", ADD_CONFIG)
+    return Settings(
+        architecture,
+        norm,
+        subtract_b_dec=bool(table.get("apply_b_dec_to_input", True)),
+        k=int(k or 0) if has_k else 0,
+        rescaled=bool(table.get("rescale_acts_by_decoder_norm")),
+        factor=table.get("norm_scaling_factor", meta.get("norm_scaling_factor")),
+        finetuned=bool(table.get("finetuning_scaling_factor")),
+        meta=meta,
+        old=old,
     )
-    subtract, finetuned = (
-        bool(table.get("apply_b_dec_to_input", True)),
-        bool(table.get("finetuning_scaling_factor")),
-    )
-    chosen = (
-        int(k) if architecture in ("topk", "abstopk") else 0
-    )  # elsewhere k is an average that training aimed at
-    return Settings(architecture, norm, subtract, chosen, rescaled, factor, finetuned, meta, old)
-
-
-def _known() -> str:
-    return f"Known are: {', '.join(ARCHITECTURES)}; docs/formats.md lists what loads."

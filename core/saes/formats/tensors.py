@@ -1,7 +1,8 @@
-"""Reads tensors of the file types that SAEs are published in, without ever running what a file says.
+"""Read tensors of the file types that SAEs are published in; no file can run code.
 
-`.pt` and `.pth` files are pickles. They go through PyTorch's restricted unpickler alone, which builds tensors, numbers, strings and
-containers, and refuses every other name in the file before anything is called. This is the only place that opens one.
+`.pt` and `.pth` files are pickles. PyTorch's restricted unpickler opens them: it builds tensors,
+numbers, strings and containers, and refuses every other name in the file before anything is called.
+No other module opens one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,10 @@ SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
 
 
 def read_weights(path: Path) -> object:
-    """What the file holds: a table of tensors, or for `.pt` whatever plain containers were saved. Raises UsageError when it cannot be read."""
+    """Return what the file holds: a table of tensors, or for `.pt` any plain containers.
+
+    Raises UsageError when it cannot be read.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -38,14 +43,14 @@ def read_weights(path: Path) -> object:
 
 
 def read_pickle(path: Path, records: dict[str, type] | None = None) -> object:
-    """What a `.pt` file holds. `records` are plain classes that stand in for the classes, by full name, that the file was written with.
+    """Return what a `.pt` file holds.
 
-    Raises UsageError when the file asks for anything else; nothing in it is run.
+    `records` maps full names of the classes that the file was written with to plain classes that
+    replace them. Raises UsageError when the file asks for anything else; nothing in it is run.
     """
+    allowed: list[Any] = [(kind, name) for name, kind in (records or {}).items()]
     try:
-        with torch.serialization.safe_globals(
-            [(kind, name) for name, kind in (records or {}).items()]
-        ):
+        with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
@@ -68,7 +73,7 @@ def read_pickle(path: Path, records: dict[str, type] | None = None) -> object:
 
 
 def _asked_for(error: Exception) -> str:
-    """The sentence of PyTorch's long message that names what the file wanted."""
+    """Return the sentence of PyTorch's long message that names what the file asked for."""
     sentences = [s.strip() for line in str(error).splitlines() for s in line.split(". ")]
     named = [s for s in sentences if "GLOBAL" in s or "Unsupported" in s]
     return (named or sentences)[0].rstrip(".")
@@ -79,7 +84,7 @@ def _first_line(error: Exception) -> str:
 
 
 def as_floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in float32, contiguous."""
+    """Return the tensors in float32, contiguous."""
     return {
         name: tensor.detach().to(torch.float32).contiguous() for name, tensor in tensors.items()
     }

@@ -46,7 +46,7 @@ function featureHead(card) {
   const path = groupPath(card).flatMap((g, i) => [i ? el("span", { "aria-hidden": "true" }, " › ") : "", el("a", { href: state.link({ v: "list", group: `${g.layer}.${g.group}`, p: "" }) }, groupTitle(g.group, g.title))]);
   const step = (by, text, key) => el("button.quiet", { title: `${text} feature of the same group (${key})`, "aria-label": `${text} feature of the same group`, onclick: () => stepInGroup(by) }, by < 0 ? "‹" : "›");
   return el("header.feature-head", {},
-    el("div.crumbs", {}, path.length ? path : el("span.faint", {}, "in no group")),
+    el("div.crumbs", {}, path.length ? path : el("span.faint", {}, "in no cluster")),
     el("div.feature-tools", {}, step(-1, "Previous", "["), step(1, "Next", "]"), el("button.quiet", { title: "Close (Esc)", "aria-label": "Close", onclick: () => openFeature(null) }, "×")));
 }
 

@@ -56,7 +56,7 @@ function biggestGroups() {
   const largest = [...sizes].sort((a, b) => b[1] - a[1]).slice(0, 12);
   const palette = run.start.palette[themeName()];
   const rows = largest.map(([g, n]) => el("li", {}, el("span.pip", { style: { background: palette[layer.families[g] % palette.length] }, "aria-hidden": "true" }), el("a", { href: state.link({ v: "list", group: `0.${g}`, p: "" }) }, groupTitle(g, layer.titles[g])), el("span.faint", {}, ` ${n}`)));
-  return el("section", {}, el("h3", {}, "Largest groups"), el("ul.members.groups", {}, rows));
+  return el("section", {}, el("h3", {}, "Largest clusters"), el("ul.members.groups", {}, rows));
 }
 
 function clampList() {
@@ -67,7 +67,7 @@ function clampList() {
 
 const KEYS = [
   ["/", "search"], ["m, l, t, c", "map, list, text, clamp"], ["arrows", "on the map: to the nearest feature"], ["Enter", "open it"],
-  ["[ and ]", "previous and next in the group"], ["+, −, 0", "on the map: nearer, farther, everything"], ["Esc", "close"], ["d", "light or dark"],
+  ["[ and ]", "previous and next in the cluster"], ["+, −, 0", "on the map: nearer, farther, everything"], ["Esc", "close"], ["d", "light or dark"],
 ];
 
 function keysHelp() {

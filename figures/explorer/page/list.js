@@ -7,7 +7,7 @@ const COLUMNS = [
   { id: "label", name: "Label", value: (f) => labelOf(f) || "\uffff" },
   { id: "score", name: "Score", value: (f) => scoreOf(f, scoreColumn(state.get("k"))), falling: true },
   { id: "density", name: "Density", value: densityOf, falling: true },
-  { id: "group", name: "Group", value: (f) => groupsOf(f).at(-1)?.group ?? Infinity },
+  { id: "group", name: "Cluster", value: (f) => groupsOf(f).at(-1)?.group ?? Infinity },
 ];
 
 function listRows() {
@@ -105,5 +105,5 @@ function filters() {
 
 function groupChoice() {
   const options = run.start.layers.flatMap((layer, i) => Object.entries(layer.titles).map(([g, title]) => [`${i}.${g}`, groupTitle(Number(g), title).slice(0, 60)]));
-  return choice("group", "Group", [["", "any"], ...options.sort((a, b) => a[1].localeCompare(b[1]))]);
+  return choice("group", "Cluster", [["", "any"], ...options.sort((a, b) => a[1].localeCompare(b[1]))]);
 }

@@ -124,6 +124,6 @@ function noteForm(card) {
     kept.append(el("p.note", {}, "“", visible(note.text), "” ", el("span.faint", {}, "kept")));
     return [];
   };
-  const fields = [kept, field("What do you think it is?", text, "Kept in the run; `label --set hand` makes labels of notes, and `score` scores them.")];
+  const fields = [kept, field("What do you think it is?", text, "Kept in the run; `label --labels hand` makes labels of notes, and `score` scores them.")];
   return liveForm("note-form", fields, "Keep the note", (data) => post("api/note", { feature: card.feature, text: data.get("text") }), show);
 }

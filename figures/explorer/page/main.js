@@ -71,7 +71,7 @@ function drawLegend() {
   const legend = document.getElementById("legend");
   const ends = { density: ["0.01 % of tokens", "30 %"], score: ["score 0", "1"] }[how];
   const steps = RAMPS[themeName()].map((colour) => el("span", { style: { background: colour } }));
-  replace(legend, ends ? [el("span", {}, ends[0]), el("span.ramp-steps", { "aria-hidden": "true" }, steps), el("span", {}, ends[1])] : el("span", {}, "grey: in no group"));
+  replace(legend, ends ? [el("span", {}, ends[0]), el("span.ramp-steps", { "aria-hidden": "true" }, steps), el("span", {}, ends[1])] : el("span", {}, "grey: in no cluster"));
 }
 
 function initMapControls() {

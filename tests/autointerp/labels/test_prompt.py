@@ -104,7 +104,7 @@ def test_quoted_reads_back():
 
 
 def test_label_prompt_of_twelve_snippets_is_small():
-    """At most 700 tokens on average, counted as three characters each, on source code of 3.5 characters a token."""
+    """At most 700 tokens on average, at three characters a token, on source code with 3.5."""
     tokens = re.findall(
         r" ?[^\W_]{1,6}|\s+|[^\w\s]|_+",
         "".join(map(inspect.getsource, (argparse, json.decoder, re))),
@@ -135,9 +135,12 @@ def test_label_prompt_of_twelve_snippets_is_small():
     [
         '{"label": "days of the week", "confidence": 0.8}',
         '```json\n{"label": "days of the week",\n "confidence": "0.8"}\n```',
-        'Sure! {"note": {}} Here it is: {"label": " days of\\n the\\u0007 week", "confidence": 0.8, "why": "{"} I hope it helps.',
-        '<think>{"label": "draft", "confidence": 1}</think>{"label": "days of the week", "confidence": 0.8}',
-        '{"label": "first try", "confidence": 0.1}\n{"label": "days of the week", "confidence": 0.8}',
+        'Sure! {"note": {}} Here it is: {"label": " days of\\n the\\u0007 week", '
+        '"confidence": 0.8, "why": "{"} I hope it helps.',
+        '<think>{"label": "draft", "confidence": 1}</think>'
+        '{"label": "days of the week", "confidence": 0.8}',
+        '{"label": "first try", "confidence": 0.1}\n'
+        '{"label": "days of the week", "confidence": 0.8}',
     ],
 )
 def test_a_label_is_found(text):
@@ -223,7 +226,8 @@ def test_a_simulation_is_found_in_other_text(text):
 
 @pytest.mark.parametrize(
     "answer",
-    ["[[2, 5]]", "[[-1, 5]]", "[[0, 10]]", "[[0, -1]]", "[[0.5, 1]]", "[[0]]", "[[0, 1, 2]]", "[0, 5]", "null", "{}", "[[0, true]]", "[[0, NaN]]",
+    ["[[2, 5]]", "[[-1, 5]]", "[[0, 10]]", "[[0, -1]]", "[[0.5, 1]]", "[[0]]", "[[0, 1, 2]]",
+     "[0, 5]", "null", "{}", "[[0, true]]", "[[0, NaN]]",
      "[[Infinity, 1]]", '[["the", 1]]', "[[0, 1], [0, 2]]", "[[0, 5"],
 )  # fmt: skip
 def test_an_unsound_window_is_a_failure_alone(answer):

@@ -1,4 +1,6 @@
-"""What an endpoint is found to do, what requests cost, batch files, and digits read from log-probabilities."""
+"""What an endpoint is found to do, what requests cost, batch files, and digits read from
+log-probabilities.
+"""
 
 import json
 import math
@@ -11,8 +13,10 @@ from autointerp.llm.batch import read_batch, write_batch
 from autointerp.llm.budget import Budget, Meter, Pace, Prices, estimate
 from autointerp.llm.client import answer
 from autointerp.llm.endpoint import Endpoint
+from autointerp.llm.messages import last_object
 from autointerp.llm.probe import SIGN, abilities, stored_abilities
 from autointerp.llm.replies import Reply, ReplyStore
+from autointerp.llm.session import Unread, ask_until_read, read_whole
 from autointerp.scores.prompts import (
     detect_messages,
     digits_messages,
@@ -181,7 +185,9 @@ def test_a_budget_is_never_exceeded_even_when_every_reply_is_as_long_as_it_may_b
 
 
 def test_a_budget_holds_over_several_rounds_of_questions(store):
-    """A stage asks in rounds, each in an event loop of its own; requests wait for room in every one of them."""
+    """A stage asks in rounds, each in an event loop of its own; requests wait for room in every one
+    of them.
+    """
     with FakeLLM(judge=lambda _: replace(completion("ok"), delay=0.02)) as server:
         endpoint, budget = Endpoint(server.url), Budget(0.25, Meter(Prices(1, 1000)))
         for number in range(3):
@@ -217,7 +223,7 @@ def test_a_batch_goes_out_and_comes_back(tmp_path):
     endpoint = Endpoint("http://h/v1")
     endpoint.refused["m"] = {"max_tokens"}
     requests = requests_for(endpoint, 3)
-    assert write_batch(tmp_path / "out.jsonl", [*requests, requests[0]], endpoint.adapted) == 3
+    assert write_batch(tmp_path / "out.jsonl", [*requests, requests[0]], endpoint.adapt) == 3
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["custom_id"] for line in lines] == [r.key for r in requests] and lines[0]["body"][
         "max_completion_tokens"
@@ -321,3 +327,87 @@ def test_score_prompts_are_golden():
         digits_messages("x", [("a", " b")])[1]["content"]
         == 'Label: "x"\n[1 (2 tokens): 0"a" 1" b"]'
     )
+
+
+# ---------------------------------------------------------------- ask until the answer can be read
+
+
+def script(*rounds):
+    """(ask, calls): the replies to each round, in the order of its questions; `calls` fills."""
+    calls = []
+
+    def ask(conversations, repetition):
+        calls.append((conversations, repetition))
+        return [(f"{repetition}-{i}", reply) for i, reply in enumerate(rounds[repetition])]
+
+    return ask, calls
+
+
+def text_reply(text, error="", message=""):
+    return Reply("k", text, error=error, message=message, raw="{}" if text is not None else "")
+
+
+def read_int(text):
+    return int(text) if text and text.isdigit() else None
+
+
+def test_what_cannot_be_read_is_asked_once_more():
+    ask, calls = script(
+        [text_reply("7"), text_reply("no"), text_reply("no"), text_reply("12", "truncated")],
+        [text_reply("8"), text_reply("again no"), text_reply("9")],
+    )
+    found = ask_until_read({k: [k] for k in "abcd"}, read_whole(read_int), ask)
+    assert calls == [([["a"], ["b"], ["c"], ["d"]], 0), ([["b"], ["c"], ["d"]], 1)]
+    assert found.values == {"a": 7, "b": 8, "d": 9}
+    assert found.failures == {"c": Unread("unparsable", "reply of 8 characters", "1-1")}
+    assert found.reply_keys == {"a": "0-0", "b": "1-0", "d": "1-2"}
+
+
+def test_a_request_without_any_reply_is_not_repeated():
+    ask, calls = script([text_reply(None, "provider", "connection refused")])
+    found = ask_until_read({1: ["q"]}, read_whole(read_int), ask)
+    assert len(calls) == 1
+    assert found.values == {}
+    assert found.failures == {1: Unread("provider", "connection refused", "0-0")}
+
+
+def test_the_reader_says_why_it_could_not_read():
+    ask, _ = script([text_reply("I will not")], [text_reply("I will not")])
+    found = ask_until_read({1: ["q"]}, read_whole(lambda _: Unread("refused")), ask)
+    assert found.failures == {1: Unread("refused", "reply of 10 characters", "1-0")}
+
+
+def test_partial_answers_are_joined_and_what_is_missing_still_fails():
+    ask, calls = script(
+        [text_reply("1.."), text_reply("1.3"), text_reply("123")],
+        [text_reply("92."), text_reply("xxx")],
+    )
+
+    def read(_, reply):
+        return reply.text if set(reply.text) <= set("123456789.") else None
+
+    def merge(old, new):
+        return "".join(o if n == "." else n for o, n in zip(old, new, strict=True))
+
+    found = ask_until_read(
+        {k: [k] for k in "abc"}, read, ask, merge=merge, is_complete=lambda v: "." not in v
+    )
+    assert calls[1] == ([["a"], ["b"]], 1)
+    assert found.values == {"a": "92.", "b": "1.3", "c": "123"}
+    assert {key: failure.kind for key, failure in found.failures.items()} == {
+        "a": "unparsable",
+        "b": "unparsable",
+    }
+
+
+def test_the_last_object_with_the_fields_counts():
+    text = '{"a": 1} then {"a": 2, "b": {"c": 3}} and {"d": 4} {"a": cut'
+    assert last_object(text, "a") == {"a": 2, "b": {"c": 3}}
+    assert last_object(text, "c") == {"c": 3}
+    assert last_object(text, "a", "d") is None
+    assert last_object(None, "a") is None
+
+
+def test_objects_in_thoughts_do_not_count():
+    assert last_object('<think>{"a": 1}</think> {"a": 2}', "a") == {"a": 2}
+    assert last_object('<think>{"a": 1}', "a") is None

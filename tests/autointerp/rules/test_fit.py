@@ -1,4 +1,6 @@
-"""Features are planted in a small corpus; the fit must say what they are, and doubt the one that is nothing."""
+"""Features are planted in a small corpus; the fit must say what they are, and doubt the one that is
+nothing.
+"""
 
 import numpy as np
 import pytest
@@ -34,7 +36,7 @@ class Planted(Tokens):
         self.row_offsets = np.arange(0, n + 1, 20)
         self.counted = np.ones(n, bool)
         self.split = np.array([0, 0, 0, 1, 2] * (n_documents // 5), np.uint8)
-        self.fields = word_tree(self.vocabulary, np.bincount(self.ids), LIKENESS)
+        self.word_tree = word_tree(self.vocabulary, np.bincount(self.ids), LIKENESS)
         self.names = [str(i) for i in range(n_documents)]
 
     def text(self, document: int) -> str:
@@ -67,7 +69,9 @@ def fit(*activations: np.ndarray, **options):
 
 
 def planted(text: str, noise: float = 0.02, seed: int = 0) -> np.ndarray:
-    """Activations float64 (n,) of a feature that a rule describes: uneven in size, some missing, some anywhere."""
+    """Activations float64 (n,) of a feature that a rule describes: uneven in size, some missing,
+    some anywhere.
+    """
     rng = np.random.default_rng(seed)
     n = len(CORPUS)
     size = rng.uniform(0.7, 1.3, n) * (rng.random(n) > noise)
@@ -112,7 +116,7 @@ def test_a_planted_feature_is_found(text, kind):
 
 def test_a_field_is_named_by_its_words():
     (found,) = fit(planted('words like "cat"/"dog"/"print"/"self"/"return"'))
-    (field,) = found.rule.predicates[0].here.fields
+    (field,) = found.rule.predicates[0].here.similar
     assert len(field) == 3 and set(field) < set(KIND) and not found.rule.predicates[0].here.literals
     assert set(np.flatnonzero(CORPUS.members(found.rule.predicates[0].here))) == {
         CORPUS.lexeme_codes[w] for w in KIND
@@ -161,7 +165,9 @@ def test_a_condition_that_calibrate_does_not_confirm_is_left_out():
 
 
 def test_a_rare_feature_without_a_pattern_is_guessed_by_its_tokens():
-    """Whatever may be found around its thirty firings, what holds on other documents is which tokens it fires on."""
+    """Whatever may be found around its thirty firings, what holds on other documents is which
+    tokens it fires on.
+    """
     rng = np.random.default_rng(8)
     cats = np.flatnonzero(CORPUS.codes == CORPUS.lexemes.index("cat"))
     dense = np.zeros(len(CORPUS))
@@ -189,7 +195,9 @@ def test_a_feature_that_the_sample_misses_has_a_guess(monkeypatch):
 
 
 def test_rows_are_respected():
-    """A pair that straddles two rows is no pair: the feature fires on a token after another, but not across rows."""
+    """A pair that straddles two rows is no pair: the feature fires on a token after another, but
+    not across rows.
+    """
     before, after = (TOKENS.vocabulary[TOKENS.ids[i]].strip() for i in (19, 20))
     text = f'"{after}" after "{before}"'
     dense = planted(text, noise=0.0)

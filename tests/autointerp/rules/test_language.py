@@ -1,4 +1,6 @@
-"""The rule language: what is printed is read back, and it predicts as a slow reading of its definition does."""
+"""The rule language: what is printed is read back, and it predicts as a slow reading of its
+definition does.
+"""
 
 import random
 import re
@@ -7,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autointerp.rules.annotations import CONTEXT_BITS, CONTEXTS, Annotations, build_corpus
+from autointerp.rules.annotations import CONTEXT_BITS, CONTEXTS, Annotations, TokenColumns, annotate
 from autointerp.rules.language import WEAK, Predicate, Rule, Terms, is_rule, parse, predict, render
 from autointerp.rules.lexemes import AFFIXES, SHAPES
 from core.errors import UsageError
@@ -66,8 +68,8 @@ def some_terms(rng: random.Random, least: int = 0) -> Terms:
         sorted(rng.sample(list(SHAPES), rng.choice([0, 0, 1, 2])), key=list(SHAPES).index)
     )
     affixes = tuple((phrase, rng.choice(pieces)) for phrase in AFFIXES if rng.random() < 0.1)
-    fields = tuple(tuple(rng.sample(pieces, 2)) for _ in range(rng.choice([0, 0, 0, 1])))
-    return Terms(literals, shapes, affixes, fields)
+    similar = tuple(tuple(rng.sample(pieces, 2)) for _ in range(rng.choice([0, 0, 0, 1])))
+    return Terms(literals, shapes, affixes, similar)
 
 
 def some_predicate(rng: random.Random) -> Predicate:
@@ -162,13 +164,14 @@ def joined(parts: list[list[str]]) -> Annotations:
         ("".join(part), slice(int(a), int(b)))
         for part, a, b in zip(parts, offsets[:-1], offsets[1:], strict=True)
     ]
-    return build_corpus(
-        vocabulary, np.array([vocabulary.index(t) for t in flat]), starts, ends, offsets, texts
-    )
+    ids = np.array([vocabulary.index(t) for t in flat])
+    return annotate(TokenColumns(vocabulary, ids, starts, ends, offsets), texts)
 
 
 def slow_predict(rule: Rule, corpus: Annotations, rows: list[list[str]]) -> list[float]:
-    """The definition, token by token, from the tokens' texts; contexts and relations to lines and brackets are taken from the corpus."""
+    """The definition, token by token, from the tokens' texts; contexts and relations to lines and
+    brackets are taken from the corpus.
+    """
 
     def fits(terms, text):
         named = any(SHAPES[s](text or "") for s in terms.shapes) or any(
@@ -178,7 +181,7 @@ def slow_predict(rule: Rule, corpus: Annotations, rows: list[list[str]]) -> list
             not len(terms)
             or text in terms.literals
             or named
-            or any(text in words for words in terms.fields)
+            or any(text in words for words in terms.similar)
         )
 
     out, ordinal = [], 0

@@ -1,8 +1,10 @@
-"""Groups of words: their sums are those of their members, and what a label calls a field is read back as the same words."""
+"""Groups of words: their sums are those of their members, and what a label calls a field is read
+back as the same words.
+"""
 
 import numpy as np
 
-from autointerp.rules.annotations import build_corpus
+from autointerp.rules.annotations import TokenColumns, annotate
 from autointerp.rules.language import Predicate, Rule, parse, predict, render
 from autointerp.rules.lexemes import AFFIXES, SHAPES
 from autointerp.rules.word_groups import WordGroups
@@ -42,15 +44,8 @@ def corpus():
     vectors = np.random.default_rng(0).normal(size=(n, 5))
     sizes = np.array([len(w) for w in WORDS])
     ends = np.cumsum(sizes)
-    return build_corpus(
-        WORDS,
-        np.arange(n),
-        ends - sizes,
-        ends,
-        np.array([0, n // 2, n]),
-        [("".join(WORDS), slice(0, n))],
-        tree(vectors),
-    )
+    columns = TokenColumns(WORDS, np.arange(n), ends - sizes, ends, np.array([0, n // 2, n]))
+    return annotate(columns, [("".join(WORDS), slice(0, n))], tree(vectors))
 
 
 def test_sums_are_those_of_the_members():
@@ -83,7 +78,7 @@ def test_a_field_shows_the_words_that_weigh_most():
     heavy = int(groups.codes(group)[-1])
     weights = np.ones(len(WORDS) + 1)
     weights[heavy] = 9
-    assert groups.terms(group, weights).fields[0][0] == here.lexemes[heavy]
+    assert groups.terms(group, weights).similar[0][0] == here.lexemes[heavy]
 
 
 def test_affixes():
@@ -106,13 +101,9 @@ def test_affixes():
 
 def test_a_word_outside_the_tree_stands_for_itself():
     here = corpus()
-    bare = build_corpus(
-        WORDS,
-        here.codes * 0 + np.arange(len(WORDS)),
-        *np.array([[0] * len(WORDS)] * 2),
-        np.array([0, len(WORDS)]),
-        [],
-    )
+    ids = here.codes * 0 + np.arange(len(WORDS))
+    nowhere = np.zeros(len(WORDS), int)
+    bare = annotate(TokenColumns(WORDS, ids, nowhere, nowhere, np.array([0, len(WORDS)])), [])
     assert np.flatnonzero(
         predict(parse('words like "cat"/"dog"/"never seen"'), bare, np.arange(len(WORDS)))
     ).tolist() == [3, 5]

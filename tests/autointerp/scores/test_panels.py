@@ -1,4 +1,4 @@
-"""Windows, rivals and what is scored on them, on a run that was really made, against brute force over its dense activations."""
+"""Panels, rivals and scores on a real run, against brute force over its dense activations."""
 
 import numpy as np
 import pandas as pd
@@ -7,9 +7,9 @@ import pytest
 from autointerp.examples import Examples
 from autointerp.rules import language as rules
 from autointerp.scores.context import Context
-from autointerp.scores.detection import rate_by_rule, tell_apart
+from autointerp.scores.detection import measure_separation, rate_by_rule
 from autointerp.scores.panels import FIRES, HARD, draw_panel
-from autointerp.scores.rivals import NEAREST, Rivals, fire_together, near_directions
+from autointerp.scores.rivals import NEAREST, Rivals, nearest_by_firing, nearest_directions
 from autointerp.scores.simulation_corpus import HeldOut, score_corpus
 from autointerp.settings import ScoreSettings
 from autointerp.statistics import correlation, document_sums
@@ -55,7 +55,7 @@ def rivals(context):
 
 def panels(context, rivals, windows=8):
     found = [draw_panel(context.examples, rivals, windows, 0, int(f)) for f in context.labels.index]
-    return [p for p in found if not p.failure]
+    return [p for p in found if not p.undefined]
 
 
 def dense(context, feature):
@@ -110,8 +110,8 @@ def test_rivals_by_brute_force():
     from scipy.sparse import csr_matrix
 
     for found, rows in (
-        (near_directions(directions, live), directions),
-        (fire_together(csr_matrix(firing), live), firing),
+        (nearest_directions(directions, live), directions),
+        (nearest_by_firing(csr_matrix(firing), live), firing),
     ):
         cosine = (
             rows @ rows.T / np.outer(np.linalg.norm(rows, axis=1), np.linalg.norm(rows, axis=1))
@@ -127,7 +127,7 @@ def test_looking_matches_up_is_matching_every_token(context):
     for text in RULES:
         rule = rules.parse(text)
         at, levels = held_out.predict(rule)
-        whole = rules.predict(rule, context.corpus, pool)
+        whole = rules.predict(rule, context.annotations, pool)
         assert (
             at.tolist() == pool[whole > 0].tolist() and levels.tolist() == whole[whole > 0].tolist()
         ), text
@@ -145,7 +145,7 @@ def test_the_score_over_the_corpus_is_the_correlation_over_every_held_out_token(
             (context.labels[s.feature], s.value),
             (context.others[s.feature], s.null),
         ):
-            predicted = rules.predict(rules.parse(text), context.corpus, pool)
+            predicted = rules.predict(rules.parse(text), context.annotations, pool)
             expected = correlation(document_sums(predicted, activation, documents).sum(0))
             assert value == pytest.approx(float(np.nan_to_num(expected)), abs=1e-6)
 
@@ -154,7 +154,7 @@ def test_a_rule_says_yes_by_its_largest_prediction(context, rivals):
     panel = panels(context, rivals)[0]
     rule = rules.parse('"cat"; "dog" (weak)')
     for marked in (False, True):
-        for i, rating in enumerate(rate_by_rule(rule, context.corpus, panel, marked)):
+        for i, rating in enumerate(rate_by_rule(rule, context.annotations, panel, marked)):
             tokens = panel.marks[i] if marked else np.arange(panel.starts[i], panel.ends[i])
             words = [context.tokens.vocabulary[t].strip() for t in context.tokens.ids[tokens]]
             assert rating == pytest.approx(
@@ -164,16 +164,16 @@ def test_a_rule_says_yes_by_its_largest_prediction(context, rivals):
 
 def test_telling_apart_by_hand():
     fires, documents = np.array([True] * 4 + [False] * 5), np.arange(9)
-    told = tell_apart(np.array([1, 1, 0.7, 0, 0, 0, 0, 0, 1.0]), fires, documents)
+    told = measure_separation(np.array([1, 1, 0.7, 0, 0, 0, 0, 0, 1.0]), fires, documents)
     assert (
         told.balanced == pytest.approx((3 / 4 + 4 / 5) / 2)
         and told.low < told.balanced < told.high
         and told.n_documents == 4
     )
     missing = np.array([1, np.nan, np.nan, np.nan, 0, 0, 0, 0, 1.0])
-    assert tell_apart(missing, fires, documents) is None, (
+    assert measure_separation(missing, fires, documents) is None, (
         "under half of the firing windows were rated"
     )
     missing[1] = 1
-    assert tell_apart(missing, fires, documents).balanced == pytest.approx((1 + 4 / 5) / 2)
-    assert tell_apart(np.zeros(9), fires, documents).balanced == 0.5, "always no"
+    assert measure_separation(missing, fires, documents).balanced == pytest.approx((1 + 4 / 5) / 2)
+    assert measure_separation(np.zeros(9), fires, documents).balanced == 0.5, "always no"

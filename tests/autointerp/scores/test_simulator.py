@@ -1,4 +1,4 @@
-"""Simulation by the log-probabilities of a question: what is asked, and what is read out of the tokens that come back."""
+"""Simulation by the log-probabilities of a question: what is asked, and what is read."""
 
 import math
 import re
@@ -17,7 +17,7 @@ def tokens_of(messages, split):
 
 
 def told(tokens, digits):
-    """What an endpoint tells: at the n-th slot the digit of `digits` has .6, another .2, a word the rest."""
+    """The question's tokens as an endpoint tells them, `digits` as alternatives at the slots."""
     out, slot, text = [None], 0, ""
     for number, token in enumerate(tokens):
         entry = {str(number): {"logprob": math.log(0.2), "rank": 1, "decoded_token": token}}
@@ -75,8 +75,8 @@ def test_the_question_shows_an_example_and_hides_every_digit_that_is_asked_for()
     *_, shown, user, answer = slots_messages('the word "x"', WINDOWS)
     assert user["content"] == 'Label: "the word \\"x\\""' and answer["role"] == "assistant"
     assert (
-        answer["content"]
-        == '"The"\tunknown\n" cat"\tunknown\n" unknown"\tunknown\n\n"\\t"\tunknown\n"\\u003c\\u003cx>>"\tunknown\n'
+        answer["content"] == '"The"\tunknown\n" cat"\tunknown\n" unknown"\tunknown\n'
+        '\n"\\t"\tunknown\n"\\u003c\\u003cx>>"\tunknown\n'
     )
     assert shown["content"].count("unknown") == TOLD_FROM and shown["content"].count("\n") == len(
         EXAMPLE[1]

@@ -4,19 +4,19 @@ from collections import Counter
 
 import pytest
 
-from autointerp.settings import TitleSettings
+from autointerp.rules.annotations import CONTEXTS
 from autointerp.titles.contrast import (
     LONGEST,
-    alike,
-    candidates,
+    are_alike,
     choose,
-    distinct,
-    evidence,
-    group_titles,
+    choose_candidates,
+    gather_evidence,
     kinds_of,
-    phrase,
+    make_titles,
     rank,
     read_marks,
+    render_marks,
+    tell_apart,
 )
 
 
@@ -56,6 +56,22 @@ from autointerp.titles.contrast import (
             {("after", '"keys"'), ("after", '"items"'), ("context", "in a docstring")},
         ),
         ('words ending in "ing"', {("here", 'words ending in "ing"')}),
+        (
+            'digits or words like "keys"/"items"',
+            {
+                ("kind", "digits"),
+                ("kind", "lower-case words"),
+                ("here", '"keys"'),
+                ("here", '"items"'),
+            },
+        ),
+        (
+            'names of files, "a, b" or digits',
+            {("here", "names of files"), ("here", '"a, b"'), ("kind", "digits")},
+        ),
+        ('the word "self" after a bracket', {("here", 'the word "self" after a bracket')}),
+        ('quotes that "\\q" break "\\q"', {("here", 'quotes that "\\q" break "\\q"')}),
+        ('"\\q"', {("here", '"\\q"')}),
     ],
 )
 def test_labels_are_read_as_marks(label, marks):
@@ -64,18 +80,19 @@ def test_labels_are_read_as_marks(label, marks):
 
 def test_quotes_and_separators_inside_terms_are_kept():
     marks = read_marks('\'"\' after "; or"; "say \\"hi\\""')
-    assert {("here", "'\"'"), ("after", '"; or"'), ("here", '"say \\"hi\\""')} <= marks
+    assert {("here", "'\"'"), ("after", '"; or"')} <= marks
+    assert ("here", "'say \"hi\"'") in marks  # one spelling for one lexeme
 
 
 def test_marks_are_phrased():
     assert (
-        phrase([("after", '"("'), ("here", '"self"'), ("here", '"cls"')])
+        render_marks([("after", '"("'), ("here", '"self"'), ("here", '"cls"')])
         == '"self", "cls" after "("'
     )
-    assert phrase([("kind", "operators"), ("here", '"+"')]) == 'operators: "+"'
-    assert phrase([("context", "in a docstring")]) == "in a docstring"
-    assert phrase([("line", "a keyword")]) == "in keyword lines"
-    assert phrase([]) == ""
+    assert render_marks([("kind", "operators"), ("here", '"+"')]) == 'operators: "+"'
+    assert render_marks([("context", "in a docstring")]) == "in a docstring"
+    assert render_marks([("line", "a keyword")]) == "in keyword lines"
+    assert render_marks([]) == ""
 
 
 def test_rank_puts_what_only_the_group_has_first():
@@ -106,17 +123,17 @@ def test_parts_of_a_title_fit_together():
         ("context", "in brackets"),
         ("after", "digits"),
     ]
-    assert choose(marks, 4, 0) == [
+    assert choose(marks, 0, 4) == [
         ("kind", "operators"),
         ("here", '"+"'),
         ("context", "in brackets"),
     ]
-    assert choose([("promotes", '"a"'), ("here", '"b"'), ("promotes", '"c"')], 3, 0) == [
+    assert choose([("promotes", '"a"'), ("here", '"b"'), ("promotes", '"c"')], 0, 3) == [
         ("promotes", '"a"'),
         ("promotes", '"c"'),
     ]
     long = [("here", f'"{c * 20}"') for c in "abc"]
-    assert len(phrase(choose(long, 3, 0))) <= LONGEST
+    assert len(render_marks(choose(long, 0, 3))) <= LONGEST
 
 
 def test_a_kind_that_most_members_have_leads():
@@ -126,17 +143,17 @@ def test_a_kind_that_most_members_have_leads():
         (("kind", "keywords"), 9, 1.0),
     ]
     ranked += [(("here", '" "'), 9, 8.0), (("here", '"-"'), 2, 3.0)]
-    assert candidates(ranked, 10, TitleSettings()) == [
+    assert choose_candidates(ranked, 10) == [
         ("kind", "operators"),
         ("here", '"+"'),
         ("here", '"-"'),
     ]
-    assert candidates([(("here", '"+"'), 2, 9.0)], 20, TitleSettings()) == []
+    assert choose_candidates([(("here", '"+"'), 2, 9.0)], 20) == []
 
 
 def test_equal_titles_are_told_apart():
     marks = [("here", '"a"'), ("here", '"b"'), ("here", '"c"'), ("here", '"d"')]
-    titles = distinct({0: marks, 1: marks, 2: marks[:1], 3: marks[:1], 4: [], 5: []}, 2, {})
+    titles = tell_apart({0: marks, 1: marks, 2: marks[:1], 3: marks[:1], 4: [], 5: []}, {}, 2)
     texts = [t.text for t in titles.values()]
     assert len(set(texts)) == 6
     assert texts[:3] == ['"a", "b"', '"a", "c"', '"a"'] and texts[3:] == [
@@ -148,17 +165,20 @@ def test_equal_titles_are_told_apart():
 
 def test_titles_that_are_nearly_equal_are_told_apart():
     assert (
-        alike('"a", "b" after "("', '"b", "a" after "("')
-        and alike("Days of the Week", "days of the week")
-        and not alike("days", "months")
+        are_alike('"a", "b" after "("', '"b", "a" after "("')
+        and are_alike("Days of the Week", "days of the week")
+        and not are_alike("days", "months")
     )
     marks = [("here", f'"{c}"') for c in "abcde"]
-    titles = distinct({0: marks[:4], 1: [marks[0], marks[2], marks[1], marks[3]]}, 3, {})
-    assert titles[0].text == '"a", "b", "c"' and not alike(titles[0].text, titles[1].text)
+    titles = tell_apart({0: marks[:4], 1: [marks[0], marks[2], marks[1], marks[3]]}, {}, 3)
+    assert titles[0].text == '"a", "b", "c"' and not are_alike(titles[0].text, titles[1].text)
 
 
 def test_a_group_is_held_against_its_siblings():
-    """All of the parent says "x"; only one child says "y" as well. Against everything "x" would lead both names."""
+    """All of the parent says "x"; only one child says "y" as well.
+
+    Against everything "x" would lead both names.
+    """
     marks = {f: {("here", '"x"')} for f in range(20)} | {
         f: {("here", f'"other{f}"')} for f in range(20, 200)
     }
@@ -168,13 +188,13 @@ def test_a_group_is_held_against_its_siblings():
         {0: list(range(10)), 1: list(range(10, 20))},
         {0: list(range(20)), 1: list(range(20))},
     )
-    alone = group_titles(evidence({0: members[0]}, {}, marks), TitleSettings())
+    alone = make_titles(gather_evidence({0: members[0]}, {}, marks))
     assert '"x"' in alone[0].text
     for above in (
         parents,
         {},
     ):  # siblings inside one parent, and those of the layer where there is none
-        told = group_titles(evidence(members, above, marks), TitleSettings())
+        told = make_titles(gather_evidence(members, above, marks))
         assert (
             told[0].text == '"y"' and told[1].text == '"x"'
         )  # nothing sets the second apart from the first but silence
@@ -182,5 +202,11 @@ def test_a_group_is_held_against_its_siblings():
 
 def test_a_group_is_not_named_as_one_inside_it():
     marks = [("here", '"a"'), ("here", '"b"'), ("here", '"c"')]
-    assert distinct({0: marks}, 2, {})[0].text == '"a", "b"'
-    assert distinct({0: marks}, 2, {0: ['"a", "b"']})[0].text == '"a", "c"'
+    assert tell_apart({0: marks}, {}, 2)[0].text == '"a", "b"'
+    assert tell_apart({0: marks}, {0: ['"a", "b"']}, 2)[0].text == '"a", "c"'
+
+
+def test_every_context_of_the_label_language_is_a_mark():
+    for phrase in CONTEXTS:
+        assert read_marks(f"anything {phrase}") == {("context", phrase)}
+        assert read_marks(f"anything not {phrase}") == set()

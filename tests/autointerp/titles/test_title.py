@@ -1,4 +1,6 @@
-"""Names of every layer, unstable groups without one, agreement of labels, the intruder test; the same by an LLM that answers from a script."""
+"""Names of every layer, unstable groups without one, agreement of labels, the intruder test; the
+same by an LLM that answers from a script.
+"""
 
 import json
 import re
@@ -8,16 +10,21 @@ import pandas as pd
 import pytest
 
 from autointerp.llm.replies import Reply
+from autointerp.pipeline import make as make_unit
 from autointerp.settings import TitleSettings
-from autointerp.titles import contrast, naming, title
-from autointerp.titles.naming import Case, name_groups, read_apart, read_outsider, read_title
+from autointerp.titles import contrast, intruders, naming, title
+from autointerp.titles.naming import Case, name_clusters, read_apart, read_outsider, read_title
+from autointerp.titles.unit import read_titles
+from core.errors import Stop
 from tests.support.fake_llm import FakeLLM, completion
 
-SAID = ['"self" after "("; "%s"', "anything in a docstring before %s", '"%s"']
+SAID = ['"self" after "("; "%s"', 'anything before "%s" in a docstring', '"%s"']
 
 
 def tables():
-    """Two layers. Coarse: 0 holds the fine groups 0 and 1. Fine, ten each: about self, in docstrings, and one of which nothing can be said."""
+    """Two layers. Coarse: 0 holds the fine groups 0 and 1. Fine, ten each: about self, in
+    docstrings, and one of which nothing can be said.
+    """
     fine = np.array([min(f // 10, 3) if f < 30 else -1 for f in range(100)])
     features = pd.DataFrame(
         {
@@ -46,11 +53,9 @@ def tables():
     return features, labels, effects, records
 
 
-def named(features, labels, effects, records, settings=None):
-    settings = settings or TitleSettings()
-    return title.titles_by_contrast(
-        features, records, contrast.marks_of(features, labels, effects, settings), settings
-    )
+def named(features, labels, effects, records):
+    marks = contrast.mark_features(features, labels, effects)
+    return title.titles_by_contrast(features, records, marks)
 
 
 def test_planted_words_become_titles():
@@ -111,9 +116,9 @@ def test_no_groups_no_titles():
 def test_labels_agree_inside_planted_groups_only():
     features, labels, _, _ = tables()
     density = np.random.default_rng(0).random(100)
-    assert title.label_agreement(features, labels, density, 0)["p"] < 0.01
+    assert title.measure_agreement(features, labels, density, 0)["p"] < 0.01
     assert (
-        title.label_agreement(
+        title.measure_agreement(
             features.assign(group=np.random.default_rng(1).permutation(features["group"])),
             labels,
             density,
@@ -121,30 +126,24 @@ def test_labels_agree_inside_planted_groups_only():
         )["p"]
         > 0.01
     )
-    assert title.label_agreement(features, labels.assign(text="!"), density, 0) is None
+    assert title.measure_agreement(features, labels.assign(text="!"), density, 0) is None
 
 
-def test_the_intruder_is_found_by_good_names_and_by_chance_otherwise():
-    features, labels, effects, records = tables()
-    settings = TitleSettings()
-    test = title.intruders_by_marks(
-        features, records, contrast.marks_of(features, labels, effects, settings), settings, 0
-    )
+def test_the_intruder_is_found_by_good_names_and_by_chance_otherwise(monkeypatch):
+    features, labels, effects, _ = tables()
+    test = intruders.find_by_marks(features, contrast.mark_features(features, labels, effects), 0)
     assert (
         test["n"] == 2 and test["share"] == 1.0 and test["chance"] == 0.2 and test["low"] < 0.5
     )  # the mixed group is not asked about
     rng, hits, n = np.random.default_rng(0), 0.0, 0
+    monkeypatch.setattr(contrast, "MIN_SHARE", 0.01)
     features["layer_0"] = -1
     for seed in range(
         40
     ):  # groups of features that have nothing in common but a mark that every feature may have
         features["layer_1"] = rng.permutation(features["layer_1"])
-        test = title.intruders_by_marks(
-            features,
-            records,
-            {f: {("here", f'"{rng.integers(3)}"')} for f in range(100)},
-            TitleSettings(min_share=0.01),
-            seed,
+        test = intruders.find_by_marks(
+            features, {f: {("here", f'"{rng.integers(3)}"')} for f in range(100)}, seed
         )
         hits, n = hits + (test["share"] or 0) * test["n"], n + test["n"]
     assert n == 0 or abs(hits / n - 0.2) < 0.15
@@ -152,11 +151,11 @@ def test_the_intruder_is_found_by_good_names_and_by_chance_otherwise():
 
 def test_trials_have_four_members_and_an_outsider():
     features, _, _, _ = tables()
-    halves = title.held_half(features, 0)
+    halves = intruders.split_members(features, 0)
     assert set(halves) == {(0, 0), (1, 0), (1, 1), (1, 2)} and [
         len(halves[k]) for k in sorted(halves)
     ] == [10, 5, 5, 5]
-    found = title.trials(features, halves, 0)
+    found = intruders.draw_trials(features, halves, 0)
     assert [key for key, _, _ in found] == [
         (1, 0),
         (1, 1),
@@ -205,7 +204,9 @@ def test_other_answers_are_read_or_refused():
 
 
 def script(answers):
-    """An `ask` that answers with a function of the system prompt and the user's text; also the list of what it was asked."""
+    """An `ask` that answers with a function of the system prompt and the user's text; also the list
+    of what it was asked.
+    """
     seen = []
 
     def ask(conversations, repetition):
@@ -236,7 +237,7 @@ def test_near_duplicates_go_through_one_pass_and_mixed_is_an_answer():
         for g, label in enumerate(["one", "two", "three", "nothing", "four"])
     ]
     ask, seen = script(answers)
-    titles, failures = name_groups(cases, ask)
+    titles, failures = name_clusters(cases, ask)
     assert (
         titles
         == {
@@ -259,7 +260,9 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_a_failure():
             "no idea" if "first" in user or not repetition else '{"title": "fine"}'
         )
     )
-    titles, failures = name_groups([Case((0, 0), ["first"], []), Case((0, 1), ["second"], [])], ask)
+    titles, failures = name_clusters(
+        [Case((0, 0), ["first"], []), Case((0, 1), ["second"], [])], ask
+    )
     assert (
         titles == {(0, 1): "fine"}
         and [f.kind for f in failures] == ["unparsable"]
@@ -306,7 +309,7 @@ def test_an_llm_names_the_groups_and_finds_the_intruders():
         and not failures
         and frame["why"].tolist()[-1] == "unstable"
     )
-    test = title.intruders_by_llm(frame, features, labels, ask, 0)
+    test = intruders.find_by_llm(frame, features, labels, ask, 0)
     assert test["share"] == 1.0 and test["n"] == 2
 
 
@@ -331,19 +334,16 @@ def planted_run(run_copy):
 
 
 def test_the_stage_reads_and_writes_a_run(planted_run):
-    summary = title.title(planted_run, TitleSettings()).summary
+    summary = make_unit(planted_run, "title", TitleSettings()).summary
     assert (
         summary["groups"] == 4
         and summary["named"] == 3
         and summary["mixed"] == 1
         and summary["intruder_n"] == 2
     )
+    assert read_titles(planted_run)[1, 1] == "in a docstring"
     assert (
-        pd.read_parquet(planted_run.folder("title") / "titles.parquet")["title"][2]
-        == "in a docstring"
-    )
-    assert (
-        title.title(planted_run, TitleSettings()).unit == "title"
+        make_unit(planted_run, "title", TitleSettings()).unit == "title"
     )  # committed: nothing is made twice
 
 
@@ -362,9 +362,10 @@ def test_the_stage_asks_an_endpoint_and_pays_once(planted_run):
 
     with FakeLLM(judge=judge) as server:
         settings = TitleSettings(by="llm", llm_url=server.url)
-        manifest = title.title(planted_run, settings)
+        manifest = make_unit(planted_run, "title", settings)
         asked = len(server.seen)
-        again = title.title(planted_run, settings, redo=True)
+        again = make_unit(planted_run, "title", settings, redo=True)
+        assert manifest.summary["prompt"] == naming.TITLE_PROMPT
         names = manifest.summary.keys() - {"llm"}
         assert {n: again.summary[n] for n in names} == {
             n: manifest.summary[n] for n in names
@@ -375,7 +376,7 @@ def test_the_stage_asks_an_endpoint_and_pays_once(planted_run):
     )
     assert (
         manifest.summary["failures"] == len(failures) == 1
-        and failures["message"][0] == "group 2 of layer 1"
+        and failures["message"][0] == "cluster 2 of level 1"
     )
     assert (
         frame["title"][3] == ""
@@ -383,3 +384,11 @@ def test_the_stage_asks_an_endpoint_and_pays_once(planted_run):
         and frame["share"].isna().all()
     )
     assert manifest.summary["intruder_n"] == 2 and 0 <= manifest.summary["intruder_share"] <= 1
+
+
+def test_an_estimate_stops_before_anything_is_asked(planted_run):
+    with FakeLLM() as server:
+        settings = TitleSettings(by="llm", llm_url=server.url, estimate=True)
+        with pytest.raises(Stop, match="title: 4 requests"):
+            make_unit(planted_run, "title", settings)
+        assert server.seen == []

@@ -1,4 +1,4 @@
-"""The store against whole forward passes of each document by hand; interruptions; what is left out; what is counted."""
+"""The stage `capture`: activations against whole passes by hand, interruptions, what is counted."""
 
 import itertools
 import json
@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import core.activations.capture
-from core.activations.capture import capture, capture_together, shard_rows
+import core.activations.shards
+from autointerp.pipeline import capture_together
 from core.activations.passes import Reader, TextRows
+from core.activations.shards import shard_rows
 from core.activations.store import (
     ActivationStore,
     from_numpy,
@@ -26,8 +28,10 @@ from core.settings import CaptureSettings
 from core.subject.subject import Subject, load_subject
 from core.text.documents import text_hash
 from core.text.tokens import Tokens
+from tests.support.stages import capture
 from tests.support.tiny import (
     N_DOCUMENTS,
+    SHARD_TOKENS,
     SMALL_CAPTURE,
     WIDTH,
     Killed,
@@ -38,8 +42,17 @@ from tests.support.tiny import (
 )
 
 
+@pytest.fixture(autouse=True)
+def several_shards(monkeypatch):
+    """Cut the captures of this module into shards as the small run is cut."""
+    monkeypatch.setattr(core.activations.capture, "SHARD_TOKENS", SHARD_TOKENS)
+
+
 def by_hand(subject, ids, context, layer=1):
-    """Activations of a document's tokens: each row of it alone through the whole model, its first position left out."""
+    """Activations of a document's tokens, from one whole pass for each row.
+
+    The first position of a row is left out.
+    """
     bos = [] if subject.bos is None else [subject.bos]
     size = context - len(bos)
     out = []
@@ -69,9 +82,10 @@ def document_activations(tokens, store, number):
 
 
 def test_every_stored_activation_is_that_of_its_row_alone(tiny_run, documents_folder):
-    """Also shows that rows never mix documents, that none is lost, and that BOS is in front of every row and never kept."""
+    """Rows never mix documents, no token is lost, and BOS starts every row and is never kept."""
     subject, (tokens, store) = load_subject(tiny_run), captured(tiny_run)
-    assert store.n_shards > 2 and len(store) == len(tokens) == int(store.bounds[-1])
+    assert store.n_shards > 2
+    assert len(store) == len(tokens) == int(store.bounds[-1])
     assert sorted(tokens.names) == sorted(p.name for p in documents_folder.glob("*.txt"))
     for number, name in enumerate(tokens.names):
         text = (documents_folder / name).read_text(encoding="utf-8")
@@ -126,7 +140,7 @@ def test_the_size_of_a_pass_changes_nothing_but_speed(
     tiny_run, tmp_path, subject_folder, documents_folder
 ):
     run = new_run(tmp_path / "run", subject_folder, documents_folder)
-    manifest = capture(run, CaptureSettings(context=32, shard_tokens=1000, batch_tokens=1))
+    manifest = capture(run, CaptureSettings(context=32, batch_tokens=1))
     assert manifest.key == tiny_run.manifest("capture").key
     (tokens, store), (same_tokens, same) = captured(tiny_run), captured(run)
     assert np.array_equal(tokens.ids, same_tokens.ids)
@@ -135,10 +149,10 @@ def test_the_size_of_a_pass_changes_nothing_but_speed(
     )
 
 
-def test_passes_at_once_give_the_same_bytes_and_the_cores_back(
+def test_passes_at_once_give_the_same_bytes_and_return_the_cores(
     tiny_run, tmp_path, subject_folder, documents_folder, monkeypatch
 ):
-    """As on two cores; but the main thread keeps to one, since what it forked later would hang in torch."""
+    """As on two cores. The main thread keeps one: a process forked from it would hang in torch."""
     shares, given_back, original, get, put = (
         set(),
         [],
@@ -167,17 +181,19 @@ def test_passes_at_once_give_the_same_bytes_and_the_cores_back(
     )
     run = new_run(tmp_path / "run", subject_folder, documents_folder)
     assert capture(run, SMALL_CAPTURE).files == tiny_run.manifest("capture").files
-    assert shares == {1} and given_back == [2]
+    assert shares == {1}
+    assert given_back == [2]
 
 
-def test_what_is_done_beside_the_passes_raises(
+def test_an_error_in_the_background_is_raised(
     tmp_path, subject_folder, documents_folder, monkeypatch
 ):
     run = new_run(tmp_path / "run", subject_folder, documents_folder)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, core.activations.capture, "word_tree", 1)
         capture(run, SMALL_CAPTURE)
-    assert run.find("capture") is None and run.state("capture") == "partial"
+    assert run.find("capture") is None
+    assert run.state("capture") == "partial"
 
 
 def test_shards_are_cut_between_rows_and_hold_every_row():
@@ -198,13 +214,12 @@ def test_an_epoch_visits_every_vector_once_and_can_be_entered_in_the_middle(tiny
     _, store = captured(tiny_run)
     ordinals = np.arange(3, 1003)
     batches = list(store.shuffled(ordinals, 100, seed=4, epoch=0))
-    key = lambda x: sorted(map(tuple, x.tolist()))
-    assert key(torch.cat(batches)) == key(store.read(ordinals))
+    visited, stored = torch.cat(batches), store.read(ordinals)
+    assert sorted(map(tuple, visited.tolist())) == sorted(map(tuple, stored.tolist()))
     assert not torch.equal(torch.cat(batches)[:100], store.read(ordinals[:100]))
     again = list(store.shuffled(ordinals, 100, seed=4, epoch=0, skip=7))
-    assert len(again) == 3 and all(
-        torch.equal(a, b) for a, b in zip(again, batches[7:], strict=True)
-    )
+    assert len(again) == 3
+    assert all(torch.equal(a, b) for a, b in zip(again, batches[7:], strict=True))
     assert not torch.equal(next(store.shuffled(ordinals, 100, seed=4, epoch=1)), batches[0])
     assert not torch.equal(next(store.shuffled(ordinals, 100, seed=5, epoch=0)), batches[0])
     assert [len(b) for b in store.shuffled(ordinals, 300, seed=4, epoch=0)] == [300, 300, 300]
@@ -221,7 +236,7 @@ def test_bfloat16_survives_the_disk_bit_for_bit(tmp_path):
 
 def test_a_bfloat16_subject_gives_a_bfloat16_store(tmp_path, subject_folder, documents_folder):
     run = new_run(tmp_path / "run", subject_folder, documents_folder, dtype="bfloat16")
-    assert capture(run, CaptureSettings(context=32, tokens=500)).summary["dtype"] == "bfloat16"
+    assert capture(run, CaptureSettings(context=32, max_tokens=500)).summary["dtype"] == "bfloat16"
     tokens, store = captured(run)
     x = document_activations(tokens, store, 0)
     assert x.dtype == torch.bfloat16
@@ -252,18 +267,16 @@ def test_several_runs_are_captured_in_one_pass_as_each_would_be_alone(
         for site in sites
     ]
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, core.activations.capture, "write_shard", 5)
-        capture_together(together, SMALL_CAPTURE)
+        kill_at(patch, core.activations.shards, "write_shard", 5)
+        capture_together(together, SMALL_CAPTURE, redo=False)
     calls.clear()
-    manifests = capture_together(together, SMALL_CAPTURE)
+    manifests = capture_together(together, SMALL_CAPTURE, redo=False)
     assert {len(c[2]) for c in calls} == {3, 1}, (
         "three sites at once, and the one that the kill kept from its second shard"
     )
     for run, manifest in zip(alone, manifests, strict=True):
-        assert (
-            manifest.key == run.manifest("capture").key
-            and manifest.summary == run.manifest("capture").summary
-        )
+        assert manifest.key == run.manifest("capture").key
+        assert manifest.summary == run.manifest("capture").summary
         assert manifest.files.keys() == run.manifest("capture").files.keys()
         for name in manifest.files:
             if name.startswith("activations"):
@@ -285,7 +298,7 @@ def test_runs_that_differ_in_more_than_their_site_are_not_captured_together(
         for dtype in ("float32", "bfloat16")
     ]
     with pytest.raises(UsageError, match="dtype float32 -> bfloat16"):
-        capture_together(runs, SMALL_CAPTURE)
+        capture_together(runs, SMALL_CAPTURE, redo=False)
     assert all(run.find("capture") is None and run.state("capture") == "absent" for run in runs)
 
 
@@ -311,7 +324,7 @@ def test_activations_that_were_not_stored_are_read_again_as_they_were(
         ActivationStore(run.folder("capture"))
 
 
-def test_a_measured_size_of_a_pass_is_kept_for_the_resumed_capture(
+def test_a_resumed_capture_uses_the_batch_size_that_was_measured(
     tmp_path, subject_folder, documents_folder, monkeypatch
 ):
     run, measuring = (
@@ -319,20 +332,25 @@ def test_a_measured_size_of_a_pass_is_kept_for_the_resumed_capture(
         replace(SMALL_CAPTURE, batch_tokens=0),
     )
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, core.activations.capture, "write_shard", 2)
+        kill_at(patch, core.activations.shards, "write_shard", 2)
         capture(run, measuring)
-    chosen = json.loads((run.path / "capture.partial" / ".batch.json").read_text())["batch_tokens"]
-    assert chosen in (1024, 2048, 4096, 8192)
-    measured = kill_at(monkeypatch, core.activations.capture, "read_rows", 0)
-    calls = kill_at(monkeypatch, core.activations.capture, "Passes", 0)
+    best = json.loads((run.path / "capture.partial" / ".batch.json").read_text())["batch_tokens"]
+    assert best in (1024, 2048, 4096, 8192)
+    measurements = kill_at(monkeypatch, core.activations.shards, "read_activations", 0)
+    calls = kill_at(monkeypatch, core.activations.shards, "Reader", 0)
     capture(run, measuring)
-    assert not measured and {c[3] for c in calls} == {chosen}, "no other size is tried again"
-    assert run.state("capture") == "done" and ".batch.json" not in run.manifest("capture").files
+    assert not measurements, "no other size is tried again"
+    assert {c[3] for c in calls} == {best}, "no other size is tried again"
+    assert run.state("capture") == "done"
+    assert ".batch.json" not in run.manifest("capture").files
 
 
 # ---------------------------------------------------------------- chats
 
-TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content | trim }}\n{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
 TALK = [
     ("user", "snow in winter? "),
     ("assistant", "the cat sat on the mat"),
@@ -368,9 +386,9 @@ def test_a_conversation_is_read_in_the_template_and_the_turns_asked_for_count(
     tokens, _ = captured(run)
     number = tokens.names.index("talks.jsonl:3")
     text = tokens.text(number)
-    assert (
-        text
-        == "<user> snow in winter?  2\n<assistant> the cat sat on the mat 2\n<user> the dog 2\n<assistant> ran 2\n"
+    assert text == (
+        "<user> snow in winter?  2\n<assistant> the cat sat on the mat 2\n"
+        "<user> the dog 2\n<assistant> ran 2\n"
     )
     here = slice(*tokens.document_offsets[number : number + 2])
     heard = "".join(
@@ -381,11 +399,10 @@ def test_a_conversation_is_read_in_the_template_and_the_turns_asked_for_count(
     )
     for role, content in TALK:
         assert (f"{content.strip()}" in heard) == (turns in ("all", role))
-    assert "user>" not in heard and "assistant>" not in heard, "the template never counts"
-    assert (
-        summary["counted"] == int(tokens.counted.sum()) < summary["tokens"]
-        and tokens.copied[~tokens.counted].all()
-    )
+    assert "user>" not in heard, "the template never counts"
+    assert "assistant>" not in heard, "the template never counts"
+    assert summary["counted"] == int(tokens.counted.sum()) < summary["tokens"]
+    assert tokens.copied[~tokens.counted].all()
     assert not np.any(tokens.in_split("train") & ~tokens.counted)
 
 
@@ -396,11 +413,9 @@ def test_prompts_become_a_users_turn_that_the_subject_answers(tmp_path, chat_fol
     for number in range(len(tokens.names)):
         here = slice(*tokens.document_offsets[number : number + 2])
         prompt = tokens.text(number)[: int(tokens.starts[here][tokens.counted[here]][0])]
-        assert (
-            prompt.startswith("<user> the cat")
-            and prompt.endswith("\n<assistant> ")
-            and 1 <= tokens.counted[here].sum() <= 4
-        )
+        assert prompt.startswith("<user> the cat")
+        assert prompt.endswith("\n<assistant> ")
+        assert 1 <= tokens.counted[here].sum() <= 4
 
 
 def test_a_subject_without_a_template_cannot_chat(tmp_path, subject_folder):
@@ -444,12 +459,13 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
 ):
     run = new_run(tmp_path / "run", subject_folder, documents_folder)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, core.activations.capture, "write_shard", 3)
+        kill_at(patch, core.activations.shards, "write_shard", 3)
         capture(run, SMALL_CAPTURE)
-    assert run.state("capture") == "partial" and run.find("capture") is None
+    assert run.state("capture") == "partial"
+    assert run.find("capture") is None
     first = tmp_path / "run" / "capture.partial" / "activations-00000.npy"
     made = first.stat().st_mtime_ns
-    calls = kill_at(monkeypatch, core.activations.capture, "write_shard", 0)
+    calls = kill_at(monkeypatch, core.activations.shards, "write_shard", 0)
     manifest = capture(run, SMALL_CAPTURE)
     assert [c[1] for c in calls][:1] == [2], "the first two shards are kept"
     assert (run.path / "capture" / "activations-00000.npy").stat().st_mtime_ns == made
@@ -470,11 +486,16 @@ def prompts(tmp_path):
     return path
 
 
-GENERATING = CaptureSettings(context=48, generate=6, shard_tokens=300)
+GENERATING = CaptureSettings(context=48, generate=6)
+
+
+@pytest.fixture
+def smaller_shards(monkeypatch):
+    monkeypatch.setattr(core.activations.capture, "SHARD_TOKENS", 300)
 
 
 def test_prompts_are_kept_with_what_the_subject_says_to_them(
-    tmp_path, subject_folder, prompts, monkeypatch
+    tmp_path, subject_folder, prompts, smaller_shards, monkeypatch
 ):
     original, seeds = Subject.generate, []
     monkeypatch.setattr(
@@ -493,12 +514,14 @@ def test_prompts_are_kept_with_what_the_subject_says_to_them(
     for number, name in enumerate(tokens.names):
         a, b = tokens.document_offsets[number : number + 2]
         ids, prompt_ids = tokens.ids[a:b].tolist(), subject.tokenizer.encode(lines[name])
-        assert ids[: len(prompt_ids)] == prompt_ids and 1 <= len(ids) - len(prompt_ids) <= 6
+        assert ids[: len(prompt_ids)] == prompt_ids
+        assert 1 <= len(ids) - len(prompt_ids) <= 6
         continuation = subject.tokenizer.decode(ids[len(prompt_ids) :])
         continuations.add(continuation)
         assert tokens.text(number) == lines[name] + continuation
         starts, ends = tokens.starts[a:b], tokens.ends[a:b]
-        assert ends[-1] == len(tokens.text(number)) and starts[len(prompt_ids)] == len(lines[name])
+        assert ends[-1] == len(tokens.text(number))
+        assert starts[len(prompt_ids)] == len(lines[name])
         assert np.array_equal(starts[len(prompt_ids) + 1 :], ends[len(prompt_ids) : -1]), (
             "no gap in the continuation"
         )
@@ -508,11 +531,12 @@ def test_prompts_are_kept_with_what_the_subject_says_to_them(
             rtol=1e-4,
             atol=1e-4,
         )
-    assert len(continuations) > 30 and len(set(seeds)) == 40, "every prompt has its own luck"
+    assert len(continuations) > 30, "every prompt has its own seed"
+    assert len(set(seeds)) == 40, "every prompt has its own seed"
 
 
 def test_a_capture_killed_while_generating_goes_on_to_the_same_bytes(
-    tmp_path, subject_folder, prompts, monkeypatch
+    tmp_path, subject_folder, prompts, smaller_shards, monkeypatch
 ):
     whole = capture(new_run(tmp_path / "whole", subject_folder, prompts), GENERATING)
     run = new_run(tmp_path / "run", subject_folder, prompts)
@@ -521,7 +545,7 @@ def test_a_capture_killed_while_generating_goes_on_to_the_same_bytes(
         capture(run, GENERATING)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         calls = kill_at(patch, Subject, "generate", 0)
-        kill_at(patch, core.activations.capture, "write_shard", 2)
+        kill_at(patch, core.activations.shards, "write_shard", 2)
         capture(run, GENERATING)
     assert len(calls) == 1, "the first batch of prompts is not generated again"
     calls = kill_at(monkeypatch, Subject, "generate", 0)
@@ -580,10 +604,11 @@ def test_a_limit_on_tokens_ends_with_a_whole_document(
     tmp_path, subject_folder, documents_folder, tiny_run
 ):
     run = new_run(tmp_path / "run", subject_folder, documents_folder)
-    summary = capture(run, CaptureSettings(context=32, tokens=1000)).summary
+    summary = capture(run, CaptureSettings(context=32, max_tokens=1000)).summary
     tokens, _ = captured(run)
     lengths = np.diff(tokens.document_offsets)
-    assert summary["tokens"] >= 1000 and summary["tokens"] - lengths[-1] < 1000
+    assert summary["tokens"] >= 1000
+    assert summary["tokens"] - lengths[-1] < 1000
     assert (
         summary["documents"] + summary["left_out"]["documents past the token limit"] == N_DOCUMENTS
     )
@@ -593,13 +618,13 @@ def test_a_limit_on_tokens_ends_with_a_whole_document(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [(CaptureSettings(context=1), "context of 1"), (CaptureSettings(context=0), "context of 0")],
 )
 def test_a_context_without_room_for_a_token_is_an_error(
-    tmp_path, subject_folder, documents_folder, settings, told
+    tmp_path, subject_folder, documents_folder, settings, message
 ):
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         capture(new_run(tmp_path / "run", subject_folder, documents_folder), settings)
 
 
@@ -638,20 +663,19 @@ def test_the_summary_counts_what_is_there(tiny_run, documents_folder):
         assert summary["splits"][name]["tokens"] == sum(
             n for n, s in zip(lengths, splits, strict=True) if s == number
         )
-    assert summary["near_duplicate_documents"] == 0 and len({text_hash(t) for t in texts}) == len(
-        texts
-    )
+    assert summary["near_duplicate_documents"] == 0
+    assert len({text_hash(t) for t in texts}) == len(texts)
 
 
 def test_copied_tokens_of_a_capture_are_counted_on_held_out_documents_only(
     tmp_path, subject_folder
 ):
-    """Documents that share one long passage but are no near-duplicates: the passage is copied in those that are held out."""
+    """Documents share a long passage but are no near duplicates: held-out ones have it copied."""
     rng = np.random.default_rng(0)
     passage = " ".join(str(w) for w in rng.integers(0, 10**6, 15))
     for i in range(12):
-        own = lambda: " ".join(str(w) for w in rng.integers(0, 10**6, 60))
-        (tmp_path / f"{i}.txt").write_text(f"{own()} {passage} {own()}")
+        before, after = (" ".join(str(w) for w in rng.integers(0, 10**6, 60)) for _ in range(2))
+        (tmp_path / f"{i}.txt").write_text(f"{before} {passage} {after}")
     run = new_run(tmp_path / "run", subject_folder, tmp_path)
     summary, (tokens, _) = capture(run, CaptureSettings(context=64)).summary, captured(run)
     held = ~tokens.in_split("train")
@@ -674,12 +698,12 @@ def test_the_width_of_the_store_is_that_of_the_site(tmp_path, subject_folder, do
     run = new_run(
         tmp_path / "run", subject_folder, documents_folder, site="transformer.h.0.mlp.act.output"
     )
-    capture(run, CaptureSettings(context=32, tokens=300))
+    capture(run, CaptureSettings(context=32, max_tokens=300))
     assert captured(run)[1].width == 4 * WIDTH
 
 
 def test_saved_subjects_are_what_the_other_tests_believe(tmp_path):
-    """The helper itself: a captured run loads the very weights that it saved."""
+    """The helper itself: a subject loads the very weights that were saved."""
     subject = Subject.load(save_subject(tmp_path), device="cpu", dtype="float32")
     assert torch.equal(
         subject.model.transformer.wte.weight, tiny_model("gpt2").transformer.wte.weight

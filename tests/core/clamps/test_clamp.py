@@ -8,7 +8,7 @@ from core.clamps.clamp import (
     Sampling,
     clamp_edit,
     directed_edit,
-    paired,
+    generate_pairs,
     random_directions,
     resolve,
     target_values,
@@ -50,7 +50,8 @@ def feature(sae, x):
 
 
 def edited_by_hand(sae, x, feature, target):
-    """x with the reconstruction's change from f to `target` (R, T) of one feature, everywhere but at the first position."""
+    """x with the reconstruction's change from f to `target` (R, T) of one feature, everywhere but
+    at the first position."""
     f = sae.encode(x)
     wanted = f.clone()
     wanted[..., feature] = target
@@ -107,7 +108,8 @@ def test_every_mode_is_its_formula(sae, x, feature, mode, value, target):
 
 
 def test_hand_numbers():
-    """One feature that reads and writes the first of two dimensions, centre 1: f = ReLU(x0 - 1), x0 moves by the change of f."""
+    """One feature that reads and writes the first of two dimensions, centre 1: f = ReLU(x0 - 1), x0
+    moves by the change of f."""
     weights = {
         "W_enc": torch.tensor([[1.0], [0.0]]),
         "b_enc": torch.zeros(1),
@@ -145,7 +147,8 @@ def test_several_clamps_add_up(sae, x, feature):
 
 
 def test_the_error_of_the_sae_stays(sae, x, feature):
-    """The edit adds a multiple of the feature's direction and nothing else, although the reconstruction is poor."""
+    """The edit adds a multiple of the feature's direction and nothing else, although the
+    reconstruction is poor."""
     delta = (clamp_edit(sae, [Clamp(feature, "set", 4.0)])(x, EDITABLE) - x)[:, 1:].reshape(
         -1, WIDTH
     )
@@ -246,12 +249,12 @@ def test_a_control_is_as_long_as_the_clamp_and_points_its_own_way_in_each_row(sa
 def test_pairs_differ_by_the_clamp_alone(gpt2, sae):
     prompts, seeds = ["the cat", "snow falls in winter"], [4, 9]
     writing = Sampling(prompts, 8, 1.0, tuple(seeds))
-    same = paired(gpt2, SITE, Edits(clamp_edit(sae, [Clamp(3, "scale", 1.0)])), writing)
+    same = generate_pairs(gpt2, SITE, Edits(clamp_edit(sae, [Clamp(3, "scale", 1.0)])), writing)
     assert [(p.prompt, p.seed) for p in same] == [(p, s) for p in prompts for s in seeds]
     assert all(p.baseline == p.clamped for p in same)
     assert len({p.baseline for p in same}) == 4
     edit = clamp_edit(sae, [Clamp(3, "set", 40.0)])
-    pairs = paired(gpt2, SITE, Edits(edit), writing)
+    pairs = generate_pairs(gpt2, SITE, Edits(edit), writing)
     assert [p.baseline for p in pairs] == [p.baseline for p in same]
     assert all(p.clamped != p.baseline for p in pairs)
     for pair in pairs:
@@ -280,7 +283,8 @@ def test_a_clamp_holds_at_every_generated_token(gpt2, sae):
 
 
 def moved(gpt2, sae, where, n_new=6):
-    """bool (T,): the clamp changed the activation at each position of a greedy continuation, read anew without it."""
+    """bool (T,): the clamp changed the activation at each position of a greedy continuation, read
+    anew without it."""
     (made,) = gpt2.generate(
         ["the cat sat on"],
         n_new,
@@ -347,7 +351,7 @@ def test_clamps_at_two_sites_act_together(gpt2, sae):
     ids = torch.tensor([late.tokens])
     held = torch.ones_like(ids, dtype=torch.bool)
     held[:, 0] = False
-    with gpt2.editing(early, first, lambda: held):
+    with gpt2.edit_site(early, first, lambda: held):
         by_hand = second(gpt2.read(SITE, ids).float(), held)[0]
     torch.testing.assert_close(both.activations, by_hand, rtol=1e-4, atol=1e-3)
     assert (both.activations - late.activations)[1:].norm(dim=-1).min() > 1
@@ -355,4 +359,4 @@ def test_clamps_at_two_sites_act_together(gpt2, sae):
 
 def test_work_that_takes_too_long_ends(gpt2, sae):
     with pytest.raises(UsageError, match="longer than 0 seconds"):
-        paired(gpt2, SITE, Edits(None), Sampling(["the cat"], 4), seconds=0.0)
+        generate_pairs(gpt2, SITE, Edits(None), Sampling(["the cat"], 4), seconds=0.0)

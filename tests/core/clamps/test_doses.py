@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from core.clamps.clamp import Sampling, clamp_edit
-from core.clamps.doses import DoseData, Doses, at_dose_one, mean_interval, summarised, useful_dose
+from core.clamps.doses import DoseData, Doses, at_dose_one, mean_interval, summarise, useful_dose
 from core.errors import UsageError
 from core.records import Clamp, Site
 from core.saes import SAEConfig
@@ -57,7 +57,7 @@ def test_text_measures_are_the_sums_by_hand(gpt2, sae):
         for t in (gpt2.logits(ROWS), gpt2.logits(ROWS, SITE, edit))
     )
     silent = sae.encode(gpt2.read(SITE, ROWS).float())[..., 3] == 0
-    found = bench.on_text(edit)
+    found = bench.measure_on_text(edit)
     for r in range(4):
         kl = [float((clean[r, t].exp() * (clean[r, t] - new[r, t])).sum()) for t in range(1, 10)]
         target = [
@@ -78,7 +78,7 @@ def test_writing_is_read_back_without_the_clamp(gpt2, sae):
     """One continuation at a time, its loss, pairs and activations summed by hand."""
     bench = doses(gpt2, sae, 3)
     edit = clamp_edit(sae, [Clamp(3, "set", 40.0)])
-    found = bench.on_writing(edit)
+    found = bench.measure_on_generations(edit)
     for i, (prompt, seed) in enumerate(WRITING.every):
         (made,) = gpt2.generate([prompt], 8, SITE, seeds=[seed], edit=edit)
         new, ids = made.tokens[made.n_prompt :], torch.tensor([made.tokens])
@@ -115,7 +115,8 @@ def test_controls_are_as_long_as_the_clamp(gpt2, sae):
 
 
 def test_several_clamps_grow_together(gpt2, sae):
-    """At dose 2 each has twice its value; the loss is that of tokens where both are silent, and what is found is their mean share."""
+    """At dose 2 each has twice its value; the loss is that of tokens where both are silent, and
+    what is found is their mean share."""
     maxima = {3: 4.0, 7: 2.0}
     clamps = at_dose_one([Clamp(3, "set", 2.0, relative=True), Clamp(7, "add", 1.5)], maxima)
     assert clamps == [Clamp(3, "set", 8.0), Clamp(7, "add", 1.5)]
@@ -130,9 +131,10 @@ def test_several_clamps_grow_together(gpt2, sae):
         atol=1e-4,
     )
     assert torch.equal(both.silent, ((f[..., 3] == 0) & (f[..., 7] == 0))[:, 1:-1])
-    found = both.on_writing(None)["found"]
+    found = both.measure_on_generations(None)["found"]
     alone = [
-        doses(gpt2, sae, feature, maxima[feature]).on_writing(None)["found"] for feature in maxima
+        doses(gpt2, sae, feature, maxima[feature]).measure_on_generations(None)["found"]
+        for feature in maxima
     ]
     assert found == pytest.approx(np.mean(alone, 0), rel=1e-4, abs=1e-7)
 
@@ -159,7 +161,7 @@ def test_the_interval_is_students():
 
 
 def test_summaries_know_their_units():
-    row = summarised(
+    row = summarise(
         {
             "nll": np.array([1.0, 1.0, 1.0]),
             "own": np.array([0.9, 1.0, 1.0]),
@@ -213,7 +215,8 @@ def test_the_useful_dose_is_the_strongest_that_stays_readable():
 
 
 def test_what_a_useful_dose_reports_was_not_sought_on():
-    """On the prompts of even number the dose looks perfect; on the others it does nothing, and that is what is reported."""
+    """On the prompts of even number the dose looks perfect; on the others it does nothing, and that
+    is what is reported."""
     lucky = units(0.0)
     lucky["own"][::2] = 1.0
     useful = useful_dose(
@@ -223,7 +226,8 @@ def test_what_a_useful_dose_reports_was_not_sought_on():
 
 
 def test_a_dose_can_be_useful_for_what_is_found_again():
-    """A feature of a meaning writes none of its ten tokens, and the subject finds it again in the text."""
+    """A feature of a meaning writes none of its ten tokens, and the subject finds it again in the
+    text."""
     meaning = units(0.0) | {"found": np.full(6, 0.4)}
     raw = [
         {"": units(0.0), "random_": units(0.0), "feature_": units(0.0)},

@@ -1,4 +1,4 @@
-"""Postings against encoding everything densely; interruptions; what a firing costs."""
+"""The stage `index`: postings against a dense encoding, interruptions, bytes of a firing."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,25 +7,40 @@ import numpy as np
 import pytest
 import torch
 
+import core.activations.capture
 import core.firings.index
-from core.activations.capture import capture
+import core.firings.postings
 from core.activations.store import ActivationStore
 from core.files import write_array
-from core.firings.index import encode_firings, index, invert_shard, invert_tokens
-from core.parallel import each_shard
-from core.saes import SAEConfig, load_sae
+from core.firings.index import encode_firings, invert_shard, invert_tokens
+from core.parallel import make_shards
+from core.saes import SAE, SAEConfig
 from core.settings import IndexSettings
 from core.text.tokens import Tokens
-from core.training.train import train
-from tests.support.tiny import SMALL_CAPTURE, SMALL_TRAIN, Killed, sae_of
+from tests.support.stages import capture, index, train
+from tests.support.tiny import (
+    INDEX_BATCH,
+    SHARD_TOKENS,
+    SMALL_CAPTURE,
+    SMALL_TRAIN,
+    Killed,
+    sae_of,
+)
+
+
+@pytest.fixture(autouse=True)
+def several_shards(monkeypatch):
+    """Shards and batches of the sizes that the small run has."""
+    monkeypatch.setattr(core.activations.capture, "SHARD_TOKENS", SHARD_TOKENS)
+    monkeypatch.setattr(core.firings.index, "BATCH", INDEX_BATCH)
 
 
 @pytest.fixture(params=["topk", "tied_l1"])
 def indexed(request, run_copy):
     """A run of either architecture with its index."""
     if request.param == "tied_l1":
-        train(run_copy, replace(SMALL_TRAIN, architecture="tied_l1", l1=0.01), redo=True)
-        index(run_copy, IndexSettings(batch=300), redo=True)
+        train(run_copy, replace(SMALL_TRAIN, architecture="tied_l1", penalty=0.01), redo=True)
+        index(run_copy, IndexSettings(), redo=True)
     return run_copy
 
 
@@ -40,7 +55,7 @@ def postings(run, number):
 def dense(run, number):
     """Activations (n, F) of a shard, all vectors at once."""
     return (
-        load_sae(run.folder("train"))
+        SAE.load(run.folder("train"))
         .encode(ActivationStore(run.folder("capture")).shard(number).float())
         .numpy()
     )
@@ -52,11 +67,9 @@ def test_the_index_is_the_dense_encoding_inverted(indexed):
     for number in range(n_shards):
         offsets, positions, firings = postings(indexed, number)
         f = dense(indexed, number)
-        assert (
-            len(offsets) == f.shape[1] + 1
-            and offsets[0] == 0
-            and offsets[-1] == len(firings) == len(positions) == (f > 0).sum() > 0
-        )
+        assert len(offsets) == f.shape[1] + 1
+        assert offsets[0] == 0
+        assert offsets[-1] == len(firings) == len(positions) == (f > 0).sum() > 0
         for feature in range(f.shape[1]):
             here = slice(offsets[feature], offsets[feature + 1])
             np.testing.assert_array_equal(
@@ -78,11 +91,9 @@ def test_tokens_are_inverted_over_the_whole_corpus(tiny_run):
     offsets, ordinals = (
         np.load(tiny_run.folder("index") / f"token_{part}.npy") for part in ("offsets", "ordinals")
     )
-    assert (
-        len(offsets) == len(tokens.vocabulary) + 1
-        and len(ordinals) == len(tokens)
-        and ordinals.dtype == np.uint32
-    )
+    assert len(offsets) == len(tokens.vocabulary) + 1
+    assert len(ordinals) == len(tokens)
+    assert ordinals.dtype == np.uint32
     for token in range(len(tokens.vocabulary)):
         np.testing.assert_array_equal(
             ordinals[offsets[token] : offsets[token + 1]], np.flatnonzero(tokens.ids == token)
@@ -91,7 +102,8 @@ def test_tokens_are_inverted_over_the_whole_corpus(tiny_run):
 
 def test_inverting_tokens_by_hand():
     offsets, ordinals = invert_tokens(np.array([2, 0, 2, 3, 0], np.uint16), 5)
-    assert offsets.tolist() == [0, 2, 2, 4, 5, 5] and ordinals.tolist() == [1, 4, 0, 2, 3]
+    assert offsets.tolist() == [0, 2, 2, 4, 5, 5]
+    assert ordinals.tolist() == [1, 4, 0, 2, 3]
 
 
 EVERY = np.ones(100, bool)
@@ -124,34 +136,35 @@ def test_dead_features_have_empty_postings_and_batches_do_not_matter(form):
     offsets, positions, firings = invert_shard(sae, x, 1000, EVERY)
     assert np.flatnonzero(np.diff(offsets) == 0).tolist() == [0, 5, 11]
     for batch in (1, 7, 100):
-        for found, expected in zip(
+        for array, expected in zip(
             invert_shard(sae, x, batch, EVERY), (offsets, positions, firings), strict=True
         ):
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
     row, feature, value = encode_firings(sae, x)
-    assert (
-        (np.diff(row) >= 0).all() and (value > 0).all() and not {0, 5, 11} & set(feature.tolist())
-    )
+    assert (np.diff(row) >= 0).all()
+    assert (value > 0).all()
+    assert not {0, 5, 11} & set(feature.tolist())
 
 
 def test_vectors_on_which_nothing_fires_are_indexed_as_nothing():
     tied = sae_with_dead_features(SAEConfig("tied_l1", "relu"))
     tied.b_enc.fill_(-1e6)
     offsets, positions, firings = invert_shard(tied, torch.randn(10, 8), 4, EVERY[:10])
-    assert offsets.tolist() == [0] * 13 and len(positions) == len(firings) == 0
+    assert offsets.tolist() == [0] * 13
+    assert len(positions) == len(firings) == 0
 
 
 def test_several_processes_make_the_same_bytes(tiny_run, run_copy):
     """Capture and index, each by two processes of one thread, against this process's."""
     capture(run_copy, replace(SMALL_CAPTURE, workers=2), redo=True)
     assert run_copy.manifest("capture").files == tiny_run.manifest("capture").files
-    index(run_copy, IndexSettings(batch=300, workers=2), redo=True)
+    index(run_copy, IndexSettings(workers=2), redo=True)
     assert run_copy.manifest("index").files == tiny_run.manifest("index").files
 
 
-def test_an_error_in_a_worker_process_comes_back_as_it_is():
+def test_an_error_in_a_worker_process_is_raised_unchanged():
     with pytest.raises(ZeroDivisionError):
-        each_shard(range(3, -1, -1), partial(int, 6), divmod_first, 2, lambda n: None)
+        make_shards(range(3, -1, -1), partial(int, 6), divmod_first, 2, lambda n: None)
 
 
 def divmod_first(state, number):
@@ -164,10 +177,8 @@ def test_tokens_that_do_not_count_have_no_firings(run_copy):
     dense_counts = [(dense(run_copy, n) > 0) for n in range(ActivationStore(folder).n_shards)]
     write_array(folder / "counted.npy", counted)
     summary = index(run_copy, IndexSettings(), redo=True).summary
-    assert (
-        summary["firings"] == int(np.concatenate(dense_counts)[counted].sum())
-        and summary["tokens"] == counted.sum()
-    )
+    assert summary["firings"] == int(np.concatenate(dense_counts)[counted].sum())
+    assert summary["tokens"] == counted.sum()
     for number in range(len(dense_counts)):
         start = int(ActivationStore(folder).bounds[number])
         assert counted[
@@ -194,11 +205,11 @@ def test_the_summary_counts_what_is_there(indexed):
 
 @pytest.mark.parametrize("nth", [1, 4, 6, 7])
 def test_a_killed_index_goes_on_to_the_same_bytes(run_copy, tiny_run, monkeypatch, nth):
-    """Killed at the first array, in the middle of the second shard, at its last file, and after it."""
+    """Killed at the first array, within the second shard, at its last file, and after it."""
     import shutil
 
     shutil.rmtree(run_copy.path / "index")
-    original, written = core.firings.index.write_array, []
+    original, written = core.firings.postings.write_array, []
 
     def dying(path, array):
         written.append(path.name)
@@ -207,12 +218,12 @@ def test_a_killed_index_goes_on_to_the_same_bytes(run_copy, tiny_run, monkeypatc
         original(path, array)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(core.firings.index, "write_array", dying)
-        index(run_copy, IndexSettings(batch=300))
+        patch.setattr(core.firings.postings, "write_array", dying)
+        index(run_copy, IndexSettings())
     assert run_copy.state("index") == "partial"
     whole = {"firings-00000.npy", "firings-00001.npy"} & set(written[:-1])
     written.clear()
     nth = 0
-    monkeypatch.setattr(core.firings.index, "write_array", dying)
-    assert index(run_copy, IndexSettings(batch=300)).files == tiny_run.manifest("index").files
+    monkeypatch.setattr(core.firings.postings, "write_array", dying)
+    assert index(run_copy, IndexSettings()).files == tiny_run.manifest("index").files
     assert not whole & set(written), "a whole shard is not made again"

@@ -1,4 +1,5 @@
-"""Folding changes the tensors and not what is computed: each against the unfolded SAE on inputs that were changed by hand."""
+"""Folding changes the tensors and not what is computed: each against the unfolded SAE on inputs
+that were changed by hand."""
 
 import pytest
 import torch

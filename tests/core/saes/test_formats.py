@@ -1,4 +1,5 @@
-"""Published SAEs against what their own libraries computed (tests/fixtures/make_*.py), and where they belong."""
+"""Published SAEs against what their own libraries computed (tests/fixtures/make_*.py), and where
+they belong."""
 
 import json
 import pathlib
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from core.errors import UsageError
 from core.saes import SAE, SAEConfig
-from core.saes.formats import load_published, saelens_releases
+from core.saes.formats import saelens_releases
 from core.saes.formats.names import hub_name, site_of_hook, site_of_module
 from tests.support import published_numpy as by_hand
 
@@ -27,7 +28,7 @@ CASES = sorted(
 )
 def test_encode_and_decode_are_the_librarys(folder):
     expected = load_file(folder / "expected.safetensors")
-    sae = load_published(str(folder)).sae
+    sae = SAE.load(str(folder))
     f = sae.encode(expected["x"])
     assert (expected["f"] != 0).any() and (expected["f"] == 0).any()
     torch.testing.assert_close(f, expected["f"], rtol=1e-5, atol=1e-5)
@@ -40,17 +41,16 @@ def test_encode_and_decode_are_the_librarys(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "site", "subject", "context", "bos", "told"),
+    ("name", "site", "subject", "context", "told"),
     [
-        ("saelens/standard", "resid_pre.3", "gpt2", 128, True, "SAELens (v6)"),
-        ("saelens/standard_hook_z", "attn_z.5", "gpt2", 128, True, "SAELens (v6)"),
-        ("saelens/flat_standard", "resid_post.6", "google/gemma-2b", 1024, True, "SAELens (flat)"),
+        ("saelens/standard", "resid_pre.3", "gpt2", 128, "SAELens (v6)"),
+        ("saelens/standard_hook_z", "attn_z.5", "gpt2", 128, "SAELens (v6)"),
+        ("saelens/flat_standard", "resid_post.6", "google/gemma-2b", 1024, "SAELens (flat)"),
         (
             "sparsify/topk/layers.5",
             "resid_post.5",
             "EleutherAI/pythia-160m",
             2048,
-            False,
             "sparsify",
         ),
         (
@@ -58,7 +58,6 @@ def test_encode_and_decode_are_the_librarys(folder):
             "mlp_out.5",
             "EleutherAI/pythia-160m",
             2048,
-            False,
             "sparsify",
         ),
         (
@@ -66,19 +65,13 @@ def test_encode_and_decode_are_the_librarys(folder):
             "resid_post.8",
             "EleutherAI/pythia-70m-deduped",
             128,
-            True,
             "dictionary_learning",
         ),
     ],
 )
-def test_the_files_say_where_an_sae_belongs(name, site, subject, context, bos, told):
-    published = load_published(str(FIXTURES / name))
-    assert (str(published.site), published.subject, published.context, published.prepend_bos) == (
-        site,
-        subject,
-        context,
-        bos,
-    )
+def test_the_files_say_where_an_sae_belongs(name, site, subject, context, told):
+    published = SAE.load(str(FIXTURES / name))
+    assert (str(published.site), published.subject, published.context) == (site, subject, context)
     assert published.source.startswith(told)
 
 
@@ -149,11 +142,12 @@ def test_sites_of_dictionary_learning(copy, trainer, buffer, site):
         {"trainer": table["trainer"] | trainer, "buffer": buffer},
         "config.json",
     )
-    found = load_published(str(folder)).site
+    found = SAE.load(str(folder)).site
     assert (found and str(found)) == site
 
 
-# ---------------------------------------------------------------- centred releases, factors, finetuning
+# ---------------------------------------------------------------- centred releases, factors,
+# finetuning
 
 
 def standard_of(folder):
@@ -194,15 +188,15 @@ def test_the_three_centred_releases_read_activations_less_their_mean(copy, monke
         f"hf:{repo.lower()}/blocks.8.hook_resid_pre",
         str(cached / "blocks.8.hook_resid_pre"),
     ):
-        published = load_published(spec)
-        assert published.sae.form.centred
+        published = SAE.load(spec)
+        assert published.config.centred
         same(
-            published.sae,
+            published,
             by_hand.standard(standard_of(folder), x.double().numpy(), centred=True),
             x,
         )
         same(
-            published.sae,
+            published,
             tuple(
                 part + (0, 3)[place]
                 for place, part in enumerate(
@@ -216,9 +210,9 @@ def test_the_three_centred_releases_read_activations_less_their_mean(copy, monke
 def test_a_release_on_the_subject_as_it_is_and_one_that_nobody_knows(copy, monkeypatch):
     folder = copy("saelens/flat_standard", {"model_name": "gpt2-small"})
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *words, **more: str(folder))
-    assert not load_published("hf:neuronpedia/gpt2-small__res_sce-ajt").sae.form.centred
+    assert not SAE.load("hf:neuronpedia/gpt2-small__res_sce-ajt").config.centred
     with pytest.raises(UsageError, match="centred writing weights"):
-        load_published("hf:somebody/a-copy-of-it")
+        SAE.load("hf:somebody/a-copy-of-it")
 
 
 def test_an_uncentred_gpt2_says_so(copy):
@@ -229,7 +223,7 @@ def test_an_uncentred_gpt2_says_so(copy):
             "model_from_pretrained_kwargs": {"center_writing_weights": False},
         },
     )
-    assert not load_published(str(kept)).sae.form.centred
+    assert not SAE.load(str(kept)).config.centred
     shutil.rmtree(kept)
     said = copy(
         "saelens/flat_standard",
@@ -238,7 +232,7 @@ def test_an_uncentred_gpt2_says_so(copy):
             "model_from_pretrained_kwargs": {"center_writing_weights": True},
         },
     )
-    assert load_published(str(said)).sae.form.centred
+    assert SAE.load(str(said)).config.centred
     shutil.rmtree(said)
     rms = copy(
         "saelens/flat_standard",
@@ -247,9 +241,9 @@ def test_an_uncentred_gpt2_says_so(copy):
             "model_from_pretrained_kwargs": {"center_writing_weights": True},
         },
     )
-    assert not load_published(
+    assert not SAE.load(
         str(rms)
-    ).sae.form.centred  # an RMS norm does not remove the mean, so nothing was centred
+    ).config.centred  # an RMS norm does not remove the mean, so nothing was centred
 
 
 def test_a_factor_is_found_in_the_settings_and_in_the_list_of_releases(copy, monkeypatch):
@@ -258,13 +252,13 @@ def test_a_factor_is_found_in_the_settings_and_in_the_list_of_releases(copy, mon
     (folder / "activation_scaler.json").unlink()
     expected = load_file(folder / "expected.safetensors")
     torch.testing.assert_close(
-        load_published(str(folder)).sae.encode(expected["x"]), expected["f"], rtol=1e-5, atol=1e-5
+        SAE.load(str(folder)).encode(expected["x"]), expected["f"], rtol=1e-5, atol=1e-5
     )
     (folder / "cfg.json").write_text(json.dumps(table))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *words, **more: str(folder))
     monkeypatch.setitem(saelens_releases.FACTORS, "me/mine", {3: 0.45})
     torch.testing.assert_close(
-        load_published("hf:me/mine").sae.encode(expected["x"]), expected["f"], rtol=1e-5, atol=1e-5
+        SAE.load("hf:me/mine").encode(expected["x"]), expected["f"], rtol=1e-5, atol=1e-5
     )
 
 
@@ -276,7 +270,7 @@ def test_a_finetuned_scaling_factor_belongs_to_the_decoder(copy):
     x = load_file(folder / "expected.safetensors")["x"]
     weights = standard_of(folder)
     weights["W_dec"] = weights["W_dec"] * scaling.double().numpy()[:, None]
-    same(load_published(str(folder)).sae, by_hand.standard(weights, x.double().numpy()), x)
+    same(SAE.load(str(folder)), by_hand.standard(weights, x.double().numpy()), x)
 
 
 # ---------------------------------------------------------------- edits

@@ -1,4 +1,5 @@
-"""Layouts whose libraries are not at hand, against `published_numpy`: encode, decode, where they belong, what is refused."""
+"""Layouts whose libraries are not at hand, against `published_numpy`: encode, decode, where they
+belong, what is refused."""
 
 import json
 import pickle
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from core.errors import UsageError
 from core.records import Site
-from core.saes.formats import load_published
+from core.saes import SAE
 from tests.support import published_numpy as by_hand
 
 pytestmark = pytest.mark.numeric
@@ -46,13 +47,14 @@ def vectors():
 
 
 def same(published, expected):
-    """The SAE gives (f, x_hat) of the vectors, both within 1e-5, and some features fire while others do not."""
+    """The SAE gives (f, x_hat) of the vectors, both within 1e-5, and some features fire while
+    others do not."""
     f, x_hat = expected
     x = torch.from_numpy(vectors())
-    mine = published.sae.encode(x)
+    mine = published.encode(x)
     assert (f != 0).any() and (f == 0).any()
     np.testing.assert_allclose(mine.numpy(), f, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(published.sae.decode(mine, x).numpy(), x_hat, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(published.decode(mine, x).numpy(), x_hat, rtol=1e-5, atol=1e-5)
 
 
 def doubles(arrays):
@@ -96,7 +98,7 @@ def save_npz(folder, arrays):
 )
 def test_gemma_scope(tmp_path, repo, subject, site):
     arrays = weights(*GEMMA)
-    published = load_published(
+    published = SAE.load(
         str(save_npz(tmp_path / repo / "layer_20" / "width_16k" / "average_l0_71", arrays))
     )
     same(published, by_hand.gemma_scope(doubles(arrays), X))
@@ -109,7 +111,7 @@ def test_gemma_scope(tmp_path, repo, subject, site):
 
 def test_gemma_scopes_embedding_reads_what_the_subject_scaled(tmp_path):
     arrays = weights(*GEMMA)
-    published = load_published(
+    published = SAE.load(
         str(
             save_npz(
                 tmp_path / "gemma-scope-2b-pt-res" / "embedding" / "width_4k" / "average_l0_6",
@@ -138,7 +140,7 @@ def save_second(folder, arrays, **settings):
 
 def test_gemma_scope_2(tmp_path):
     arrays = weights(*GEMMA)
-    published = load_published(
+    published = SAE.load(
         save_second(tmp_path / "resid_post" / "layer_13_width_16k_l0_small", arrays)
     )
     same(published, by_hand.gemma_scope(doubles(arrays), X))
@@ -146,7 +148,7 @@ def test_gemma_scope_2(tmp_path):
         "model.layers.13.output",
         "google/gemma-3-1b-pt",
     )
-    attention = load_published(
+    attention = SAE.load(
         save_second(
             tmp_path / "attn_out" / "layer_13",
             arrays,
@@ -163,7 +165,7 @@ def test_gemma_scope_2_without_settings_goes_by_its_names(tmp_path):
     (
         tmp_path / "gemma-scope-2-270m-pt" / "attn_out_all" / "layer_3_width_16k" / "config.json"
     ).unlink()
-    published = load_published(folder)
+    published = SAE.load(folder)
     assert (str(published.site), published.subject) == ("attn_z.3", "google/gemma-3-270m")
 
 
@@ -174,9 +176,9 @@ def test_gemma_scope_2_without_settings_goes_by_its_names(tmp_path):
             "resid_post/layer_3",
             {"affine_skip_connection": np.eye(D, dtype=np.float32)},
             {},
-            "skips the features",
+            "bypasses the features",
         ),
-        ("resid_post/layer_3", {}, {"affine_connection": True}, "skips the features"),
+        ("resid_post/layer_3", {}, {"affine_connection": True}, "bypasses the features"),
         (
             "resid_post/layer_3",
             {},
@@ -194,7 +196,7 @@ def test_gemma_scope_2_without_settings_goes_by_its_names(tmp_path):
 def test_gemma_scope_refuses(tmp_path, place, changes, settings, told):
     arrays = {name.replace("W_", "w_"): array for name, array in weights(*GEMMA).items()} | changes
     with pytest.raises(UsageError, match=told):
-        load_published(save_second(tmp_path / place, arrays, **settings))
+        SAE.load(save_second(tmp_path / place, arrays, **settings))
 
 
 # ---------------------------------------------------------------- OpenAI
@@ -225,7 +227,7 @@ def save_openai(path, arrays, **extra):
 def test_openais_topk(tmp_path, location, layer, site):
     arrays = weights(*OPENAI)
     path = tmp_path / location / "autoencoders" / f"{layer}.pt"
-    published = load_published(
+    published = SAE.load(
         save_openai(
             path, arrays, activation="TopK", activation_state_dict={"k": K, "postact_fn": "ReLU"}
         )
@@ -236,7 +238,7 @@ def test_openais_topk(tmp_path, location, layer, site):
 
 def test_openais_relu(tmp_path):
     arrays = weights(*OPENAI)
-    published = load_published(
+    published = SAE.load(
         save_openai(tmp_path / "mlp_post_act" / "autoencoders" / "0.pt", arrays, activation="ReLU")
     )
     same(published, by_hand.openai(doubles(arrays), X, 0))
@@ -257,7 +259,7 @@ def test_openais_relu(tmp_path):
 )
 def test_openai_refuses(tmp_path, extra, told):
     with pytest.raises(UsageError, match=told):
-        load_published(save_openai(tmp_path / "8.pt", weights(*OPENAI), **extra))
+        SAE.load(save_openai(tmp_path / "8.pt", weights(*OPENAI), **extra))
 
 
 # ---------------------------------------------------------------- Cunningham et al.
@@ -265,7 +267,8 @@ def test_openai_refuses(tmp_path, extra, told):
 
 @pytest.fixture
 def authors(monkeypatch):
-    """A module by the name of the authors' with classes that tell when one of them is built: unpickling must never do that."""
+    """A module by the name of the authors' with classes that tell when one of them is built:
+    unpickling must never do that."""
     module = types.ModuleType("autoencoders.learned_dict")
     built = []
     for name in ("TiedSAE", "UntiedSAE", "ReverseSAE"):
@@ -313,7 +316,7 @@ def test_a_tied_dictionary_with_centring(tmp_path, authors, normalised):
     path = tmp_path / "tied_residual_l2_r4" / "learned_dicts.pt"
     path.parent.mkdir()
     torch.save([(learned(authors, "TiedSAE", fields), {"l1_alpha": 1e-3, "dict_size": F})], path)
-    published = load_published(str(path))
+    published = SAE.load(str(path))
     same(published, by_hand.learned_dict(doubles(fields), X, tied=True))
     assert str(published.site) == "resid_post.2" and not authors.built
 
@@ -329,12 +332,12 @@ def test_tied_and_untied_dictionaries_without_centring(tmp_path, authors):
         ],
         path,
     )
-    same(load_published(f"{path}#0"), by_hand.learned_dict(doubles(tied), X, tied=True))
-    same(load_published(f"{path}#1"), by_hand.learned_dict(doubles(untied), X, tied=False))
+    same(SAE.load(f"{path}#0"), by_hand.learned_dict(doubles(tied), X, tied=True))
+    same(SAE.load(f"{path}#1"), by_hand.learned_dict(doubles(untied), X, tied=False))
     with pytest.raises(UsageError, match="#1 l1_alpha=0.003"):
-        load_published(str(path))
+        SAE.load(str(path))
     with pytest.raises(UsageError, match="2 dictionaries"):
-        load_published(f"{path}#2")
+        SAE.load(f"{path}#2")
 
 
 @pytest.mark.parametrize(
@@ -383,7 +386,7 @@ def test_tied_and_untied_dictionaries_without_centring(tmp_path, authors):
 def test_learned_dictionaries_refuse(tmp_path, authors, content, told):
     torch.save(content(authors), tmp_path / "learned_dicts.pt")
     with pytest.raises(UsageError, match=told):
-        load_published(str(tmp_path))
+        SAE.load(str(tmp_path))
     assert not authors.built
 
 
@@ -417,7 +420,7 @@ def test_goodfire_and_deepseek(tmp_path):
         (goodfire, "meta-llama/Llama-3.1-8B-Instruct"),
         (deepseek, "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"),
     ):
-        published = load_published(str(path))
+        published = SAE.load(str(path))
         same(published, expected)
         assert (published.subject, str(published.site)) == (subject, "resid_post.19")
 
@@ -439,7 +442,7 @@ def save_llama_scope(folder, arrays, **changes):
 
 def test_llama_scope(tmp_path):
     arrays = weights(*LINEAR)
-    published = load_published(save_llama_scope(tmp_path / "L7R", arrays))
+    published = SAE.load(save_llama_scope(tmp_path / "L7R", arrays))
     same(published, by_hand.llama_scope(doubles(arrays), X, 0.6, 4.0))
     assert (published.subject, str(published.site)) == ("meta-llama/Llama-3.1-8B", "resid_post.7")
 
@@ -455,7 +458,7 @@ def test_llama_scope(tmp_path):
 )
 def test_llama_scope_refuses(tmp_path, changes, told):
     with pytest.raises(UsageError, match=told):
-        load_published(save_llama_scope(tmp_path / "L7R", weights(*LINEAR), **changes))
+        SAE.load(save_llama_scope(tmp_path / "L7R", weights(*LINEAR), **changes))
 
 
 def test_llama_scopes_distilled_successors_need_their_scale(tmp_path):
@@ -463,14 +466,14 @@ def test_llama_scopes_distilled_successors_need_their_scale(tmp_path):
     save_file(tensors(arrays), tmp_path / "sae_weights.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"hook_point_in": "blocks.7.hook_resid_post"}))
     with pytest.raises(UsageError, match="do not say by how much"):
-        load_published(str(tmp_path))
+        SAE.load(str(tmp_path))
     (tmp_path / "config.json").write_text(
         json.dumps({"hook_point_in": "blocks.7.hook_resid_post", "norm_scaling_factor": 0.4})
     )
     norm = np.sqrt(D) / 0.4
     wide = doubles(arrays)
     same(
-        load_published(str(tmp_path)),
+        SAE.load(str(tmp_path)),
         by_hand.llama_scope(wide, X, np.exp(wide["log_jumprelu_threshold"]) / 0.4, norm),
     )
 
@@ -483,7 +486,7 @@ def test_qwen_scope_and_hook_z(tmp_path):
         tensors(arrays | {"W_enc": arrays["W_enc"].T.copy(), "W_dec": arrays["W_dec"].T.copy()}),
         folder / "layer4.sae.pt",
     )
-    qwen = load_published(str(folder))
+    qwen = SAE.load(str(folder))
     wide = doubles(arrays)
     f = by_hand.keep_largest(X @ wide["W_enc"] + wide["b_enc"], 3)
     same(qwen, (f, f @ wide["W_dec"] + wide["b_dec"]))
@@ -491,16 +494,16 @@ def test_qwen_scope_and_hook_z(tmp_path):
 
     torch.save(tensors(arrays), tmp_path / "gpt2-small_L5_Hcat_z.pt")
     with pytest.raises(UsageError, match="fit several kinds"):
-        load_published(str(tmp_path / "gpt2-small_L5_Hcat_z.pt"))
+        SAE.load(str(tmp_path / "gpt2-small_L5_Hcat_z.pt"))
     (tmp_path / "gpt2-small_L5_Hcat_z_cfg.json").write_text(
         json.dumps({"act_name": "blocks.5.attn.hook_z", "act_size": D, "dict_size": F})
     )
-    kissane = load_published(str(tmp_path / "gpt2-small_L5_Hcat_z.pt"))
+    kissane = SAE.load(str(tmp_path / "gpt2-small_L5_Hcat_z.pt"))
     same(kissane, by_hand.standard(wide, X))
     assert str(kissane.site) == "attn_z.5"
     (folder / "layer4.sae.pt").rename(tmp_path / "layer4.sae.pt")
     with pytest.raises(UsageError, match="k stands only in its repository's name"):
-        load_published(str(tmp_path / "layer4.sae.pt"))
+        SAE.load(str(tmp_path / "layer4.sae.pt"))
 
 
 def test_sparsifys_old_signed_kind(tmp_path):
@@ -509,9 +512,9 @@ def test_sparsifys_old_signed_kind(tmp_path):
     (tmp_path / "cfg.json").write_text(
         json.dumps({"k": K, "num_latents": 0, "expansion_factor": 32, "signed": True, "d_in": D})
     )
-    published = load_published(str(tmp_path))
+    published = SAE.load(str(tmp_path))
     same(published, by_hand.signed_topk(doubles(arrays), X, K))
-    assert (published.sae.encode(torch.from_numpy(vectors())) < 0).any()
+    assert (published.encode(torch.from_numpy(vectors())) < 0).any()
 
 
 # ---------------------------------------------------------------- nothing in a file is run
@@ -544,7 +547,7 @@ def test_a_malicious_file_is_refused_and_nothing_happens(tmp_path, name, write, 
     trace = tmp_path / "trace"
     write(tmp_path / name, wrap(Bomb(trace)))
     with pytest.raises(UsageError, match="holds more than tensors|cannot be read"):
-        load_published(str(tmp_path / name))
+        SAE.load(str(tmp_path / name))
     assert not trace.exists()
     pickle.loads(pickle.dumps(Bomb(trace))).close()
     assert trace.exists(), "the bomb is real: a plain unpickler runs it"
@@ -556,5 +559,5 @@ def test_an_array_of_objects_is_refused(tmp_path):
         tmp_path / "params.npz", W_enc=np.array([Bomb(trace)], dtype=object), allow_pickle=True
     )
     with pytest.raises(UsageError, match="cannot be read"):
-        load_published(str(tmp_path))
+        SAE.load(str(tmp_path))
     assert not trace.exists()

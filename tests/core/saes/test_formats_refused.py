@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import UsageError
-from core.saes.formats import load_published
+from core.saes import SAE
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
 
@@ -37,7 +37,7 @@ FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
 )  # fmt: skip
 def test_saelens_refuses(copy, name, settings, told):
     with pytest.raises(UsageError, match=told):
-        load_published(str(copy(f"saelens/{name}", settings)))
+        SAE.load(str(copy(f"saelens/{name}", settings)))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_saelens_refuses(copy, name, settings, told):
 )
 def test_tensors_that_do_not_fit_are_refused(copy, tensors, told):
     with pytest.raises(UsageError, match=told):
-        load_published(str(copy("saelens/standard", **tensors)))
+        SAE.load(str(copy("saelens/standard", **tensors)))
 
 
 def test_a_missing_tensor_or_setting_is_named(copy):
@@ -62,20 +62,20 @@ def test_a_missing_tensor_or_setting_is_named(copy):
         folder / "sae_weights.safetensors",
     )
     with pytest.raises(UsageError, match="lacks .*W_dec"):
-        load_published(str(folder))
+        SAE.load(str(folder))
     (folder / "cfg.json").unlink()
     with pytest.raises(UsageError, match="cfg.json is missing"):
-        load_published(str(folder))
+        SAE.load(str(folder))
     (folder / "cfg.json").write_text("[1]")
     with pytest.raises(UsageError, match="no table"):
-        load_published(str(folder))
+        SAE.load(str(folder))
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "told"),
     [
-        ("skip_connection/layers.5.mlp", {}, "skips the features"),
-        ("skip_connection/layers.5.mlp", {"skip_connection": False}, "skips the features"),
+        ("skip_connection/layers.5.mlp", {}, "bypasses the features"),
+        ("skip_connection/layers.5.mlp", {"skip_connection": False}, "bypasses the features"),
         ("transcoder/layers.5.mlp", {}, "transcoder"),
         ("topk/layers.5", {"activation": "softmax"}, "softmax"),
         ("topk/layers.5", {"k": None}, "k is missing"),
@@ -84,7 +84,7 @@ def test_a_missing_tensor_or_setting_is_named(copy):
 )
 def test_sparsify_refuses(copy, name, settings, told):
     with pytest.raises(UsageError, match=told):
-        load_published(str(copy(f"sparsify/{name}", settings)))
+        SAE.load(str(copy(f"sparsify/{name}", settings)))
 
 
 def test_sparsify_without_a_decoder_is_refused(copy):
@@ -95,7 +95,7 @@ def test_sparsify_without_a_decoder_is_refused(copy):
         folder / "sae.safetensors",
     )
     with pytest.raises(UsageError, match="without its decoder"):
-        load_published(str(folder))
+        SAE.load(str(folder))
 
 
 def test_dictionary_learning_refuses_to_guess_its_class(copy):
@@ -103,10 +103,10 @@ def test_dictionary_learning_refuses_to_guess_its_class(copy):
         folder = copy(f"dictionary_learning/{name}", file="config.json")
         (folder / "config.json").unlink()
         with pytest.raises(UsageError, match="same tensors"):
-            load_published(str(folder))
+            SAE.load(str(folder))
     table = json.loads((FIXTURES / "dictionary_learning/gated/config.json").read_text())
     with pytest.raises(UsageError, match="'Later'"):
-        load_published(
+        SAE.load(
             str(
                 copy(
                     "dictionary_learning/gated",
@@ -118,7 +118,7 @@ def test_dictionary_learning_refuses_to_guess_its_class(copy):
     with pytest.raises(UsageError, match="k is .*3.* in the weights and 4"):
         table = json.loads((FIXTURES / "dictionary_learning/topk/config.json").read_text())
         shutil.rmtree(folder.parent / "topk")
-        load_published(
+        SAE.load(
             str(
                 copy(
                     "dictionary_learning/topk",
@@ -135,7 +135,7 @@ def test_dictionary_learning_without_settings_goes_by_its_tensors(copy, name):
     (folder / "config.json").unlink()
     expected = load_file(folder / "expected.safetensors")
     torch.testing.assert_close(
-        load_published(str(folder)).sae.encode(expected["x"]), expected["f"], rtol=1e-5, atol=1e-5
+        SAE.load(str(folder)).encode(expected["x"]), expected["f"], rtol=1e-5, atol=1e-5
     )
 
 
@@ -146,4 +146,4 @@ def test_a_backup_without_the_scale_of_its_activations_is_refused(copy):
         {key: value for key, value in saved.items() if key != "norm_factor"}, folder / "ae.pt"
     )
     with pytest.raises(UsageError, match="without norm_factor"):
-        load_published(str(folder))
+        SAE.load(str(folder))

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from core.errors import UsageError
-from core.saes import SAEConfig, load_sae, save_sae
+from core.records import Site
+from core.saes import SAE, SAEConfig
 from core.saes.architectures.tied import TiedL1
 from core.saes.architectures.topk import TopK
+from core.saes.checkpoint import load_own
 from tests.support.tiny import sae_of
 
 pytestmark = pytest.mark.numeric
@@ -21,7 +24,8 @@ ARCHITECTURES = ("topk", "tied_l1")
 
 
 def random_sae(architecture, seed=0):
-    """Weights that no initialisation gives: nothing is zero, the encoder is not the decoder's transpose."""
+    """Weights that no initialisation gives: nothing is zero, the encoder is not the decoder's
+    transpose."""
     generator = torch.Generator().manual_seed(seed)
     sae = TopK(D, F, K) if architecture == "topk" else TiedL1(D, F)
     with torch.no_grad():
@@ -39,7 +43,7 @@ def trainable(request):
 
 @pytest.fixture
 def sae(trainable):
-    return trainable.finished(1.0)
+    return trainable.finish(1.0)
 
 
 def vectors(n=40, seed=5):
@@ -92,7 +96,7 @@ def test_leading_dimensions_are_kept(sae):
 
 
 def test_topk_lets_fewer_than_k_fire_where_preactivations_are_negative():
-    sae = random_sae("topk").finished(1.0)
+    sae = random_sae("topk").finish(1.0)
     sae.b_enc -= 2.5
     counts = (sae.encode(vectors()) > 0).sum(1)
     assert counts.max() <= K and counts.min() < K and counts.max() > 0
@@ -100,7 +104,7 @@ def test_topk_lets_fewer_than_k_fire_where_preactivations_are_negative():
 
 
 def test_the_sparse_form_of_topk_is_the_dense_one():
-    sae = random_sae("topk").finished(1.0)
+    sae = random_sae("topk").finish(1.0)
     values, features = sae.encode_sparse(vectors())
     dense = torch.zeros(40, F).scatter(1, features, values)
     assert torch.equal(dense, sae.encode(vectors()))
@@ -166,7 +170,10 @@ FORMS = [
 
 def transcribed(sae, x):
     """(f, x_hat) of one vector x (D,) by the formulas in words, in float64 and without torch."""
-    form, w = sae.form, {name: tensor.double().numpy() for name, tensor in sae.state_dict().items()}
+    form, w = (
+        sae.config,
+        {name: tensor.double().numpy() for name, tensor in sae.state_dict().items()},
+    )
     mean = x.mean() if form.centred or form.norm == "layer_norm" else 0.0
     u = x - mean
     if form.norm == "layer_norm":
@@ -226,16 +233,16 @@ def test_an_edit_of_any_form_keeps_the_error_and_reaches_the_value(form):
 )
 def test_a_scale_of_the_token_is_never_forgotten(form):
     sae = sae_of(form, D, F)
-    with pytest.raises(ValueError, match="decode needs the vectors"):
+    with pytest.raises(ValueError, match="decode needs the encoded"):
         sae.decode(torch.zeros(2, F))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
 def test_any_form_is_saved_and_loaded(form, tmp_path):
     sae = sae_of(form, D, F)
-    save_sae(sae, tmp_path)
-    loaded = load_sae(tmp_path)
-    assert loaded.form == form and torch.equal(
+    sae.save(tmp_path)
+    loaded = SAE.load(tmp_path)
+    assert loaded.config == form and torch.equal(
         loaded.reconstruct(vectors()), sae.reconstruct(vectors())
     )
 
@@ -254,9 +261,9 @@ def test_a_k_that_does_not_fit_is_an_error(form):
 
 
 def test_what_is_saved_is_loaded(sae, tmp_path):
-    save_sae(sae, tmp_path)
-    loaded = load_sae(tmp_path)
-    assert loaded.form == sae.form and loaded.n_features == F and loaded.d_in == D
+    sae.save(tmp_path)
+    loaded = SAE.load(tmp_path)
+    assert loaded.config == sae.config and loaded.n_features == F and loaded.d_in == D
     for name, tensor in sae.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
     assert torch.equal(loaded.encode(vectors()), sae.encode(vectors()))
@@ -265,10 +272,11 @@ def test_what_is_saved_is_loaded(sae, tmp_path):
 
 
 def test_the_same_sae_makes_the_same_bytes(sae, tmp_path):
-    """Manifests hash files, and safetensors writes several header entries in an order that changes from call to call."""
+    """Manifests hash files, and safetensors writes several header entries in an order that changes
+    from call to call."""
     contents = set()
     for _ in range(12):
-        save_sae(sae, tmp_path)
+        sae.save(tmp_path)
         contents.add((tmp_path / "sae.safetensors").read_bytes())
     assert len(contents) == 1
 
@@ -279,7 +287,7 @@ class Bomb:
 
 
 def header(sae, **changes):
-    return {"sae": json.dumps(sae.settings() | changes)}
+    return {"sae": json.dumps(asdict(sae.config) | changes)}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +296,7 @@ def header(sae, **changes):
         (lambda path, sae: None, "cannot be read"),
         (lambda path, sae: path.write_bytes(pickle.dumps(Bomb())), "cannot be read"),
         (lambda path, sae: path.write_bytes(b""), "cannot be read"),
-        (lambda path, sae: save_file(sae.state_dict(), path), "header is not ours"),
+        (lambda path, sae: save_file(sae.state_dict(), path), "header that is not ours"),
         (
             lambda path, sae: save_file(sae.state_dict(), path, header(sae, activation="softmax")),
             "'softmax'",
@@ -299,7 +307,7 @@ def header(sae, **changes):
         ),
         (
             lambda path, sae: save_file(sae.state_dict(), path, header(sae, colour="red")),
-            "header is not ours",
+            "header that is not ours",
         ),
         (
             lambda path, sae: save_file(
@@ -327,7 +335,7 @@ def header(sae, **changes):
 def test_a_file_that_is_not_ours_is_an_error(sae, tmp_path, write, told):
     write(tmp_path / "sae.safetensors", sae)
     with pytest.raises(UsageError, match=told):
-        load_sae(tmp_path)
+        load_own(tmp_path)
 
 
 def test_a_full_disk_is_the_error_that_it_is_everywhere(tmp_path, monkeypatch):
@@ -347,3 +355,31 @@ def test_a_full_disk_is_the_error_that_it_is_everywhere(tmp_path, monkeypatch):
     with pytest.raises(OSError) as raised:
         write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})
     assert raised.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- clamps
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_a_clamp_sets_features_where_it_may_and_nothing_elsewhere(form):
+    """The edit adds what `edit` says, on editable positions alone."""
+    sae, hidden = sae_of(form, D, F), vectors().reshape(2, -1, D)
+    editable = torch.zeros(hidden.shape[:2], dtype=torch.bool)
+    editable[:, 2:] = True
+    clamped = sae.clamp({3: 1.5, 7: 0.0})(hidden, editable)
+    delta = sae.edit(hidden[:, 2:], torch.tensor([3, 7]), torch.tensor([1.5, 0.0]))
+    assert delta.abs().max() > 0.1
+    torch.testing.assert_close(clamped[:, 2:], hidden[:, 2:] + delta)
+    assert torch.equal(clamped[:, :2], hidden[:, :2])
+
+
+def test_a_clamp_knows_the_site_of_its_sae():
+    site = Site("resid_post", layer=3)
+    sae = sae_of(FORMS[0], D, F).with_origin(site, "gpt2", 128)
+    assert sae.clamp({3: 1.0}).site == site
+
+
+@pytest.mark.parametrize("feature", [-1, F])
+def test_a_clamp_of_a_feature_that_does_not_exist_is_an_error(feature):
+    with pytest.raises(UsageError, match=f"no feature {feature}"):
+        sae_of(FORMS[0], D, F).clamp({feature: 1.0})

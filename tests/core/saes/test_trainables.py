@@ -1,12 +1,13 @@
-"""Every architecture in training: loss and gradients against the paper's formula in plain autograd, constraints, and that what it measures is the
-SAE that it makes."""
+"""Every architecture in training: loss and gradients against the paper's formula in plain autograd,
+constraints, and that what it measures is the SAE that it makes.
+"""
 
 import numpy as np
 import pytest
 import torch
 
 from core.errors import UsageError
-from core.saes import kernels
+from core.saes import products, selection
 from core.saes.architectures.jumprelu import BANDWIDTH
 from core.saes.architectures.untied import AUX_WEIGHT
 from core.settings import ARCHITECTURES, WITH_K, TrainSettings
@@ -20,7 +21,8 @@ DEAD = [NONE, torch.tensor([1]), torch.tensor([0, 3, 4, 6, 8])]
 
 
 def random_sae(architecture, seed=0, d_in=D, n_features=F, dtype=torch.float64):
-    """Weights that no initialisation gives: nothing is zero, the encoder is not the decoder's transpose."""
+    """Weights that no initialisation gives: nothing is zero, the encoder is not the decoder's
+    transpose."""
     generator = torch.Generator().manual_seed(seed)
     sae = KINDS[architecture](d_in, n_features, *((K,) if architecture in WITH_K else ())).to(dtype)
     with torch.no_grad():
@@ -43,7 +45,8 @@ def vectors(n=B, seed=5, d_in=D, dtype=torch.float64):
     return torch.randn(n, d_in, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-# ---------------------------------------------------------------- the papers' losses, dense and with masks
+# ---------------------------------------------------------------- the papers' losses, dense and
+# with masks
 
 
 def masked_largest(values, k):
@@ -145,8 +148,28 @@ def test_loss_and_gradients_are_those_of_the_dense_formula(architecture, dead):
         assert gradient.abs().max() > 0
 
 
+@pytest.mark.parametrize("dead", DEAD, ids=len)
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_the_fused_pass_is_the_plain_formula(architecture, dead):
+    """The plain one moves BatchTopK's threshold too, so each starts from the same weights."""
+    x = vectors()
+    fused, plain = random_sae(architecture), random_sae(architecture)
+    a = fused.training_loss(x, PENALTY, dead, torch.float64)
+    b = plain.plain_loss(x, PENALTY, dead)
+    for name in ("total", "reconstruction", "sparsity", "l0"):
+        torch.testing.assert_close(getattr(a, name).double(), getattr(b, name).double(), msg=name)
+    assert torch.equal(a.fired, b.fired)
+    ours, expected = gradients(fused, a.total), gradients(plain, b.total)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(ours[name], gradient, msg=lambda m, name=name: f"{name}: {m}")
+        assert gradient.abs().max() > 0
+    if architecture in ("batch_topk", "matryoshka"):
+        assert float(fused.cut) == pytest.approx(float(plain.cut))
+
+
 def test_jumprelu_gradients_are_the_papers_equations_one_entry_at_a_time():
-    """The slope of the jump is written out for each entry of pre; its gradient then goes on to the weights by plain autograd."""
+    """The slope of the jump is written out for each entry of pre; its gradient then goes on to the
+    weights by plain autograd."""
     sae, x = random_sae("jumprelu"), vectors(400)
     pre = (x - sae.b_dec) @ sae.E.T + sae.b_enc
     p, thresholds, W = (
@@ -216,7 +239,7 @@ def test_the_largest_are_those_that_topk_finds(n, k, dtype):
     pre = torch.randn(50, n, generator=torch.Generator().manual_seed(n)).to(dtype)
     pre[3] = -1.0  # nothing positive
     pre[4, : n // 2] = 2.0  # ties
-    values, places = kernels.largest(pre, k)
+    values, places = selection.largest(pre, k)
     expected = pre.topk(k, dim=1).values.relu()
     assert torch.equal(values.sort(1, descending=True).values, expected)
     assert torch.equal(pre.gather(1, places).relu(), values)
@@ -228,18 +251,18 @@ def test_the_largest_are_those_that_topk_finds(n, k, dtype):
 def test_the_border_of_a_batch_is_the_kth_largest_and_what_is_below_it(k, dtype):
     pre = torch.randn(20, 50, generator=torch.Generator().manual_seed(1)).to(dtype)
     ordered = pre.flatten().sort(descending=True).values
-    last, below = kernels.find_border(pre, k)
+    last, below = selection.find_border(pre, k)
     assert last == max(0.0, float(ordered[k - 1]))
     assert below == max([0.0, *ordered[ordered < last].tolist()])
     assert last == 0 or torch.equal(pre > below, pre >= last)
-    assert kernels.find_border(-pre.abs() - 1, k) == (0, 0)
+    assert selection.find_border(-pre.abs() - 1, k) == (0, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_entries_that_tie_are_on_one_side_of_the_border(dtype):
     pre = torch.tensor([[3.0, 2.0, 2.0], [2.0, 1.0, -1.0]], dtype=dtype)
     expected = {1: (3, 2), 2: (2, 1), 3: (2, 1), 4: (2, 1), 5: (1, 0), 6: (0, 0)}
-    assert {k: kernels.find_border(pre, k) for k in expected} == expected
+    assert {k: selection.find_border(pre, k) for k in expected} == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -247,14 +270,14 @@ def test_a_mask_of_bits_is_the_mask_of_numbers(dtype):
     generator = torch.Generator().manual_seed(3)
     g, x = (torch.randn(40, 64, generator=generator).to(dtype) for _ in range(2))
     x[0], x[1], x[2], x[3] = 0.0, -0.0, 1e-30, -1e-30
-    assert torch.equal(kernels.where_positive(g, x), torch.where(x > 0, g, 0.0))
+    assert torch.equal(products.where_positive(g, x), torch.where(x > 0, g, 0.0))
     assert 0 < int((x > 0).sum()) < x.numel()
 
 
 @pytest.mark.parametrize("n_features", [10, 70_000])
 def test_firings_in_order_of_feature(n_features):
     features = torch.randint(0, n_features, (30, 4), generator=torch.Generator().manual_seed(2))
-    order, starts = kernels.by_feature(features, n_features)
+    order, starts = selection.order_by_feature(features, n_features)
     flat = features.flatten()
     assert sorted(order.tolist()) == list(range(120)) and len(starts) == n_features + 1
     for feature in flat.unique():
@@ -271,7 +294,7 @@ def test_training_measures_the_sae_that_it_makes(trainable):
     for _ in range(300 if hasattr(trainable, "cut") else 0):
         trainable.training_loss(x, PENALTY, NONE)  # the running threshold settles
     trainable.eval()
-    sae = trainable.finished(1.0)
+    sae = trainable.finish(1.0)
     f = sae.encode(x)
     loss = trainable.training_loss(x, PENALTY, NONE)
     assert torch.equal(loss.fired, (f > 0).any(0))
@@ -295,7 +318,7 @@ def test_training_measures_the_sae_that_it_makes(trainable):
 def test_a_finished_sae_reads_raw_vectors_where_training_read_scaled_ones(trainable):
     x, scale = vectors(dtype=torch.float32), 7.5
     trainable.training_loss(x / scale, PENALTY, NONE)
-    small, raw = trainable.finished(1.0), trainable.finished(scale)
+    small, raw = trainable.finish(1.0), trainable.finish(scale)
     torch.testing.assert_close(raw.encode(x), small.encode(x / scale) * scale, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
         raw.reconstruct(x), small.reconstruct(x / scale) * scale, rtol=1e-5, atol=1e-5
@@ -303,7 +326,7 @@ def test_a_finished_sae_reads_raw_vectors_where_training_read_scaled_ones(traina
     torch.testing.assert_close(raw.W_dec.norm(dim=1), torch.ones(F))
     trainable.E.data += 1.0
     assert torch.equal(raw.encode(x), raw.encode(x)) and not torch.equal(
-        trainable.finished(scale).W_enc, raw.W_enc
+        trainable.finish(scale).W_enc, raw.W_enc
     ), "they share no memory"
 
 
@@ -348,7 +371,7 @@ def test_what_fires_in_a_batch_fires_in_use_however_it_is_rounded(architecture):
         last = pre.flatten().sort(descending=True).values[K * B - 1]
         sae.training_loss(x, PENALTY, NONE)
         for rounding in (-1e-6, 0.0, 1e-6):
-            f = sae.finished(1.0).encode(x + rounding * x.abs())
+            f = sae.finish(1.0).encode(x + rounding * x.abs())
             assert torch.equal(f > 0, (pre >= last) & (pre > 0)), (seed, rounding)
 
 
@@ -398,7 +421,7 @@ def test_the_same_generator_gives_the_same_start(trainable):
     for seed in (1, 1, 2):
         other = random_sae(trainable.architecture, 3, dtype=torch.float32).requires_grad_(False)
         other.initialise(torch.arange(D).float(), torch.Generator().manual_seed(seed))
-        starts.append(other.finished(1.0).W_dec)
+        starts.append(other.finish(1.0).W_dec)
     assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
     torch.testing.assert_close(starts[0].norm(dim=1), torch.ones(F))
 
@@ -412,7 +435,7 @@ def test_a_k_that_cannot_be_is_an_error(architecture, k):
 
 def test_an_l0_that_nothing_could_follow_is_an_error():
     with pytest.raises(UsageError, match="no penalty"):
-        make_sae(TrainSettings(l0=20.0), D)
+        make_sae(TrainSettings(target_l0=20.0), D)
 
 
 def test_reviving_points_a_dead_feature_at_what_is_not_reconstructed():

@@ -1,4 +1,4 @@
-"""Reading, editing and generating, against the models' own numbers."""
+"""Read, edit and generate with a subject, against the models' own numbers."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from transformers import (
 
 from core.errors import NotReady, UsageError
 from core.records import Site
-from core.subject.decoding import _draw
+from core.subject.decoding import draw
 from core.subject.families import FAMILIES
 from core.subject.subject import Subject, pick_device, pick_dtype
 from tests.support.tiny import (
@@ -39,7 +39,7 @@ def layer_of(subject, number):
 
 
 def hand_read(module, side, subject, rows):
-    """What goes into or comes out of `module` in a whole forward pass, seen by a hook placed here."""
+    """The input or output of `module` in a whole forward pass, taken by a hook placed here."""
     seen = []
     if side == "input":
         handle = module.register_forward_pre_hook(
@@ -114,7 +114,7 @@ def test_parts_of_a_layer_are_what_a_hook_placed_by_hand_sees(subject, kind):
 
 
 def test_parts_of_a_layer_add_up_to_the_residual_stream(subject):
-    """resid_post = resid_pre + attn_out + mlp_out in every family (NeoX and Phi compute the two side by side), so no site is mistaken."""
+    """resid_post = resid_pre + attn_out + mlp_out in every family, the parallel ones included."""
     parts = [subject.read(Site(kind, 1), ROWS) for kind in ("resid_pre", "attn_out", "mlp_out")]
     torch.testing.assert_close(
         sum(parts), subject.read(Site("resid_post", 1), ROWS), rtol=1e-5, atol=1e-5
@@ -131,7 +131,7 @@ def test_attn_z_times_the_output_projection_is_attn_out(subject):
 
 def test_the_middle_of_a_layer_is_the_stream_between_its_halves(subject):
     if subject.family.middle is None:
-        with pytest.raises(UsageError, match="side by side"):
+        with pytest.raises(UsageError, match="in parallel"):
             subject.read(Site("resid_mid", 1), ROWS)
         return
     parts = [subject.read(Site(kind, 1), ROWS) for kind in ("resid_pre", "attn_out")]
@@ -144,7 +144,10 @@ def test_an_edit_in_the_middle_of_a_layer_reaches_the_stream_and_not_only_the_no
     """Adding to the stream between the halves is adding to what attention writes."""
     if subject.family.middle is None:
         return
-    change = lambda hidden, _editable: hidden + torch.linspace(-1, 1, WIDTH)
+
+    def change(hidden, _editable):
+        return hidden + torch.linspace(-1, 1, WIDTH)
+
     plain, middle, attention = (
         subject.logits(ROWS, site, change if site else None)
         for site in (None, Site("resid_mid", 1), Site("attn_out", 1))
@@ -162,8 +165,8 @@ def test_several_sites_are_read_in_one_pass(subject):
     together = subject.read_sites(sites, ROWS)
     handle.remove()
     assert len(calls) == 1
-    for site, found in zip(sites, together, strict=True):
-        assert torch.equal(found, subject.read(site, ROWS))
+    for site, activations in zip(sites, together, strict=True):
+        assert torch.equal(activations, subject.read(site, ROWS))
 
 
 def test_a_module_path_names_a_site(gpt2):
@@ -285,11 +288,9 @@ def test_a_continuation_keeps_the_space_that_sentencepiece_drops_in_front():
         tiny_model("gpt2"), PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
     )
     assert subject.tokenizer.decode([1, 2]) == "cat sat"
-    assert (
-        subject.text_after([0], [1, 2]) == " cat sat"
-        and subject.text_after([1], [3]) == "s"
-        and subject.text_after([], [1]) == "cat"
-    )
+    assert subject.text_after([0], [1, 2]) == " cat sat"
+    assert subject.text_after([1], [3]) == "s"
+    assert subject.text_after([], [1]) == "cat"
 
 
 class OneLayer(nn.Module):
@@ -348,11 +349,11 @@ def test_tuples_and_keywords_are_read_and_edited(by_keyword, as_tuple, side):
 
 
 @pytest.mark.parametrize(
-    ("site", "told"),
+    ("site", "message"),
     [("resid_post.3", "layers 0 to 2"), ("transformer.h.7.output", "no module transformer.h.7")],
 )
-def test_a_site_that_is_not_there_is_an_error_that_says_what_there_is(gpt2, site, told):
-    with pytest.raises(UsageError, match=told):
+def test_a_site_that_is_not_there_is_an_error_that_says_what_there_is(gpt2, site, message):
+    with pytest.raises(UsageError, match=message):
         gpt2.read(Site.parse(site), ROWS)
 
 
@@ -378,9 +379,10 @@ def test_a_module_that_never_runs_is_an_error(gpt2):
 
 def test_an_edit_changes_the_logits_as_a_patch_by_hand_does(subject):
     direction = torch.linspace(-3, 3, WIDTH)
-    edit = lambda hidden, editable: torch.where(
-        editable[..., None], hidden * 0.5 + direction, hidden
-    )
+
+    def edit(hidden, editable):
+        return torch.where(editable[..., None], hidden * 0.5 + direction, hidden)
+
     edited = subject.logits(ROWS, Site("resid_post", 1), edit)
     torch.testing.assert_close(
         edited,
@@ -394,7 +396,9 @@ def test_an_edit_changes_the_logits_as_a_patch_by_hand_does(subject):
 
 
 def test_an_edit_of_the_input_equals_one_of_the_output_before(subject):
-    edit = lambda hidden, editable: torch.where(editable[..., None], hidden + 1.0, hidden)
+    def edit(hidden, editable):
+        return torch.where(editable[..., None], hidden + 1.0, hidden)
+
     torch.testing.assert_close(
         subject.logits(ROWS, Site("resid_pre", 2), edit),
         subject.logits(ROWS, Site("resid_post", 1), edit),
@@ -416,7 +420,9 @@ def test_losses_are_cross_entropies_of_the_models_own_logits(subject):
 
 
 def test_losses_with_an_edit_are_those_of_the_edited_logits(gpt2):
-    edit = lambda hidden, editable: torch.where(editable[..., None], 0.0, hidden)
+    def edit(hidden, editable):
+        return torch.where(editable[..., None], 0.0, hidden)
+
     logits = gpt2.logits(ROWS, Site("resid_post", 1), edit)
     expected = -logits.log_softmax(-1)[:, :-1].gather(2, ROWS[:, 1:, None])[..., 0]
     torch.testing.assert_close(
@@ -454,10 +460,10 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(subject):
 
 
 def test_generated_activations_are_those_of_reading_the_whole_text(subject):
-    for made in subject.generate([LONG, SHORT], 10, SITE, seeds=[1, 2]):
-        fresh = subject.read(SITE, torch.tensor([made.tokens]))[0]
-        assert made.activations.shape == fresh.shape == (len(made.tokens), WIDTH)
-        torch.testing.assert_close(made.activations, fresh, rtol=1e-4, atol=1e-5)
+    for generation in subject.generate([LONG, SHORT], 10, SITE, seeds=[1, 2]):
+        fresh = subject.read(SITE, torch.tensor([generation.tokens]))[0]
+        assert generation.activations.shape == fresh.shape == (len(generation.tokens), WIDTH)
+        torch.testing.assert_close(generation.activations, fresh, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_seeds_give_the_same_text_and_others_another(gpt2):
@@ -473,15 +479,18 @@ def test_the_same_seeds_give_the_same_text_and_others_another(gpt2):
 def test_sampling_follows_the_distribution(gpt2):
     logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf])
     generator = torch.Generator().manual_seed(0)
-    counts = np.bincount([int(_draw(logits, 0.5, generator)) for _ in range(4000)], minlength=4)
+    counts = np.bincount([int(draw(logits, 0.5, generator)) for _ in range(4000)], minlength=4)
     np.testing.assert_allclose(counts / 4000, (logits / 0.5).softmax(0).numpy(), atol=0.02)
     assert counts[3] == 0
 
 
 @pytest.mark.parametrize("edit_prompt", [True, False])
-def test_a_cached_generation_under_an_edit_equals_computing_everything_anew(subject, edit_prompt):
+def test_a_cached_generation_under_an_edit_equals_whole_passes(subject, edit_prompt):
     direction = torch.linspace(-2, 2, WIDTH)
-    edit = lambda hidden, editable: torch.where(editable[..., None], hidden + direction, hidden)
+
+    def edit(hidden, editable):
+        return torch.where(editable[..., None], hidden + direction, hidden)
+
     made = subject.generate(
         [LONG, SHORT],
         8,
@@ -499,7 +508,7 @@ def test_a_cached_generation_under_an_edit_equals_computing_everything_anew(subj
             editable = torch.arange(len(tokens))[None] >= (1 if edit_prompt else row.n_prompt)
             with (
                 torch.inference_mode(),
-                subject.editing(SITE, edit, lambda editable=editable: editable),
+                subject.edit_site(SITE, edit, lambda editable=editable: editable),
             ):
                 tokens = [
                     *tokens,
@@ -533,7 +542,8 @@ def test_end_of_text_ends_a_row_and_only_that_row():
 
 def test_nothing_new_is_just_the_prompt(gpt2):
     (made,) = gpt2.generate([SHORT], 0, SITE)
-    assert made.text == "" and len(made.tokens) == made.n_prompt == len(made.activations)
+    assert made.text == ""
+    assert len(made.tokens) == made.n_prompt == len(made.activations)
     with pytest.raises(UsageError, match="-1 tokens"):
         gpt2.generate([SHORT], -1, SITE)
 
@@ -628,15 +638,15 @@ def test_a_folder_gives_back_the_model_and_the_tokenizer_that_were_saved(tmp_pat
     saved = tiny_model(family).state_dict()
     for key, tensor in subject.model.state_dict().items():
         torch.testing.assert_close(tensor, saved[key])
-    assert (
-        not any(p.requires_grad for p in subject.model.parameters()) and not subject.model.training
-    )
+    assert not any(p.requires_grad for p in subject.model.parameters())
+    assert not subject.model.training
 
 
 def test_random_weights_are_untrained_and_the_seed_decides_them(subject_folder):
-    load = lambda **how: Subject.load(
-        subject_folder, device="cpu", dtype="float32", **how
-    ).model.state_dict()["transformer.h.0.mlp.c_fc.weight"]
+    def load(**how):
+        subject = Subject.load(subject_folder, device="cpu", dtype="float32", **how)
+        return subject.model.state_dict()["transformer.h.0.mlp.c_fc.weight"]
+
     trained, a, b, other = (
         load(),
         load(weights="random"),

@@ -1,4 +1,4 @@
-"""Reading documents, deciding splits, finding copies, and getting the text back."""
+"""Documents of a corpus, their splits, copied tokens, and the text that a capture gives back."""
 
 import hashlib
 import itertools
@@ -9,23 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from core.activations.capture import describe, lay_out, split_up, write_tables
+from core.activations.capture import describe, lay_out, split_documents
 from core.activations.tokenize import encode_documents
 from core.errors import NotReady, UsageError
 from core.records import SPLITS
-from core.settings import CaptureSettings
 from core.subject.subject import Subject
 from core.text.documents import Document, read_corpus, text_hash
 from core.text.splits import (
     SHINGLE,
     assign_splits,
-    copied_tokens,
+    find_repeats,
+    group_near_duplicates,
     is_among,
-    near_duplicate_groups,
-    repeated,
+    mark_copied_tokens,
     shingle_hashes,
 )
-from core.text.tokens import Tokens
+from core.text.tokens import Tokens, write_arrays
 from tests.support.tiny import byte_level_tokenizer, tiny_model
 
 TRAIN, VAL, TEST = range(3)
@@ -46,8 +45,8 @@ def test_txt_jsonl_and_folders_are_read(tmp_path):
         '{"text": "näïve"}\n\n{"prompt": "say"}\n', encoding="utf-8"
     )
     (tmp_path / "ignored.md").write_text("not read")
-    found = {d.name: d.text for d in read_corpus(str(tmp_path))}
-    assert found == {"a.txt": "one\ntwo\n", "b.jsonl:1": "näïve", "b.jsonl:3": "say"}
+    texts = {d.name: d.text for d in read_corpus(str(tmp_path))}
+    assert texts == {"a.txt": "one\ntwo\n", "b.jsonl:1": "näïve", "b.jsonl:3": "say"}
     assert [d.text for d in read_corpus(str(tmp_path / "a.txt"))] == ["one\ntwo\n"]
     assert {d.text for d in read_corpus(str(tmp_path / "deep" / "b.jsonl"))} == {"näïve", "say"}
 
@@ -56,7 +55,8 @@ def test_conversations_are_read_with_their_turns(tmp_path):
     turns = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "me"}]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     (document,) = read_corpus(str(tmp_path))
-    assert document.turns == (("user", "who?"), ("assistant", "me")) and document.text == "who?\nme"
+    assert document.turns == (("user", "who?"), ("assistant", "me"))
+    assert document.text == "who?\nme"
 
 
 @pytest.mark.parametrize("column", ["text", "prompt", "messages"])
@@ -107,19 +107,17 @@ def test_a_stream_is_not_read_past_the_limit(dataset, tmp_path):
     endless = (
         read.append(i) or Document(str(i), f"{i} the cat sat on the mat") for i in itertools.count()
     )
-    encoded, left_out = encode_documents(subject, endless, CaptureSettings(tokens=1000))
-    assert (
-        1000 <= sum(len(d.ids) for d in encoded) < 1100
-        and len(read) < 200
-        and left_out.keys() <= {"documents past the token limit"}
-    )
+    encoded, left_out = encode_documents(subject, endless, max_tokens=1000)
+    assert 1000 <= sum(len(d.ids) for d in encoded) < 1100
+    assert len(read) < 200
+    assert left_out.keys() <= {"documents past the token limit"}
 
 
 @pytest.mark.parametrize(
-    ("suffix", "told"), [(":test", "cannot be read"), (":train:title", "no text under 'title'")]
+    ("suffix", "message"), [(":test", "cannot be read"), (":train:title", "no text under 'title'")]
 )
-def test_a_dataset_without_that_split_or_column_is_an_error(dataset, suffix, told):
-    with pytest.raises(UsageError, match=told):
+def test_a_dataset_without_that_split_or_column_is_an_error(dataset, suffix, message):
+    with pytest.raises(UsageError, match=message):
         list(read_corpus(dataset + suffix))
 
 
@@ -129,14 +127,14 @@ def test_a_dataset_that_is_nowhere_is_an_error(tmp_path):
 
 
 def test_a_file_is_read_exactly_as_it_stands(tmp_path):
-    """Carriage returns too: offsets are of this text, and a person who opens the file counts its characters."""
+    """Carriage returns too: offsets count the characters of the file that a person opens."""
     text = "a\r\nb\n\tc \u2028d\r"
     (tmp_path / "a.txt").write_bytes(text.encode())
     assert read_corpus(str(tmp_path))[0].text == text
 
 
 def test_a_line_of_jsonl_ends_at_a_newline_only(tmp_path):
-    """U+2028 and U+0085 may stand inside a JSON string unescaped; str.splitlines would cut there."""
+    """A JSON string may hold U+2028 and U+0085 unescaped; str.splitlines would cut there."""
     (tmp_path / "a.jsonl").write_text(
         '{"text": "a\u2028b\u0085c"}\n{"text": "d"}\n', encoding="utf-8"
     )
@@ -144,7 +142,7 @@ def test_a_line_of_jsonl_ends_at_a_newline_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "fine"}\nnot json\n', "line 2"),
         ("a.jsonl", b'{"body": "x"}\n', "line 1"),
@@ -154,9 +152,9 @@ def test_a_line_of_jsonl_ends_at_a_newline_only(tmp_path):
         ("a.md", b"nothing that is read", "is empty"),
     ],
 )
-def test_what_cannot_be_read_is_an_error_that_says_where(tmp_path, name, content, told):
+def test_a_file_that_cannot_be_read_is_an_error_that_says_where(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         read_corpus(str(tmp_path))
 
 
@@ -165,8 +163,8 @@ def test_a_missing_corpus_is_an_error(tmp_path):
         read_corpus(str(tmp_path / "nowhere"))
 
 
-def test_the_order_of_documents_does_not_know_their_splits(tmp_path):
-    """A limit on tokens reads the first documents: were they sorted by the hash that decides the split, all would be train."""
+def test_the_order_of_documents_is_independent_of_their_splits(tmp_path):
+    """A limit keeps the first documents; in the order of the hash itself, all would be train."""
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(600))
     )
@@ -227,19 +225,16 @@ def test_shingle_hashes_tell_runs_apart_and_equal_runs_together():
     )
 
 
-def test_what_stands_more_than_once_is_found():
+def test_repeats_are_the_values_that_stand_more_than_once():
     rng = np.random.default_rng(0)
     parts = [rng.integers(0, 40, n).astype(np.uint64) for n in (9, 0, 25)]
     times = Counter(np.concatenate(parts).tolist())
-    found = repeated(parts)
-    assert found.tolist() == sorted(v for v, n in times.items() if n > 1) and len(found) < len(
-        times
-    )
-    assert is_among(parts[2], found).tolist() == [times[v] > 1 for v in parts[2].tolist()]
-    assert (
-        not is_among(parts[2], found[:0]).any()
-        and len(repeated([])) == len(repeated([parts[1]])) == 0
-    )
+    repeats = find_repeats(parts)
+    assert repeats.tolist() == sorted(v for v, n in times.items() if n > 1)
+    assert len(repeats) < len(times)
+    assert is_among(parts[2], repeats).tolist() == [times[v] > 1 for v in parts[2].tolist()]
+    assert not is_among(parts[2], repeats[:0]).any()
+    assert len(find_repeats([])) == len(find_repeats([parts[1]])) == 0
 
 
 def test_documents_that_share_over_half_are_one_group_and_those_under_are_not():
@@ -247,7 +242,7 @@ def test_documents_that_share_over_half_are_one_group_and_those_under_are_not():
     over = np.r_[base[:140], tokens_of(60, 1)]  # 109 of 169 shingles
     under = np.r_[base[:100], tokens_of(100, 2)]  # 69 of 169
     inside = base[105:165]  # all 29 of its own, few of the larger one's
-    groups = near_duplicate_groups(
+    groups = group_near_duplicates(
         [base, over, under, tokens_of(200, 3), inside, tokens_of(5, 4), np.zeros(0, int)]
     )
     for i, same in enumerate([True, True, False, False, True, False, False]):
@@ -256,24 +251,16 @@ def test_documents_that_share_over_half_are_one_group_and_those_under_are_not():
 
 
 def test_a_large_family_of_near_copies_is_one_group():
-    """Generated files and translations come by the hundred; every one past the twentieth must not leak into another split."""
+    """Generated files come by the hundred; none past the twentieth may be in another split."""
     base = tokens_of(100, 0)
     family = [np.r_[base, tokens_of(20, 10 + i)] for i in range(70)]
-    assert len(set(near_duplicate_groups(family).tolist())) == 1
+    assert len(set(group_near_duplicates(family).tolist())) == 1
 
 
 def test_a_licence_that_all_carry_makes_no_group():
     licence = tokens_of(60, 0)
-    assert (
-        len(
-            set(
-                near_duplicate_groups(
-                    [np.r_[licence, tokens_of(200, 10 + i)] for i in range(30)]
-                ).tolist()
-            )
-        )
-        == 30
-    )
+    documents = [np.r_[licence, tokens_of(200, 10 + i)] for i in range(30)]
+    assert len(set(group_near_duplicates(documents).tolist())) == 30
 
 
 def test_near_copies_of_a_captured_corpus_share_a_split():
@@ -286,8 +273,8 @@ def test_near_copies_of_a_captured_corpus_share_a_split():
             Document(f"{i}a", " ".join(words)),
             Document(f"{i}b", " ".join(words[:-1] + ["other"])),
         ]
-    encoded, _ = encode_documents(subject, documents, CaptureSettings())
-    tables = split_up(lay_out(encoded, 32, True)[0], encoded)
+    encoded, _ = encode_documents(subject, documents)
+    tables = split_documents(lay_out(encoded, 32, True)[0], encoded)
     assert np.array_equal(tables["split"][::2], tables["split"][1::2])
     alone = assign_splits([text_hash(d.text) for d in documents], np.arange(60))
     assert not np.array_equal(alone[::2], alone[1::2]), "without groups they would not"
@@ -320,14 +307,16 @@ def test_copied_windows_equal_comparing_every_window_by_hand():
         tokens_of(50, 4),
     ]
     splits = np.array([TRAIN, TEST, VAL, TEST, TEST, TRAIN], np.uint8)
-    flags = copied_tokens(documents, splits)
+    flags = mark_copied_tokens(documents, splits)
     np.testing.assert_array_equal(flags, copied_by_hand(documents, splits))
     assert flags[150:300].sum() == 70 - SHINGLE + 1
-    assert flags[300:360].all() and not flags[360:].any() and not flags[:150].any()
+    assert flags[300:360].all()
+    assert not flags[360:].any()
+    assert not flags[:150].any()
 
 
-def test_nothing_is_copied_where_there_is_no_explain_document():
-    assert not copied_tokens(
+def test_nothing_is_copied_without_a_train_document():
+    assert not mark_copied_tokens(
         [tokens_of(50, 0), tokens_of(50, 0)], np.array([TEST, VAL], np.uint8)
     ).any()
 
@@ -345,12 +334,10 @@ TEXTS = [
 def tokens(request, tmp_path):
     """Tables of TEXTS in rows of 15 tokens."""
     subject = Subject(tiny_model("gpt2"), byte_level_tokenizer(trim=request.param))
-    encoded, _ = encode_documents(
-        subject, [Document(str(i), t) for i, t in enumerate(TEXTS)], CaptureSettings()
-    )
+    encoded, _ = encode_documents(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)])
     tables, left_out = lay_out(encoded, 16, True)
     assert left_out == {}
-    write_tables(tmp_path, tables)
+    write_arrays(tmp_path, tables)
     describe([tmp_path], tables, encoded, subject)
     return Tokens(tmp_path)
 
@@ -386,7 +373,8 @@ def test_pieces_of_one_character_all_point_at_it(tokens):
         for s, e in zip(tokens.starts[a:b].tolist(), tokens.ends[a:b].tolist(), strict=True)
         if e == start + 1 and s >= start - 1
     ]
-    assert len(here) >= 4 and all(e - s <= 2 for s, e in here)
+    assert len(here) >= 4
+    assert all(e - s <= 2 for s, e in here)
 
 
 def test_locate_and_ordinal_are_inverse(tokens):
@@ -398,7 +386,7 @@ def test_locate_and_ordinal_are_inverse(tokens):
     assert tokens.locate(len(tokens) - 1) == (2, int(np.diff(tokens.document_offsets)[2]) - 1)
 
 
-def test_a_place_that_is_not_there_is_an_error(tokens):
+def test_a_position_that_does_not_exist_is_an_error(tokens):
     length = int(tokens.document_offsets[1])
     wrong = (
         (3, 0, "documents 0 to 2"),
@@ -406,8 +394,8 @@ def test_a_place_that_is_not_there_is_an_error(tokens):
         (0, length, f"positions 0 to {length - 1}"),
         (0, -1, "no position -1"),
     )
-    for document, position, told in wrong:
-        with pytest.raises(UsageError, match=told):
+    for document, position, message in wrong:
+        with pytest.raises(UsageError, match=message):
             tokens.ordinal(document, position)
 
 
@@ -415,7 +403,8 @@ def test_rows_hold_one_document_each_and_follow_it_without_a_gap(tokens):
     assert np.diff(tokens.row_offsets).max() == 15
     for row, document in enumerate(tokens.row_document.tolist()):
         ordinals = np.arange(tokens.row_offsets[row], tokens.row_offsets[row + 1])
-        assert len(ordinals) and set(tokens.document_of(ordinals).tolist()) == {document}
+        assert len(ordinals)
+        assert set(tokens.document_of(ordinals).tolist()) == {document}
     assert int(tokens.row_offsets[-1]) == int(tokens.document_offsets[-1]) == len(tokens)
 
 

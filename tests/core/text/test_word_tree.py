@@ -1,9 +1,9 @@
-"""The tree over words: its nodes are those that scipy's own tree has, and planted kinds of words are nodes of it."""
+"""The tree over words: it has the nodes of scipy's own tree, and planted kinds are nodes of it."""
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage, to_tree
 
-from core.text.word_tree import lexeme, read_fields, tree, word_tree, write_fields
+from core.text.word_tree import lexeme, read_word_tree, tree, word_tree, write_word_tree
 
 KINDS = [["cat", "dog", "cow"], ["one", "two", "three", "four"], ["(", "[", "{"]]
 TEXTS = [f" {w}" for kind in KINDS for w in kind] + ["cat", "one", "\n"]
@@ -24,13 +24,14 @@ def below(leaves, spans) -> set[frozenset]:
 def test_nodes_are_those_of_scipy():
     vectors = np.random.default_rng(0).normal(size=(40, 6))
     leaves, spans = tree(vectors)
-    nodes, found = [to_tree(linkage(vectors, "ward"))], set()
+    nodes, expected = [to_tree(linkage(vectors, "ward"))], set()
     while nodes:
         node = nodes.pop()
         if not node.is_leaf():
-            found.add(frozenset(node.pre_order()))
+            expected.add(frozenset(node.pre_order()))
             nodes += [node.get_left(), node.get_right()]
-    assert below(leaves, spans) == found and sorted(leaves) == list(range(40))
+    assert below(leaves, spans) == expected
+    assert sorted(leaves) == list(range(40))
 
 
 def test_words_of_a_kind_are_a_node_and_spaces_do_not_matter(tmp_path):
@@ -42,12 +43,14 @@ def test_words_of_a_kind_are_a_node_and_spaces_do_not_matter(tmp_path):
         TEXTS.index("cat") in leaves and TEXTS.index(" cat") not in leaves
     )  # the commoner of the two
     assert {frozenset(k) for k in KINDS} <= below(words, spans)
-    write_fields(tmp_path, np.arange(100, 100 + len(TEXTS)), (leaves, spans))
-    kept = read_fields(tmp_path)
-    assert (kept[0] == leaves + 100).all() and (kept[1] == spans).all()
+    write_word_tree(tmp_path, np.arange(100, 100 + len(TEXTS)), (leaves, spans))
+    kept = read_word_tree(tmp_path)
+    assert (kept[0] == leaves + 100).all()
+    assert (kept[1] == spans).all()
 
 
 def test_a_capture_without_a_tree_and_one_word(tmp_path):
-    assert read_fields(tmp_path) is None
+    assert read_word_tree(tmp_path) is None
     leaves, spans = word_tree(["a", " a"], np.array([1, 2]), np.ones((2, 3)))
-    assert leaves.tolist() == [1] and spans.shape == (0, 2)
+    assert leaves.tolist() == [1]
+    assert spans.shape == (0, 2)

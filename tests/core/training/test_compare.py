@@ -8,10 +8,10 @@ from core.errors import UsageError
 from core.run import Run
 from core.settings import RunSettings, TrainSettings
 from core.training.compare import best_cosines, compare, matched_noise
-from core.training.train import train
+from tests.support.stages import train
 from tests.support.tiny import planted_run
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 
 def test_best_cosines_by_brute_force():
@@ -38,7 +38,7 @@ def test_random_directions_have_mean_and_covariance_of_the_real_ones():
 def test_a_planted_dictionary_is_found_by_two_seeds_and_chance_is_below(tmp_path):
     runs = [planted_run(tmp_path / name).run for name in ("a", "b")]
     for run, epochs in zip(runs, (8.0, 10.0), strict=True):
-        train(run, TrainSettings(expansion=2.0, k=3, batch=256, epochs=epochs, warmup=10))
+        train(run, TrainSettings(expansion=2.0, k=3, batch_size=256, epochs=epochs, warmup=10))
     summary = compare(*runs).summary
     assert summary["there"]["mean"] > summary["there"]["null"]["mean"] + 0.1
     folder = runs[0].folder(next(u for u in runs[0].committed() if u.startswith("compare/")))

@@ -9,15 +9,16 @@ import torch
 
 from core.activations.store import ActivationStore
 from core.clamps.clamp import clamp_edit
-from core.effects.effects import PREFIXES, effects, maxima
+from core.effects.effects import PREFIXES
 from core.errors import UsageError
-from core.firings.index import index
+from core.firings.postings import maxima
 from core.records import Clamp, Site
-from core.saes import load_sae
+from core.saes import SAE
 from core.settings import EffectsSettings, IndexSettings
 from core.subject.subject import load_subject
 from core.text.tokens import Tokens
 from core.training.controls import make_control
+from tests.support.stages import effects, index
 
 
 def train(run):
@@ -28,8 +29,8 @@ def train(run):
 
 def test_random_directions_are_as_many_of_unit_length_and_fire_as_often(run_copy):
     control = make_control(run_copy, "random")
-    sae, trained = load_sae(control.folder("train")), load_sae(run_copy.folder("train"))
-    assert (sae.n_features, sae.form.k) == (trained.n_features, trained.form.k)
+    sae, trained = SAE.load(control.folder("train")), SAE.load(run_copy.folder("train"))
+    assert (sae.n_features, sae.config.k) == (trained.n_features, trained.config.k)
     np.testing.assert_allclose(sae.W_dec.norm(dim=1), 1, rtol=1e-5)
     np.testing.assert_allclose(sae.b_dec, train(run_copy).mean(0), atol=1e-4)
     ids = "ids.npy"
@@ -37,9 +38,9 @@ def test_random_directions_are_as_many_of_unit_length_and_fire_as_often(run_copy
         os.stat(control.path / "capture" / ids).st_ino
         == os.stat(run_copy.path / "capture" / ids).st_ino
     ), "the capture is linked, not copied"
-    index(control, IndexSettings(batch=300))
+    index(control, IndexSettings())
     assert control.manifest("index").summary["firings_per_token"] == pytest.approx(
-        sae.form.k, abs=0.3
+        sae.config.k, abs=0.3
     )
     assert (
         make_control(run_copy, "random").manifest("train").key == control.manifest("train").key
@@ -47,7 +48,7 @@ def test_random_directions_are_as_many_of_unit_length_and_fire_as_often(run_copy
 
 
 def test_principal_directions_are_those_of_a_singular_value_decomposition(run_copy):
-    sae = load_sae(make_control(run_copy, "pca").folder("train"))
+    sae = SAE.load(make_control(run_copy, "pca").folder("train"))
     x = train(run_copy)
     _, _, rows = np.linalg.svd(x - x.mean(0), full_matrices=False)
     d = x.shape[1]
@@ -66,7 +67,7 @@ def test_changes_under_a_clamp_are_those_of_clamping_one_feature_alone(run_copy)
     found = np.load(run_copy.folder("effects") / "clamped.npy")
     subject, sae, site = (
         load_subject(run_copy),
-        load_sae(run_copy.folder("train")),
+        SAE.load(run_copy.folder("train")),
         Site.parse(run_copy.settings.site),
     )
     largest = maxima(run_copy, sae.n_features)

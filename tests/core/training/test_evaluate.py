@@ -9,7 +9,7 @@ from core.activations.store import ActivationStore
 from core.errors import UsageError
 from core.files import write_array
 from core.records import Site
-from core.saes import load_sae
+from core.saes import SAE
 from core.settings import EvaluateSettings
 from core.subject.subject import load_subject
 from core.text.tokens import Tokens
@@ -18,15 +18,15 @@ from core.training.evaluate import (
     SUMS,
     document_losses,
     document_sums,
-    evaluate,
+    draw_test_rows,
     fidelity,
     fidelity_of,
     intervals,
     losses_of,
     replacements,
-    same_length,
-    score_rows,
+    split_by_length,
 )
+from tests.support.stages import evaluate
 from tests.support.tiny import WIDTH, token_rows
 
 pytestmark = pytest.mark.numeric
@@ -119,7 +119,8 @@ def losses(subject, sae, mean):
 
 
 def loss_by_hand(subject, rows, replace=None):
-    """Mean nats a token over all rows, `replace` applied behind layer 1 at every position but the first."""
+    """Mean nats a token over all rows, `replace` applied behind layer 1 at every position but the
+    first."""
     total = count = 0
 
     def patch(_module, _args, out):
@@ -181,14 +182,18 @@ def test_the_divergence_is_that_of_the_two_distributions(gpt2):
 def test_rows_of_one_length_go_together_and_logits_fit(monkeypatch):
     rows, _ = rows_of_many_lengths()
     monkeypatch.setattr("core.training.evaluate.LOGITS", 10 * 13)
-    assert [g.tolist() for g in same_length(rows, np.array([3, 2, 0, 1]), 10)] == [
+    assert [g.tolist() for g in split_by_length(rows, np.array([3, 2, 0, 1]), 10)] == [
         [0],
         [2],
         [1],
         [3],
     ]
     monkeypatch.setattr("core.training.evaluate.LOGITS", 1e9)
-    assert [g.tolist() for g in same_length(rows, np.array([3, 2, 0, 1]), 10)] == [[0], [2, 1], [3]]
+    assert [g.tolist() for g in split_by_length(rows, np.array([3, 2, 0, 1]), 10)] == [
+        [0],
+        [2, 1],
+        [3],
+    ]
 
 
 # ---------------------------------------------------------------- shrinkage, intervals
@@ -221,7 +226,8 @@ def test_documents_are_summed_apart_and_in_any_order():
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    """400 draws of 40 documents whose vectors share an error of their own; of 1,000 draws 93 % held the true L0."""
+    """400 draws of 40 documents whose vectors share an error of their own; of 1,000 draws 93 % held
+    the true L0."""
     rng, hits = np.random.default_rng(1), 0
     for seed in range(400):
         firings = rng.normal(10, 3, 40)[:, None] + rng.normal(0, 1, (40, 5))
@@ -249,7 +255,7 @@ def test_the_stage_measures_the_score_split_alone(run_copy):
     tokens, store, sae, subject = (
         Tokens(folder),
         ActivationStore(folder),
-        load_sae(run_copy.folder("train")),
+        SAE.load(run_copy.folder("train")),
         load_subject(run_copy),
     )
     x = store.read(np.flatnonzero(tokens.in_split("test"))).double()
@@ -284,7 +290,7 @@ def test_rows_without_bos_have_their_own_first_token_in_front(run_copy, gpt2):
     tokens = Tokens(run_copy.folder("capture"))
     first = np.arange(len(tokens.row_document)) + 100
     rows = TextRows(tokens.ids, tokens.row_offsets, first, gpt2.bos)
-    chosen = score_rows(tokens, 0, np.random.default_rng(0))
+    chosen = draw_test_rows(tokens, 0, np.random.default_rng(0))
     assert all(
         int(rows.tokens(chosen[i : i + 1])[0, 0]) == first[row]
         for i, row in enumerate(chosen.tolist())

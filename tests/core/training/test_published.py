@@ -7,16 +7,15 @@ import torch
 
 from core.errors import NotReady, UsageError
 from core.run import Run
-from core.saes import load_sae
-from core.saes.formats import load_published
+from core.saes import SAE
 from core.training.published import export_saelens
 
 
 def test_the_runs_sae_in_the_layout_of_saelens(tiny_run, tmp_path):
     told = export_saelens(tiny_run, tmp_path / "out")
-    published, sae = load_published(str(tmp_path / "out")), load_sae(tiny_run.folder("train"))
+    published, sae = SAE.load(str(tmp_path / "out")), SAE.load(tiny_run.folder("train"))
     x = torch.randn(20, sae.d_in, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(published.sae.reconstruct(x), sae.reconstruct(x))
+    torch.testing.assert_close(published.reconstruct(x), sae.reconstruct(x))
     assert (str(published.site), published.subject) == (
         tiny_run.settings.site,
         tiny_run.settings.subject,

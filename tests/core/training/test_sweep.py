@@ -1,4 +1,5 @@
-"""A sweep trains each SAE as it would be trained alone, survives kill -9 anywhere, and hands one over to the run."""
+"""A sweep trains each SAE as it would be trained alone, survives kill -9 anywhere, and hands one
+over to the run."""
 
 import os
 import signal
@@ -11,38 +12,42 @@ import torch
 from core.activations.store import ActivationStore
 from core.errors import NotReady, UsageError
 from core.run import Run
-from core.saes import load_sae
+from core.saes import SAE
 from core.settings import EvaluateSettings, SweepSettings, TrainSettings
 from core.text.tokens import Tokens
-from core.training.evaluate import evaluate
-from core.training.sweep import expand, sweep
-from core.training.train import prefetch, train
+from core.training.sweep import expand
+from core.training.train import prefetch
 from core.training.trainer import Trainer
 from tests.core.training.test_train import INTERRUPTED
+from tests.support.stages import evaluate, sweep, train
 from tests.support.tiny import planted_run
+
+pytestmark = pytest.mark.slow
 
 SMALL = SweepSettings(
     name="s",
     architecture="topk,l1,batch_topk",
     expansion="2,4",
     k="3",
-    l1="0.05",
-    batch=64,
+    penalty="0.05",
+    batch_size=64,
     epochs=3.0,
-    rate=5e-3,
+    lr=5e-3,
     warmup=5,
     loss_tokens=0,
-    checkpoint_every=7,
 )
 
 
 def killed_at(nth, work, where=Trainer, what="step"):
-    """Run `work` in a child process that kills itself with SIGKILL at the nth call of `where.what`; returns how it ended."""
+    """Run `work` in a child process that kills itself with SIGKILL at the nth call of `where.what`;
+    returns how it ended."""
     child = os.fork()
     if child == 0:
         torch.set_num_threads(
             1
-        )  # OpenMP's threads did not come along, and a parallel region, also one of MKL's, would wait for them for ever
+            # OpenMP's threads did not come along, and a parallel region, also one of MKL's, would wait
+            # for them for ever
+        )
         original, calls = getattr(where, what), []
 
         def counted(*arguments, **named):
@@ -68,20 +73,22 @@ def test_every_combination_that_applies_is_trained_once():
             architecture="topk,l1,jumprelu",
             expansion="2, 8",
             k="16,32",
-            l1="0.001",
-            batch=64,
-            rate=0.1,
+            penalty="0.001",
+            batch_size=64,
+            lr=0.1,
         )
     )
     assert list(members) == [
-        "topk-2x-k16", "topk-2x-k32", "topk-8x-k16", "topk-8x-k32", "l1-2x-l1_0.001", "l1-8x-l1_0.001", "jumprelu-2x-l1_0.001", "jumprelu-8x-l1_0.001",
+        "topk-2x-k16", "topk-2x-k32", "topk-8x-k16", "topk-8x-k32", "l1-2x-penalty_0.001", "l1-8x-penalty_0.001", "jumprelu-2x-penalty_0.001", "jumprelu-8x-penalty_0.001",
     ]  # fmt: skip
-    assert members["topk-8x-k16"] == TrainSettings("topk", 8.0, 16, batch=64, rate=0.1)
-    assert members["l1-2x-l1_0.001"] == TrainSettings("l1", 2.0, l1=0.001, batch=64, rate=0.1)
-    adapted = expand(SweepSettings(architecture="gated,topk", l0="20,40"))
+    assert members["topk-8x-k16"] == TrainSettings("topk", 8.0, 16, batch_size=64, lr=0.1)
+    assert members["l1-2x-penalty_0.001"] == TrainSettings(
+        "l1", 2.0, penalty=0.001, batch_size=64, lr=0.1
+    )
+    adapted = expand(SweepSettings(architecture="gated,topk", target_l0="20,40"))
     assert (
         list(adapted) == ["gated-8x-l0_20", "gated-8x-l0_40", "topk-8x-k32"]
-        and adapted["gated-8x-l0_40"].l0 == 40.0
+        and adapted["gated-8x-l0_40"].target_l0 == 40.0
     )
     assert list(expand(SweepSettings(architecture="tied_l1"))) == ["tied_l1-8x"]
 
@@ -92,7 +99,7 @@ def test_every_combination_that_applies_is_trained_once():
         ({"k": "16,x"}, "--k '16,x'"),
         ({"expansion": ""}, "--expansion ''"),
         ({"architecture": "topk,magic"}, "'magic'"),
-        ({"architecture": "l1", "l1": "0.1", "l0": "30"}, "both"),
+        ({"architecture": "l1", "penalty": "0.1", "target_l0": "30"}, "both"),
         ({"name": "a/b"}, "--name 'a/b'"),
     ],
 )
@@ -122,7 +129,7 @@ def test_each_sae_of_a_sweep_is_the_one_that_train_makes(tmp_path, tiny):
         x = ActivationStore(run.folder("capture")).read(
             np.flatnonzero(Tokens(run.folder("capture")).in_split("test"))
         )
-        sae = load_sae(run.folder("sweep/s") / name)
+        sae = SAE.load(run.folder("sweep/s") / name)
         f = sae.encode(x)
         assert table[name]["fvu"] == pytest.approx(
             float((x - sae.decode(f)).square().sum() / (x - x.mean(0)).square().sum()), rel=1e-4
@@ -139,7 +146,7 @@ def test_an_sae_of_a_sweep_becomes_the_runs_own(run_copy):
             architecture="topk",
             k="3,6",
             expansion="3",
-            batch=128,
+            batch_size=128,
             warmup=2,
             tokens=0,
             loss_tokens=300,
@@ -150,7 +157,8 @@ def test_an_sae_of_a_sweep_becomes_the_runs_own(run_copy):
         train(run_copy, TrainSettings(take="sweep/s/topk-3x-k6"))
     manifest = train(run_copy, TrainSettings(take="sweep/s/topk-3x-k6"), redo=True)
     assert (
-        manifest.summary == table[1]["training"] and load_sae(run_copy.folder("train")).form.k == 6
+        manifest.summary == table[1]["training"]
+        and SAE.load(run_copy.folder("train")).config.k == 6
     )
     assert run_copy.state("index") == "stale" and run_copy.state("train") == "done"
     found = evaluate(run_copy, EvaluateSettings(tokens=0, loss_tokens=300)).summary

@@ -11,16 +11,22 @@ from core.activations.store import ActivationStore
 from core.errors import UsageError
 from core.files import write_array, write_json
 from core.run import Run
-from core.saes import load_sae
+from core.saes import SAE, SAEConfig
+from core.saes.architectures.protocol import describe_loss
 from core.saes.architectures.topk import TopK
+from core.saes.architectures.untied import Untied
 from core.settings import CaptureSettings, RunSettings, TrainSettings
 from core.text.tokens import Tokens
-from core.training.train import load_data, train
+from core.training import trainer
+from core.training.train import load_data
 from core.training.trainer import ADAPT_UNTIL, Trainer, make_sae
+from tests.support.stages import train
 from tests.support.tiny import Killed, planted_run
 
+pytestmark = pytest.mark.slow
+
 QUICK = {
-    name: TrainSettings(architecture=name, expansion=2.0, k=3, l1=penalty, batch=256, epochs=epochs, rate=5e-3, warmup=20, check_every=50, dead_after=20_000)
+    name: TrainSettings(architecture=name, expansion=2.0, k=3, penalty=penalty, batch_size=256, epochs=epochs, lr=5e-3, warmup=20, check_every=50)
     for name, (penalty, epochs) in {
         "topk": (0.0, 40), "batch_topk": (0.0, 30), "matryoshka": (0.0, 50), "l1": (0.03, 60), "jumprelu": (0.02, 50), "gated": (0.1, 60), "tied_l1": (0.03, 70),
     }.items()
@@ -60,10 +66,10 @@ def raw_fvu(sae, x):
 def test_planted_features_are_found(tmp_path, tiny, architecture):
     planted = planted_run(tmp_path)
     summary = train(planted.run, QUICK[architecture]).summary
-    sae = load_sae(planted.run.folder("train"))
+    sae = SAE.load(planted.run.folder("train"))
     start = make_sae(QUICK[architecture], 24)
     start.initialise(torch.zeros(24), torch.Generator().manual_seed(0))
-    untrained, x = start.finished(1.0), split_vectors(planted.run, "test")
+    untrained, x = start.finish(1.0), split_vectors(planted.run, "test")
     assert mmcs(planted.truth, untrained.W_dec.numpy()) < 0.7 and raw_fvu(untrained, x) > 1, (
         "an untrained SAE must fail this"
     )
@@ -88,9 +94,10 @@ def test_planted_features_are_found(tmp_path, tiny, architecture):
 def test_the_penalty_finds_the_l0_that_was_asked_for(tmp_path, tiny, architecture, target):
     planted = planted_run(tmp_path)
     train(
-        planted.run, replace(QUICK[architecture], l1=1e-3, l0=target, epochs=90, warmup=50)
+        planted.run,
+        replace(QUICK[architecture], penalty=1e-3, target_l0=target, epochs=90, warmup=50),
     )  # warm-up ends where a measurement could be
-    f = load_sae(planted.run.folder("train")).encode(split_vectors(planted.run, "val"))
+    f = SAE.load(planted.run.folder("train")).encode(split_vectors(planted.run, "val"))
     assert float((f > 0).sum(1).float().mean()) == pytest.approx(target, rel=0.2)
     steps, measured = metrics(planted.run)
     assert steps[0]["l0"] > 10, "it must have been far away"
@@ -102,23 +109,23 @@ def test_the_penalty_finds_the_l0_that_was_asked_for(tmp_path, tiny, architectur
 
 
 def dead_share(run):
-    f = load_sae(run.folder("train")).encode(split_vectors(run, "train"))
+    f = SAE.load(run.folder("train")).encode(split_vectors(run, "train"))
     return float((f > 0).any(0).logical_not().float().mean())
 
 
-def test_tied_features_that_died_are_brought_back(tmp_path, tiny):
+def test_tied_features_that_died_are_brought_back(tmp_path, tiny, monkeypatch):
     shares = {}
     for dead_after in (2_000, 10**9):
+        monkeypatch.setattr(trainer, "DEAD_AFTER", dead_after)
         run = planted_run(tmp_path / str(dead_after)).run
         train(
             run,
             replace(
                 QUICK["tied_l1"],
                 expansion=6.0,
-                l1=0.1,
+                penalty=0.1,
                 epochs=25,
                 check_every=20,
-                dead_after=dead_after,
             ),
         )
         shares[dead_after] = dead_share(run)
@@ -129,7 +136,8 @@ def test_tied_features_that_died_are_brought_back(tmp_path, tiny):
 def test_topk_features_that_never_win_are_brought_back_where_they_are_needed(
     tmp_path, tiny, monkeypatch
 ):
-    """32 features are planted, and at the start only 8 of 48 are ever among the k largest: no other gets a gradient but through AuxK."""
+    """32 features are planted, and at the start only 8 of 48 are ever among the k largest: no other
+    gets a gradient but through AuxK."""
     original = TopK.initialise
 
     def most_are_dead(sae, mean, generator):
@@ -141,8 +149,9 @@ def test_topk_features_that_never_win_are_brought_back_where_they_are_needed(
     monkeypatch.setattr(TopK, "initialise", most_are_dead)
     shares = {}
     for dead_after in (2_000, 10**9):
+        monkeypatch.setattr(trainer, "DEAD_AFTER", dead_after)
         run = planted_run(tmp_path / str(dead_after)).run
-        train(run, replace(QUICK["topk"], dead_after=dead_after))
+        train(run, QUICK["topk"])
         shares[dead_after] = dead_share(run)
     assert shares[10**9] > 0.5, "without AuxK most stay dead, or this test shows nothing"
     assert shares[2_000] < 0.5 * shares[10**9]
@@ -154,13 +163,12 @@ def test_topk_features_that_never_win_are_brought_back_where_they_are_needed(
 OVERFIT = TrainSettings(
     expansion=8.0,
     k=3,
-    batch=64,
+    batch_size=64,
     epochs=300,
-    rate=5e-3,
+    lr=5e-3,
     warmup=5,
     check_every=10,
     patience=3,
-    checkpoint_every=10,
 )
 
 
@@ -172,7 +180,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_measurement(tmp_path, tiny
     assert summary["stopped_early"] and summary["steps"] == len(steps) < summary["steps_at_most"]
     assert summary["best_step"] == best["step"] == summary["steps"] - 30
     assert [m["step"] for m in measured] == list(range(10, summary["steps"] + 1, 10))
-    held_out = raw_fvu(load_sae(planted.run.folder("train")), split_vectors(planted.run, "val"))
+    held_out = raw_fvu(SAE.load(planted.run.folder("train")), split_vectors(planted.run, "val"))
     assert (
         held_out == pytest.approx(best["val_fvu"], rel=1e-3)
         and best["val_fvu"] == summary["val_fvu"]
@@ -184,12 +192,12 @@ def test_early_stopping_keeps_the_weights_of_the_best_measurement(tmp_path, tiny
 
 def test_the_learning_rate_rises_stands_and_falls(tmp_path, tiny):
     data = load_data(planted_run(tmp_path, n=600).run.folder("capture"), 64, 0)
-    trainer = Trainer(
-        TrainSettings(batch=64, epochs=20, warmup=10, decay=0.25, k=3), data, 0, tmp_path
+    training = Trainer(
+        TrainSettings(batch_size=64, epochs=20, warmup=10, decay=0.25, k=3), data, 0, tmp_path
     )
-    assert trainer.steps == 20 * (len(data.train) // 64)
-    trainer.steps = 100
-    assert [trainer._schedule(s) for s in (0, 4, 9, 50, 75, 90, 99)] == pytest.approx(
+    assert training.steps == 20 * (len(data.train) // 64)
+    training.steps = 100
+    assert [training._schedule(s) for s in (0, 4, 9, 50, 75, 90, 99)] == pytest.approx(
         [0.1, 0.5, 1.0, 1.0, 1.0, 0.4, 0.04]
     )
 
@@ -201,7 +209,7 @@ def test_no_warmup_and_a_training_shorter_than_its_warmup_still_end_measured(
     for warmup in (0, 1000):
         planted = planted_run(tmp_path / str(warmup), n=600)
         summary = train(
-            planted.run, replace(QUICK[architecture], batch=64, epochs=2, warmup=warmup)
+            planted.run, replace(QUICK[architecture], batch_size=64, epochs=2, warmup=warmup)
         ).summary
         assert summary["steps"] == summary["best_step"] == summary["steps_at_most"]
         assert 0 < summary["val_fvu"] < 2
@@ -213,17 +221,15 @@ def test_no_warmup_and_a_training_shorter_than_its_warmup_still_end_measured(
 _SHORT = TrainSettings(
     expansion=4.0,
     k=3,
-    l1=1.0,
-    batch=64,
+    penalty=1.0,
+    batch_size=64,
     epochs=6,
-    rate=5e-3,
+    lr=5e-3,
     warmup=5,
     check_every=6,
-    checkpoint_every=7,
-    dead_after=100,
 )
 INTERRUPTED = {name: replace(_SHORT, architecture=name) for name in ARCHITECTURES}
-INTERRUPTED["tied_l1"] = replace(_SHORT, architecture="tied_l1", rate=0.05, warmup=2, check_every=3)
+INTERRUPTED["tied_l1"] = replace(_SHORT, architecture="tied_l1", lr=0.05, warmup=2, check_every=3)
 
 
 def killed(*_):
@@ -243,9 +249,16 @@ def die_at_step(monkeypatch, nth):
     return calls
 
 
+@pytest.fixture
+def early_death(monkeypatch):
+    monkeypatch.setattr(trainer, "DEAD_AFTER", 100)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.usefixtures("early_death")
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, tiny, architecture, monkeypatch):
-    """Killed before the first checkpoint and twice after it; a kill at the commit finds no checkpoint and starts again."""
+    """Killed before the first checkpoint and twice after it; a kill at the commit finds no
+    checkpoint and starts again."""
     settings = INTERRUPTED[architecture]
     whole = train(planted_run(tmp_path / "whole", n=900).run, settings)
     run = planted_run(tmp_path / "killed", n=900).run
@@ -260,8 +273,10 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, tiny, architecture
     assert resumed.summary == whole.summary
 
 
+@pytest.mark.usefixtures("early_death")
 def test_features_die_and_revive_in_the_interrupted_training(tmp_path, tiny):
-    """The case above would show nothing about them if at its last checkpoint none were dead, or none revived behind it."""
+    """The case above would show nothing about them if at its last checkpoint none were dead, or
+    none revived behind it."""
     for architecture in ("topk", "tied_l1"):
         run = planted_run(tmp_path / architecture, n=900).run
         train(run, INTERRUPTED[architecture])
@@ -271,10 +286,11 @@ def test_features_die_and_revive_in_the_interrupted_training(tmp_path, tiny):
 
 
 def test_a_training_killed_after_it_stopped_early_does_not_start_again(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(trainer, "CHECKPOINT_EVERY", 10)
     whole = train(planted_run(tmp_path / "whole", n=600).run, OVERFIT)
     run = planted_run(tmp_path / "killed", n=600).run
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Trainer, "finished", killed)
+        patch.setattr(Trainer, "finish", killed)
         train(run, OVERFIT)
     calls = die_at_step(monkeypatch, 0)
     resumed = train(run, OVERFIT)
@@ -299,7 +315,10 @@ def test_a_line_of_metrics_that_was_cut_off_is_dropped(tmp_path, tiny, monkeypat
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({"batch": 5000}, "less than one batch of 5000"), ({"batch": 64, "k": 10**6}, "k is 1000000")],
+    [
+        ({"batch_size": 5000}, "less than one batch of 5000"),
+        ({"batch_size": 64, "k": 10**6}, "k is 1000000"),
+    ],
 )
 def test_settings_that_do_not_fit_the_data_are_errors(tmp_path, tiny, settings, told):
     with pytest.raises(UsageError, match=told):
@@ -308,14 +327,14 @@ def test_settings_that_do_not_fit_the_data_are_errors(tmp_path, tiny, settings, 
 
 def test_an_objective_that_is_not_finite_is_an_error(tmp_path, tiny):
     run = planted_run(tmp_path, n=600).run
-    with pytest.raises(UsageError, match="lower --rate"):
+    with pytest.raises(UsageError, match="lower --lr"):
         train(
             run,
             TrainSettings(
                 architecture="tied_l1",
-                batch=64,
+                batch_size=64,
                 epochs=10,
-                rate=1e38,
+                lr=1e38,
                 warmup=1,
                 check_every=5,
                 patience=50,
@@ -377,3 +396,33 @@ def test_mean_and_scale_come_from_the_explain_split_alone(tmp_path):
     np.testing.assert_array_equal(data.train, np.flatnonzero(split == 0))
     rows = lambda array: array[np.lexsort(array.T)]
     np.testing.assert_allclose(rows(data.val.numpy() * data.scale), rows(x[split == 1]), rtol=1e-4)
+
+
+# ---------------------------------------------------------------- a new architecture
+
+
+class ReLUWithLog(Untied):
+    """An eighth architecture: a ReLU under a penalty on log(1 + f), and no fused pass."""
+
+    architecture = "relu_log"
+    default_penalty = 1e-2
+
+    def plain_loss(self, x, penalty, dead):
+        f = self.preactivate(x).relu()
+        error, sparsity = x - self.reconstruct(f), (1 + f).log().sum(1).mean()
+        total = error.square().mean() + penalty * sparsity
+        return describe_loss(total, error, sparsity, f)
+
+    def finish(self, scale):
+        return SAE(SAEConfig(self.architecture, "relu"), self.raw_tensors(scale))
+
+
+def test_a_new_architecture_needs_its_formula_and_no_gradients(tmp_path, tiny, monkeypatch):
+    monkeypatch.setitem(trainer.KINDS, "relu_log", ReLUWithLog)
+    planted = planted_run(tmp_path)
+    settings = replace(QUICK["gated"], architecture="relu_log", penalty=0.03, epochs=40)
+    summary = train(planted.run, settings).summary
+    sae = SAE.load(planted.run.folder("train"))
+    assert summary["architecture"] == sae.architecture == "relu_log"
+    assert mmcs(planted.truth, sae.W_dec.numpy()) > 0.85
+    assert raw_fvu(sae, split_vectors(planted.run, "test")) < 0.3

@@ -141,7 +141,7 @@ def test_a_preflight_is_not_allowed_and_a_get_writes_nothing(client):
     ("text", ["x"], 400, "not a JSON object"), ("note", {"feature": 10**6, "text": "x"}, 400, "whole number"), ("note", {"feature": "1", "text": "x"}, 400, "whole number"),
     ("note", {"feature": True, "text": "x"}, 400, "whole number"), ("note", {"feature": 1, "text": "y" * 501}, 413, "at most 500"), ("clamp", CLAMP | {"tokens": 129}, 400, "tokens"),
     ("clamp", CLAMP | {"samples": 0}, 400, "samples"), ("clamp", CLAMP | {"clamps": []}, 400, "1 to 8 clamps"), ("clamp", CLAMP | {"temperature": "hot"}, 400, "temperature"),
-    ("clamp", CLAMP | {"positions": "here"}, 400, "positions"), ("clamp", CLAMP | {"clamps": [{"feature": 3, "mode": "twist"}]}, 400, "A clamp is"),
+    ("clamp", CLAMP | {"positions": "here"}, 400, "Positions"), ("clamp", CLAMP | {"clamps": [{"feature": 3, "mode": "twist"}]}, 400, "A clamp is"),
     ("clamp", CLAMP | {"clamps": [{"feature": 3, "mode": "set", "value": 1e9}]}, 400, "below a million"), ("clamp", CLAMP | {"clamps": [{"feature": 99999, "mode": "set", "value": 1}]}, 400, "no feature 99999"),
     ("clamp", CLAMP | {"prompt": "slow"}, 400, "longer than 60 seconds"),
 ])  # fmt: skip
@@ -183,7 +183,7 @@ def test_a_clamp_reaches_the_subject_as_it_was_asked(client, subject):
     reply = client.post("/api/clamp", json=CLAMP | {"positions": "generated", "temperature": 0})
     clamps, maxima, *rest = subject.asked[0]
     assert str(clamps[0]) == "set 3=2x" and maxima[3] == pytest.approx(
-        Features(Run.open(str(client.folder))).stats(3).max
+        Features(Run.open(str(client.folder))).evidence.stats(3).max
     )
     assert rest == ["the cat", 4, 1, 0.0, "generated", 5.0] and set(reply.json()["labels"]) == {"3"}
     assert not (
@@ -227,9 +227,38 @@ def test_a_port_that_is_taken_is_told(job, subject):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=f"Port {port} cannot be had"):
+        with pytest.raises(UsageError, match=f"Port {port} cannot be used"):
             serve(
                 Server(Features(Run.open(str(job))), LiveCalls(subject.read, subject.clamp)),
                 port,
                 print,
             )
+
+
+def test_the_calls_of_a_study_reach_its_model_and_give_plain_values():
+    from types import SimpleNamespace
+
+    from core.clamps.experiments import Experiment
+    from core.clamps.live import Reading
+    from core.records import Clamp
+    from figures.explorer.server import live_calls
+
+    class Model:
+        def read(self, text):
+            return Reading([text], [(0, 3, 1.5)])
+
+        def clamp(self, clamps, maxima, sampling, places, seconds):
+            self.asked = clamps, maxima, sampling, places, seconds
+            return Experiment(("set 3=2x",), (3,), tuple(sampling.prompts), ("a",), ("b",))
+
+    model = Model()
+    calls = live_calls(SimpleNamespace(model=model))
+    assert calls.read("cat") == {"tokens": ["cat"], "firings": [(0, 3, 1.5)]}
+    clamp = Clamp(3, "set", 2.0, relative=True)
+    record = calls.clamp([clamp], {3: 1.0}, "the cat", 4, 2, 0.5, "generated", 9.0)
+    assert record["prompts"] == ["the cat"]
+    assert record["clamped"] == ["b"]
+    clamps, maxima, sampling, places, seconds = model.asked
+    assert (clamps, maxima, seconds) == ([clamp], {3: 1.0}, 9.0)
+    assert (sampling.tokens, sampling.temperature, sampling.seeds) == (4, 0.5, (0, 1))
+    assert places.positions == "generated"

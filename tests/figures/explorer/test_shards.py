@@ -1,4 +1,6 @@
-"""The shards hold what the run says, hostile text included, and nothing of it stands in a script but as base64."""
+"""The shards hold what the run says, hostile text included, and nothing of it stands in a script
+but as base64.
+"""
 
 import base64
 import gzip
@@ -6,14 +8,16 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from autointerp.features import Features, Level
+from autointerp.clusters.unit import LEVEL_PREFIX, TABLE, Level, level_column
+from autointerp.features import Features
 from autointerp.labels.notes import add_note
 from core.errors import UsageError
 from core.files import read_json, write_json
 from core.run import Run
-from figures.explorer.shards import FIRST, PAGE, SIZE, SNIPPETS, Shards, short
+from figures.explorer.shards import FIRST, PAGE, SIZE, SNIPPETS, Shards, shorten
 from figures.explorer.site import MARK, export_site
 
 HOSTILE = [
@@ -29,7 +33,9 @@ HOSTILE = [
 
 
 def unpack(script: bytes):
-    """The value of a shard, read as the page reads it: one call with two quoted arguments, base64 of gzipped JSON."""
+    """The value of a shard, read as the page reads it: one call with two quoted arguments, base64
+    of gzipped JSON.
+    """
     text = script.decode("ascii")
     found = re.fullmatch(r'shard\("([\w-]+)","([A-Za-z0-9+/=]*)"\)\n', text)
     assert found, text[:100]
@@ -56,11 +62,11 @@ def test_a_card_comes_back_as_it_was(shards):
             unpack(shards.script(f"f-{feature // SIZE:05d}"))[feature % SIZE],
         )
         assert (
-            kept["labels"] == short(card["labels"])
-            and kept["histogram"]["counts"] == card["histogram"]["counts"]
+            kept["labels"] == shorten(card.labels)
+            and kept["histogram"]["counts"] == card.histogram["counts"]
         )
-        assert len(kept["snippets"]) == len(card["snippets"]) > 5
-        for packed, snippet in zip(kept["snippets"], card["snippets"], strict=True):
+        assert len(kept["snippets"]) == len(card.snippets) > 5
+        for packed, snippet in zip(kept["snippets"], card.snippets, strict=True):
             assert (
                 unpack_tokens(packed["t"], words) == snippet["tokens"]
                 and packed["s"] == snippet["stratum"]
@@ -68,9 +74,9 @@ def test_a_card_comes_back_as_it_was(shards):
             values = np.zeros(len(snippet["tokens"]))
             values[packed["a"][::2]] = packed["a"][1::2]
             assert values == pytest.approx(snippet["activations"], rel=5e-3)
-        assert [words[n] for n in kept["promoted"][::2]] == [t["token"] for t in card["promoted"]]
+        assert [words[n] for n in kept["promoted"][::2]] == [t["token"] for t in card.promoted]
         assert kept["promoted"][1::2] == pytest.approx(
-            [t["logit"] for t in card["promoted"]], rel=1e-3
+            [t["logit"] for t in card.promoted], rel=1e-3
         )
 
 
@@ -87,30 +93,26 @@ def test_columns_agree_with_the_tables(shards):
     assert text["labels"]["rules"] == overview["label"].tolist()
 
 
-def test_groups_are_those_of_the_overview(job):
-    """The small run of the tests has no groups, so some are planted."""
-    features = Features(Run.open(str(job)))
-    group = np.arange(features.postings.n_features) % 4 - 1
-    features.clusters = features.clusters.drop(
-        columns=[c for c in features.clusters if c.startswith("layer_")]
-    )
-    features.clusters = features.clusters.assign(
-        group=group[features.clusters.index], layer_0=group[features.clusters.index]
-    )
-    [layer] = unpack(Shards(features).script("start"))["layers"]
-    assert layer["group"] == features.overview()["cluster"].tolist() and set(layer["group"]) == {
-        -1,
-        0,
-        1,
-        2,
-    }
+def test_groups_are_those_of_the_overview(job_copy):
+    """The small run of the tests has no clusters, so some are planted."""
+    path = job_copy / "cluster" / TABLE
+    table = pd.read_parquet(path)
+    table = table.drop(columns=[c for c in table if c.startswith(LEVEL_PREFIX)])
+    planted = table["feature"] % 4 - 1
+    table.assign(**{"group": planted, level_column(0): planted}).to_parquet(path)
+    features = Features(Run.open(str(job_copy)))
+    [level] = unpack(Shards(features).script("start"))["layers"]
+    assert level["group"] == features.overview()["cluster"].tolist()
+    assert set(level["group"]) == {-1, 0, 1, 2}
 
 
 def test_every_layer_of_groups_and_every_kind_of_score_is_there(job):
-    """Three nested layers, and a kind of score that this version does not know, appear by themselves."""
+    """Three nested layers, and a kind of score that this version does not know, appear by
+    themselves.
+    """
     features = Features(Run.open(str(job)))
     n = features.postings.n_features
-    features.layers = [
+    features.levels = [
         Level(np.arange(n) // size, {g: f"L{size} {g}" for g in range(n)}, {g: g for g in range(n)})
         for size in (50, 10, 2)
     ]
@@ -131,7 +133,9 @@ def test_every_layer_of_groups_and_every_kind_of_score_is_there(job):
 
 
 def test_hostile_text_is_only_ever_base64(job_copy):
-    """Planted in the vocabulary, in notes and in titles; `unpack` fails if a script holds anything but its two arguments."""
+    """Planted in the vocabulary, in notes and in titles; `unpack` fails if a script holds anything
+    but its two arguments.
+    """
     run = Run.open(str(job_copy))
     vocabulary = read_json(job_copy / "capture" / "vocabulary.json")
     frequent = np.argsort(-Features(run).postings.token_counts)[: len(HOSTILE)]
@@ -142,7 +146,7 @@ def test_hostile_text_is_only_ever_base64(job_copy):
         "".join(json.dumps({"feature": 1, "text": text, "time": ""}) + "\n" for text in HOSTILE)
     )
     features = Features(run)
-    features.layers = [Level(np.zeros(features.postings.n_features, int), {0: HOSTILE[0]}, {0: 0})]
+    features.levels = [Level(np.zeros(features.postings.n_features, int), {0: HOSTILE[0]}, {0: 0})]
     shards = Shards(features)
     found = {name: unpack(shards.script(name)) for name in ("start", "text", "words", "f-00000")}
     assert (

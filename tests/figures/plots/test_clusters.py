@@ -3,18 +3,11 @@
 import numpy as np
 import pytest
 
-from figures.plots.clusters import (
-    SOLID,
-    home_of,
-    nulls_figure,
-    place_boxes,
-    sizes_figure,
-    together_figure,
-    tree_figure,
-)
+from figures.plots.clusters import nulls_figure, sizes_figure, together_figure
 from figures.plots.placement import overlap
 from figures.plots.scores import score_curves, scores_by_density
 from figures.plots.training import sweep_figure
+from figures.plots.tree import SOLID, find_parent, place_boxes, tree_figure
 from figures.style import DARK, LIGHT, contrast
 
 
@@ -89,9 +82,9 @@ def test_boxes_stand_inside_their_parents_and_apart():
         and spans[1, 1] == pytest.approx((0.8, 1.0))
     )
     assert (
-        home_of({"path": [2, -1]}) == (0, 2)
-        and home_of({"path": [-1, -1]}) is None
-        and home_of({"path": [1, 4]}) == (1, 4)
+        find_parent({"path": [2, -1]}) == (0, 2)
+        and find_parent({"path": [-1, -1]}) is None
+        and find_parent({"path": [1, 4]}) == (1, 4)
     )
     deep = [
         *records(),
@@ -124,7 +117,9 @@ def test_sizes_stand_beside_what_comes_back():
     assert [bar.get_width() for bar in left.patches] == [30, 20, 10]
     names = [t.get_text() for t in left.get_yticklabels()]
     assert (
-        names[0] == '"\\$" in a line' and names[1].endswith("…") and names[2] == "group 2 (unnamed)"
+        names[0] == '"\\$" in a line'
+        and names[1].endswith("…")
+        and names[2] == "cluster 2 (unnamed)"
     )
     found = {
         c.get_label(): [round(float(v), 2) for v in c.get_offsets()[:, 0]]

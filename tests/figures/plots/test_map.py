@@ -3,18 +3,28 @@
 import numpy as np
 import pytest
 
-from figures.plots.map import MOST_TITLES, WARNING, Caption, Group, cluster_map, middle
+from figures.plots.map import MOST_TITLES, WARNING, Caption, NamedCluster, cluster_map, find_middle
 from figures.plots.placement import overlap
-from figures.style import COLOURS, DARK, LIGHT, MOST_BYTES, PALETTE, contrast, plain, save, themed
+from figures.style import (
+    COLOURS,
+    DARK,
+    LIGHT,
+    MOST_BYTES,
+    PALETTE,
+    contrast,
+    escape_text,
+    save,
+    use_theme,
+)
 
 CAPTION = Caption(
-    live=330,
+    alive=330,
     dead=7,
-    layers=(5, 30),
+    levels=(5, 30),
     noise=30,
     isolated=2,
     recall=0.42,
-    null_groups=(4, 6, 5),
+    null_clusters=(4, 6, 5),
     kept=0.8,
     ari=0.61,
     verdict="The groups are more than noise.",
@@ -22,24 +32,29 @@ CAPTION = Caption(
 
 
 def cloud(n_groups=30, each=10, noise=30):
-    """(x, y, hue, grouped, groups): points for each group on a lattice, five coarse groups of six, then points without a group."""
+    """(x, y, hue, grouped, groups): points for each group on a lattice, five coarse groups of six,
+    then points without a group.
+    """
     rng = np.random.default_rng(0)
     group = np.r_[np.repeat(np.arange(n_groups), each), np.full(noise, -1)]
     centre = np.c_[group % 6, group // 6] * 3.0
     x, y = (centre + rng.normal(size=(len(group), 2)) * 0.4).T
     hue = np.where(group >= 0, group // 6, -1)
     fine = [
-        Group(f'a "title" of group {g}', 1, m := np.flatnonzero(group == g), int(m[0]))
+        NamedCluster(f'a "title" of group {g}', 1, m := np.flatnonzero(group == g), int(m[0]))
         for g in range(n_groups)
     ]
     tops = [np.flatnonzero(hue == h) for h in range(hue.max() + 1)]
-    coarse = [Group(f"all of row {h}", 0, m, middle(x, y, m), h) for h, m in enumerate(tops)]
+    coarse = [
+        NamedCluster(f"all of row {h}", 0, m, find_middle(np.c_[x, y], m), h)
+        for h, m in enumerate(tops)
+    ]
     return x, y, hue, group >= 0, coarse + fine
 
 
 def drawn(groups=None, dark=False, **given):
     x, y, hue, grouped, own = cloud(**given)
-    return cluster_map(x, y, hue, grouped, own if groups is None else groups, CAPTION, dark)
+    return cluster_map(np.c_[x, y], hue, grouped, own if groups is None else groups, CAPTION, dark)
 
 
 def titles_of(figure):
@@ -71,7 +86,9 @@ def test_every_point_is_drawn_noise_first_and_grey():
 def test_members_of_coarse_groups_only_are_pale_and_of_fine_groups_alone_are_not_coloured():
     x, y, hue, grouped, _ = cloud()
     grouped[:10], hue[10:20] = False, -1
-    points = {c.get_label(): c for c in scatters(cluster_map(x, y, hue, grouped, [], CAPTION))}
+    points = {
+        c.get_label(): c for c in scatters(cluster_map(np.c_[x, y], hue, grouped, [], CAPTION))
+    }
     assert (
         len(points["_pale"].get_offsets()) == 10
         and points["_pale"].get_alpha() < points["0"].get_alpha()
@@ -130,13 +147,12 @@ def test_hulls_hold_most_of_their_group_and_only_coarse_groups_have_one():
 def test_titles_with_dollars_are_never_mathematics():
     x, y, hue, grouped, _ = cloud(2)
     figure = cluster_map(
-        x,
-        y,
+        np.c_[x, y],
         hue,
         grouped,
         [
-            Group('"$x$", "$"', 1, np.arange(10), 0),
-            Group(r'"\frac$" after "{$"', 1, np.arange(10, 20), 10),
+            NamedCluster('"$x$", "$"', 1, np.arange(10), 0),
+            NamedCluster(r'"\frac$" after "{$"', 1, np.arange(10, 20), 10),
         ],
         CAPTION,
     )
@@ -144,18 +160,18 @@ def test_titles_with_dollars_are_never_mathematics():
     for text in titles_of(figure):
         assert text._preprocess_math(text.get_text())[1] is False
     assert titles_of(figure)[0]._preprocess_math(titles_of(figure)[0].get_text())[0] == '"$x$", "$"'
-    assert plain("a\n$\t") == "a↵\\$⇥"
+    assert escape_text("a\n$\t") == "a↵\\$⇥"
 
 
 def test_caption_states_what_the_map_is_worth():
     shown = " ".join(t.get_text() for t in drawn().texts)
     for part in (
-        WARNING, "330 live", "7 dead", "5 > 30 groups (same cut of 3 Gaussian clouds: 4 to 6)", "9 % noise", "2 isolated", "42 % of 15 neighbours", "80% of the finest",
+        WARNING, "330 alive", "7 dead", "5 > 30 clusters (same cut of 3 Gaussian clouds: 4 to 6)", "9 % noise", "2 isolated", "42 % of 15 neighbours", "80% of the finest",
         "ARI 0.61", "more than noise",
     ):  # fmt: skip
         assert part in shown
-    first, second = Caption(live=0, dead=0, layers=(), noise=0, isolated=0, recall=None).lines()
-    assert "no groups" in first and second == ""
+    first, second = Caption(alive=0, dead=0, levels=(), noise=0, isolated=0, recall=None).lines()
+    assert "no clusters" in first and second == ""
 
 
 def test_equal_figures_are_equal_bytes_and_small_enough_for_a_readme(tmp_path):
@@ -170,7 +186,7 @@ def test_theme_ends_with_its_block():
     import matplotlib as mpl
 
     before = mpl.rcParams["text.color"]
-    with themed(dark=True) as theme:
+    with use_theme(dark=True) as theme:
         assert mpl.rcParams["text.color"] == theme["ink"] == DARK["ink"]
     assert mpl.rcParams["text.color"] == before
     assert len(PALETTE) == len(DARK["palette"]) == 9 and set(COLOURS) == {

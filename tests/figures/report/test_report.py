@@ -2,13 +2,16 @@
 
 import re
 
+from figures.layout import show_snippet, sparkline
 from figures.markdown import code, table
-from figures.terminal import highlighted, sparkline, table_text
-from figures.text import visible
+from figures.terminal import table_text
+from figures.text import to_line
 
 
 def inside(span):
-    """What CommonMark shows of a code span: the part between equal runs of backticks, one space stripped where both ends have one."""
+    """What CommonMark shows of a code span: the part between equal runs of backticks, one space
+    stripped where both ends have one.
+    """
     ticks = re.match("`+", span)[0]
     assert span.endswith(ticks) and ticks not in re.findall("`+", span[len(ticks) : -len(ticks)])
     content = span[len(ticks) : -len(ticks)]
@@ -21,11 +24,11 @@ def test_code_shows_exactly_the_text():
 
 
 def test_hostile_characters_become_visible():
-    assert visible("a\nb\tc") == "a↵b→c"
+    assert to_line("a\nb\tc") == "a↵b→c"
     assert (
-        visible("\x1b[31m") == "\\u001b[31m"
-        and visible("\u202egnp") == "\\u202egnp"
-        and visible("\udcff") == "\\udcff"
+        to_line("\x1b[31m") == "\\u001b[31m"
+        and to_line("\u202egnp") == "\\u202egnp"
+        and to_line("\udcff") == "\\udcff"
     )
 
 
@@ -34,9 +37,9 @@ def test_a_pipe_does_not_end_a_cell():
 
 
 def test_highlighting_marks_the_peak_and_what_is_strong():
-    assert highlighted([" a", "b", "c"], [0.0, 1.0, 0.2], 1.0, 1, colour=False) == " a««b»»c"
-    shaded = highlighted(["a", "b"], [0.0, 1.0], 1.0, 1, colour=True)
-    assert shaded.startswith("a\x1b[48;5;") and shaded.endswith("\x1b[0m")
+    assert show_snippet([" a", "b", "c"], [0.0, 1.0, 0.2], 1.0, 1, 80, colour=False) == " a««b»»c"
+    shaded = show_snippet(["a", "b"], [0.0, 1.0], 1.0, 1, 80, colour=True)
+    assert shaded.startswith("a\x1b[") and "48;5;" in shaded and shaded.endswith("\x1b[0m")
 
 
 def test_an_empty_bin_is_blank_and_one_firing_is_not():

@@ -1,4 +1,6 @@
-"""A small version of the plan on a tiny subject: the report has the structure of the one that is committed, and no figure typed by hand."""
+"""A small version of the plan on a tiny subject: the report has the structure of the one that is
+committed, and no figure typed by hand.
+"""
 
 import json
 import pathlib
@@ -7,10 +9,12 @@ import re
 import pytest
 
 import main
-import verbs
 from core.errors import UsageError
-from figures.results.write import BEGIN, END, around
+from figures.cli.results import read_plan
+from figures.results.write import BEGIN, END, split_readme
 from tests.support.tiny import write_documents
+
+pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[3]
 HERE = ROOT / "figures" / "results"
@@ -30,20 +34,20 @@ title results
 relate results
 note results 0 '"sat" or "cat"'
 note results 1 'unclear'
-label results --set hand
-score results --set hand
+label results --labels hand
+score results --labels hand
 clamp results --set 0=2x --prompt "the cat" --samples 1 --tokens 4 --doses 1,2
 clamp results --set 1=2x --prompt "the cat" --samples 1 --tokens 4 --doses 1,2
 new results-control --weights random --subject {subject} --site resid_post.1 --corpus {folder}/texts --dtype float32 --device cpu
 capture results-control --context 32
-train results-control --expansion 2 --k 4 --batch 256 --warmup 2 --epochs 1
+train results-control --expansion 2 --k 4 --batch-size 256 --warmup 2 --epochs 1
 index results-control
 label results-control --sample 10
 score results-control --kind simulation,detection
 control results --directions random
-sweep results --name sizes --architecture tied_l1,l1,topk --expansion 1,2 --k 4 --l1 0.01 --epochs 1 --batch 256 --warmup 2 --loss-tokens 300
-sweep results --name penalties --architecture l1 --expansion 2 --l1 0.005,0.01 --epochs 1 --batch 256 --warmup 2 --loss-tokens 300
-sweep results --name stopping --architecture tied_l1 --expansion 2 --l1 0.01 --epochs 8 --patience 1 --batch 256 --warmup 2 --loss-tokens 300
+sweep results --name sizes --architecture tied_l1,l1,topk --expansion 1,2 --k 4 --penalty 0.01 --epochs 1 --batch-size 256 --warmup 2 --loss-tokens 300
+sweep results --name penalties --architecture l1 --expansion 2 --penalty 0.005,0.01 --epochs 1 --batch-size 256 --warmup 2 --loss-tokens 300
+sweep results --name stopping --architecture tied_l1 --expansion 2 --penalty 0.01 --epochs 8 --patience 1 --batch-size 256 --warmup 2 --loss-tokens 300
 {sites}
 new results-prompts --seed 2 --subject {subject} --site resid_post.1 --corpus {folder}/prompts.jsonl --dtype float32 --device cpu
 new results-plain --subject {subject} --site resid_post.1 --corpus {folder}/texts --dtype float32 --device cpu
@@ -51,16 +55,16 @@ new results-seed --seed 1 --subject {subject} --site resid_post.1 --corpus {fold
 capture results-prompts --generate 20 --context 32
 capture results-plain --context 32
 capture results-seed --context 32
-train results-prompts --expansion 2 --k 4 --batch 256 --warmup 2 --epochs 1
-train results-plain --expansion 2 --k 4 --batch 256 --warmup 2 --epochs 1
-train results-seed --expansion 2 --k 4 --batch 256 --warmup 2 --epochs 1
+train results-prompts --expansion 2 --k 4 --batch-size 256 --warmup 2 --epochs 1
+train results-plain --expansion 2 --k 4 --batch-size 256 --warmup 2 --epochs 1
+train results-seed --expansion 2 --k 4 --batch-size 256 --warmup 2 --epochs 1
 compare results-plain results-seed
 compare results-plain results-prompts
 """
 SITE = """
 new {run} --subject {subject} --site {site} --corpus {folder}/texts --dtype float32 --device cpu
 capture {run} --context 32
-train {run} --expansion 2 --k 4 --batch 256 --warmup 2 --epochs 1
+train {run} --expansion 2 --k 4 --batch-size 256 --warmup 2 --epochs 1
 evaluate {run} --tokens 500 --loss-tokens 300
 index {run}
 effects {run}
@@ -183,18 +187,21 @@ def test_a_second_time_nothing_is_made_again(made):
 
 
 def test_no_figure_is_typed_by_hand():
-    """What is left of the templates and of what was written by hand holds no digit, but for the references and the level of intervals."""
+    """What is left of the templates and of what was written by hand holds no digit, but for the
+    references and the level of intervals.
+    """
     for name in ("report.md.j2", "readme.md.j2"):
         text = (HERE / name).read_text(encoding="utf-8").split("## References")[0]
         text = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|`[^`]*`", "", text, flags=re.DOTALL)
-        names = r"\bL[01]\b|GPT-2|95 % interval"  # of a norm, a measure, an architecture; the level of every interval here
+        # of a norm, a measure, an architecture; the level of every interval here
+        names = r"\bL[01]\b|GPT-2|95 % interval"
         assert not re.findall(r"\d+", re.sub(names, "", text)), name
     for entry in json.loads((ROOT / "data/results/hand.json").read_text(encoding="utf-8")):
         assert not re.search(r"\d", entry["reading"] + entry["fails"]), entry["feature"]
 
 
 def test_every_command_of_the_plan_is_understood():
-    commands = verbs.planned(PLAN)
+    commands = read_plan(PLAN)
     assert len(commands) > 50 and any("\n" in word for words in commands for word in words)
     for verb, *words in commands:
         main.cli.commands[verb].make_context(verb, list(words))
@@ -204,4 +211,4 @@ def test_a_readme_without_marks_is_refused(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("# Nothing\n", encoding="utf-8")
     with pytest.raises(UsageError, match="where the answers go"):
-        around(path)
+        split_readme(path)

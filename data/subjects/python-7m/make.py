@@ -1,19 +1,21 @@
 """Train the embedded subject: a small GPT-2-architecture language model of Python source code.
 
-    python data/subject/make.py OUT_DIR [--tokens 32000000]
+    python data/subjects/python-7m/make.py OUT_DIR [--tokens 32000000]
 
-Text is what stands on the machine that runs it: the standard library and the installed packages named in `PACKAGES`, one
-document a file. Exact copies are dropped, and so are data tables (very long lines). A document whose content hash is
-0 mod 50 is held out; a held-out document of which more than a tenth of the 32-token shingles also stand in training text is
-dropped, so that the held-out figure measures new text.
+Text is what stands on the machine that runs it: the standard library and the installed packages
+named in `PACKAGES`, one document a file. Exact copies are dropped, and so are data tables (very
+long lines). A document whose content hash is 0 mod 50 is held out; a held-out document of which
+more than a tenth of the 32-token shingles also stand in training text is dropped, so that the
+held-out figure measures new text.
 
-A training row is BOS and 255 consecutive tokens, which is the shape that `capture` reads. Hidden matrices are trained with Muon
-(update RMS matched to AdamW's), embeddings and vectors with AdamW; trapezoidal schedule; bfloat16 autocast. Output logits
-dominate the cost of a model with 7 million parameters and 8,192 tokens, so the loss and its gradient are computed over slices
-of 512 positions (7.8k instead of 4.6k tokens a second on two cores, measured beside each other).
+A training row is BOS and 255 consecutive tokens, which is the shape that `capture` reads. Hidden
+matrices are trained with Muon (update RMS matched to AdamW's), embeddings and vectors with AdamW;
+trapezoidal schedule; bfloat16 autocast. Output logits dominate the cost of a model with 7 million
+parameters and 8,192 tokens, so the loss and its gradient are computed over slices of 512 positions
+(7.8k instead of 4.6k tokens a second on two cores, measured beside each other).
 
-Beside the weights it writes README.md, the model's card: data and licences, held-out loss in bits per byte beside `xz -9` and an
-interpolated trigram, and three samples.
+Beside the weights it writes README.md, the model's card: data and licences, held-out loss in bits
+per byte beside `xz -9` and an interpolated trigram, and three samples.
 """
 
 import argparse
@@ -115,7 +117,9 @@ def shingles(tokens):
 
 
 def new_documents(held, train_tokens, limit=0.1):
-    """Those held-out arrays of which at most `limit` of the shingles stand in `train_tokens`, as a list of indices."""
+    """Those held-out arrays of which at most `limit` of the shingles stand in `train_tokens`, as a
+    list of indices.
+    """
     known = np.unique(shingles(train_tokens))
     kept = []
     for index, tokens in enumerate(held):
@@ -133,9 +137,11 @@ def new_documents(held, train_tokens, limit=0.1):
 
 
 def sliced_loss(hidden, weight, targets, size=512):
-    """Mean cross-entropy in nats and its gradients by hand: (loss, d loss / d hidden, d loss / d weight).
+    """Mean cross-entropy in nats and its gradients by hand: (loss, d loss / d hidden, d loss / d
+    weight).
 
-    hidden (n, D) bfloat16, weight (V, D) bfloat16, targets (n,). Never holds more than `size` rows of logits.
+    hidden (n, D) bfloat16, weight (V, D) bfloat16, targets (n,). Never holds more than `size` rows
+    of logits.
     """
     n, rows = len(hidden), torch.arange(size)
     d_hidden, d_weight, loss = torch.empty_like(hidden), torch.zeros(weight.shape), 0.0
@@ -157,7 +163,9 @@ def sliced_loss(hidden, weight, targets, size=512):
 
 
 def backward(model, rows):
-    """Accumulate the gradients of the mean loss over rows (R, CONTEXT); returns the loss in nats a token."""
+    """Accumulate the gradients of the mean loss over rows (R, CONTEXT); returns the loss in nats a
+    token.
+    """
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.transformer(input_ids=rows, use_cache=False).last_hidden_state
     weight = model.lm_head.weight
@@ -185,12 +193,16 @@ def optimisers(model, rate):
 
 
 def schedule(done):
-    """Share of the peak rate when the share `done` of training is over: warm-up 2 %, constant, linear to 0 over the last half."""
+    """Share of the peak rate when the share `done` of training is over: warm-up 2 %, constant,
+    linear to 0 over the last half.
+    """
     return min(1.0, (done + 1e-4) / 0.02) * min(1.0, (1 - done) / 0.5)
 
 
 def fit(model, tokens, budget, batch=32, rate=3e-3):
-    """Train on `budget` tokens of the stream (n,); rows are BOS and CONTEXT - 1 tokens from a random place."""
+    """Train on `budget` tokens of the stream (n,); rows are BOS and CONTEXT - 1 tokens from a
+    random place.
+    """
     generator = np.random.default_rng(0)
     tools = optimisers(model, rate)
     steps, start, reported = budget // (batch * CONTEXT), time.time(), 0.0
@@ -219,7 +231,10 @@ def fit(model, tokens, budget, batch=32, rate=3e-3):
 
 @torch.no_grad()
 def nats_per_token(model, arrays, limit=400_000):
-    """Held-out loss over rows of one document: (total nats, predicted tokens). Every row is BOS and at most 255 tokens."""
+    """Held-out loss over rows of one document: (total nats, predicted tokens).
+
+    Every row is BOS and at most 255 tokens.
+    """
     total, count = 0.0, 0
     for tokens in arrays:
         for start in range(1, len(tokens), CONTEXT - 1):
@@ -236,7 +251,9 @@ def nats_per_token(model, arrays, limit=400_000):
 
 
 def trigram_nats_per_token(train_tokens, arrays, tune=0.1):
-    """Loss in nats a token of an interpolated trigram, its three weights fitted by EM on the first `tune` of the held-out tokens."""
+    """Loss in nats a token of an interpolated trigram, its three weights fitted by EM on the first
+    `tune` of the held-out tokens.
+    """
     base = VOCABULARY
     t = train_tokens.astype(np.int64)
     one = np.bincount(t, minlength=base)

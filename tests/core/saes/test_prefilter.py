@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-import core.saes.sieve
+import core.saes.prefilter
 from core.firings.index import encode_firings, invert_shard
 from core.saes import SAE, SAEConfig
-from core.saes.sieve import Sieve, TopKSieve, sieve_of
+from core.saes.prefilter import Prefilter, TopKPrefilter, make_prefilter
 
 pytestmark = pytest.mark.numeric
 
 
 def random_sae(activation, d, n_features, scale=1.0, seed=0, k=0):
-    """Weights of any length, offsets of any size; few features fire on a vector of unit variance times `scale`."""
+    """Weights of any length, offsets of any size; few features fire on a vector of unit variance
+    times `scale`."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)
     W_dec = torch.nn.functional.normalize(draw(n_features, d), dim=1)
@@ -39,7 +40,7 @@ def test_the_firings_are_those_of_a_dense_product(activation, d, n_features, sca
     x = torch.randn(300, d, generator=torch.Generator().manual_seed(1)) * scale + sae.b_dec
     x[::7] *= 1.5  # vectors of other lengths
     x[1::7] *= 0.1
-    found, expected = Sieve(sae).firings(x), encode_firings(sae, x)
+    found, expected = Prefilter(sae).find_firings(x), encode_firings(sae, x)
     row, feature, value = expected
     clear = value - (sae.threshold if activation == "jumprelu" else torch.zeros(n_features))[
         feature
@@ -59,24 +60,26 @@ def test_activations_that_barely_pass_are_not_lost():
     """Thresholds set a hair below each activation: bfloat16 alone would miss about half of them."""
     sae = random_sae("jumprelu", 256, 400)
     x = torch.randn(1, 256, generator=torch.Generator().manual_seed(3)) * 30
-    pre = (sae.read(x) @ sae.W_enc + sae.b_enc)[0]
+    pre = (sae.prepare(x) @ sae.W_enc + sae.b_enc)[0]
     positive = pre > 0.1
     sae.threshold.copy_(torch.where(positive, pre * (1 - 1e-4), 1e9))
-    columns = Sieve(sae)
-    rough = (sae.read(x).bfloat16() @ sae.W_enc.bfloat16()).float()[0] + sae.b_enc > sae.threshold
+    columns = Prefilter(sae)
+    rough = (sae.prepare(x).bfloat16() @ sae.W_enc.bfloat16()).float()[
+        0
+    ] + sae.b_enc > sae.threshold
     assert (
-        rough[positive].sum() < positive.sum() and columns.firings(x) is None
+        rough[positive].sum() < positive.sum() and columns.find_firings(x) is None
     )  # too many pass: said to be dense
     few = positive.nonzero()[:5, 0]
     sae.threshold.copy_(sae.threshold.where(torch.isin(torch.arange(400), few), torch.tensor(1e9)))
-    assert Sieve(sae).firings(x)[1].tolist() == few.tolist()
+    assert Prefilter(sae).find_firings(x)[1].tolist() == few.tolist()
 
 
 def test_where_much_fires_the_dense_product_is_used():
     sae = random_sae("relu", 16, 64)
     sae.b_enc.fill_(1.0)
     x = torch.randn(50, 16)
-    assert Sieve(sae).firings(x) is None
+    assert Prefilter(sae).find_firings(x) is None
     offsets, positions, firings = invert_shard(sae, x, 20, np.ones(50, bool))
     assert len(firings) == int((sae.encode(x) > 0).sum())
 
@@ -84,7 +87,7 @@ def test_where_much_fires_the_dense_product_is_used():
 def test_nothing_fires():
     sae = random_sae("relu", 16, 64)
     sae.b_enc.fill_(-1e6)
-    assert [len(part) for part in Sieve(sae).firings(torch.randn(5, 16))] == [0, 0, 0]
+    assert [len(part) for part in Prefilter(sae).find_firings(torch.randn(5, 16))] == [0, 0, 0]
 
 
 # ---------------------------------------------------------------- TopK
@@ -107,8 +110,8 @@ def test_the_k_largest_are_those_of_a_dense_product(d, n_features, k, scale):
     x = torch.randn(300, d, generator=torch.Generator().manual_seed(1)) * scale + sae.b_dec
     x[::7] *= 1.5
     x[1::7] *= 0.1
-    found = TopKSieve(sae).firings(x)
-    pre = sae.read(x).double() @ sae.W_enc.double() + sae.b_enc.double()
+    found = TopKPrefilter(sae).find_firings(x)
+    pre = sae.prepare(x).double() @ sae.W_enc.double() + sae.b_enc.double()
     ordered = pre.sort(1, descending=True).values
     clear = (
         ordered[:, k - 1] - ordered[:, k] > 1e-5 * ordered[:, 0]
@@ -136,9 +139,9 @@ def test_features_that_bfloat16_cannot_tell_apart_are_chosen_as_float32_chooses(
     rough = (x.bfloat16() @ W_enc.bfloat16()).float().topk(k).indices
     expected = [set(row) for row in (x @ W_enc).topk(k).indices.tolist()]
     assert sum(set(row) == e for row, e in zip(rough.tolist(), expected, strict=True)) < 10
-    assert by_row(TopKSieve(sae).firings(x), 50) == expected
-    sae.form = SAEConfig("made", "topk", 7)
-    assert TopKSieve(sae).firings(x) is None, "more pass than is worth it"
+    assert by_row(TopKPrefilter(sae).find_firings(x), 50) == expected
+    sae.config = SAEConfig("made", "topk", 7)
+    assert TopKPrefilter(sae).find_firings(x) is None, "more pass than is worth it"
 
 
 def test_fewer_than_k_fire_where_fewer_are_positive():
@@ -149,22 +152,25 @@ def test_fewer_than_k_fire_where_fewer_are_positive():
         + torch.randn(200, 16, generator=torch.Generator().manual_seed(2))
         * torch.linspace(0.5, 3, 200)[:, None]
     )
-    found, expected = by_row(TopKSieve(sae).firings(x), 200), by_row(encode_firings(sae, x), 200)
+    found, expected = (
+        by_row(TopKPrefilter(sae).find_firings(x), 200),
+        by_row(encode_firings(sae, x), 200),
+    )
     assert found == expected and {0, 6} <= set(map(len, found)) and len(set(map(len, found))) > 4
     sae.b_enc.fill_(-1e6)
-    assert [len(part) for part in TopKSieve(sae).firings(x)] == [0, 0, 0]
+    assert [len(part) for part in TopKPrefilter(sae).find_firings(x)] == [0, 0, 0]
 
 
 def test_a_sieve_is_for_cpus_that_are_fast_in_bfloat16_and_few_of_many(monkeypatch):
-    monkeypatch.setattr(core.saes.sieve, "pick_dtype", lambda name, device: torch.bfloat16)
+    monkeypatch.setattr(core.saes.prefilter, "pick_dtype", lambda name, device: torch.bfloat16)
     kinds = [
-        sieve_of(sae)
+        make_prefilter(sae)
         for sae in (
             random_sae("relu", 16, 64),
             random_sae("topk", 16, 64, k=2),
             random_sae("topk", 16, 64, k=3),
         )
     ]
-    assert [type(kind) for kind in kinds] == [Sieve, TopKSieve, type(None)]
-    monkeypatch.setattr(core.saes.sieve, "pick_dtype", lambda name, device: torch.float32)
-    assert sieve_of(random_sae("relu", 16, 64)) is None
+    assert [type(kind) for kind in kinds] == [Prefilter, TopKPrefilter, type(None)]
+    monkeypatch.setattr(core.saes.prefilter, "pick_dtype", lambda name, device: torch.float32)
+    assert make_prefilter(random_sae("relu", 16, 64)) is None

@@ -1,4 +1,4 @@
-"""Finds the files that `--sae SPEC` names: a file or folder here, or `hf:owner/repo[/folder][@revision]`.
+"""Find the files that `--sae SPEC` names: local ones, or `hf:owner/repo[/folder][@revision]`.
 
 `FILE.pt#3` names the fourth dictionary of a file that holds several.
 """
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from core import hub
 from core.errors import UsageError
@@ -17,8 +18,14 @@ from core.files import read_json
 from core.saes.formats.tensors import SUFFIXES, read_weights
 
 WEIGHTS = (
-    "sae_weights.safetensors", "sae.safetensors", "ae.pt", "params.npz", "params.safetensors", "checkpoints/final.safetensors", "learned_dicts.pt",
-)  # fmt: skip
+    "sae_weights.safetensors",
+    "sae.safetensors",
+    "ae.pt",
+    "params.npz",
+    "params.safetensors",
+    "checkpoints/final.safetensors",
+    "learned_dicts.pt",
+)
 BESIDE = (
     "cfg.json",
     "config.json",
@@ -34,22 +41,30 @@ class Source:
 
     weights: Path
     name: str  # as typed
-    path: str  # repository and folder, or path here: some layouts say layer and site only in it
+    path: str  # repository and folder, or local path: some layouts say layer and site only in it
     repo: str  # owner/name on the hub, or ""
     part: int | None  # which dictionary of a file that holds several
 
     @cached_property
     def content(self) -> object:
-        """What the file of weights holds, read once."""
+        """What the file of weights holds; it is read once."""
         return read_weights(self.weights)
 
     @property
-    def keys(self) -> set[str]:
-        """Names at the top of the file; none when it is not a table."""
-        return set(self.content) if isinstance(self.content, dict) else set()
+    def table(self) -> dict[str, Any]:
+        """The file's content where it is a table, else {}."""
+        return self.content if isinstance(self.content, dict) else {}
 
-    def config(self, *names: str) -> dict:
-        """The first of the JSON files `names` that lies beside the weights, or {}; `../` looks in the folder above."""
+    @property
+    def keys(self) -> set[str]:
+        """The names at the top of the file; none when it is not a table."""
+        return set(self.table)
+
+    def config(self, *names: str) -> dict[str, Any]:
+        """Read the first of the JSON files `names` that exists, or return {}.
+
+        The names are relative to the folder of the weights; `../` looks in the folder above.
+        """
         for name in names:
             path = self.weights.parent / name
             if path.is_file():
@@ -57,8 +72,8 @@ class Source:
         return {}
 
 
-def read_table(path: Path) -> dict:
-    """The object in a JSON file; raises UsageError when it holds something else."""
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raises UsageError when it holds something else."""
     try:
         table = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -68,26 +83,16 @@ def read_table(path: Path) -> dict:
     return table
 
 
-def find_place(spec: str) -> Source:
-    """The place that `spec` names; raises UsageError or NotReady, telling what there is instead."""
+def find_source(spec: str) -> Source:
+    """Return the source that `spec` names.
+
+    Raises UsageError or NotReady, saying what there is instead.
+    """
     name, part = spec, None
-    if found := re.fullmatch(r"(.*\.pth?)#(\d+)", spec):
-        name, part = found[1], int(found[2])
+    if numbered := re.fullmatch(r"(.*\.pth?)#(\d+)", spec):
+        name, part = numbered[1], int(numbered[2])
     if not name.startswith("hf:"):
-        target = Path(name).expanduser()
-        if not target.exists():
-            raise UsageError(
-                f"There is no file or folder {name!r}.",
-                "Give the folder of a published SAE, or hf:owner/repo/folder.",
-            )
-        cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", str(target.resolve()))
-        return Source(
-            _weights(target, name),
-            spec,
-            str(target.resolve()),
-            f"{cached[1]}/{cached[2]}" if cached else "",
-            part,
-        )
+        return _find_local(spec, name, part)
     repo, inner, revision = hub.parse(name)
     root = hub.fetch(repo, files_wanted(inner), revision)
     target = root / inner if inner else root
@@ -100,19 +105,34 @@ def find_place(spec: str) -> Source:
     return Source(_weights(target, name, repo, revision), spec, f"{repo}/{inner}", repo, part)
 
 
+def _find_local(spec: str, name: str, part: int | None) -> Source:
+    target = Path(name).expanduser()
+    if not target.exists():
+        raise UsageError(
+            f"There is no file or folder {name!r}.",
+            "Give the folder of a published SAE, or hf:owner/repo/folder.",
+        )
+    path = str(target.resolve())
+    cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", path)
+    repo = f"{cached[1]}/{cached[2]}" if cached else ""
+    return Source(_weights(target, name), spec, path, repo, part)
+
+
 def files_wanted(inner: str) -> list[str]:
-    """Paths within a repository that an SAE called `inner` may consist of: nothing else is downloaded."""
+    """Return the paths in a repository that an SAE called `inner` may consist of.
+
+    Nothing else is downloaded.
+    """
     at = Path(inner)
     paths = [at / name for name in (*WEIGHTS, *BESIDE)] + [at.parent / "config.json"]
     if at.suffix in SUFFIXES:
-        paths += [at, at.with_name(f"{at.stem}_cfg.json"), at.parent.parent / "config.json"] + [
-            at.parent / name for name in BESIDE
-        ]
+        paths += [at, at.with_name(f"{at.stem}_cfg.json"), at.parent.parent / "config.json"]
+        paths += [at.parent / name for name in BESIDE]
     return list(dict.fromkeys(path.as_posix() for path in paths))
 
 
 def _weights(target: Path, name: str, repo: str = "", revision: str = "") -> Path:
-    """The one file of weights that `target` is or holds."""
+    """Return the one file of weights that `target` is or holds."""
     if target.is_file():
         if target.suffix not in SUFFIXES:
             raise UsageError(
@@ -120,17 +140,14 @@ def _weights(target: Path, name: str, repo: str = "", revision: str = "") -> Pat
                 f"Give a folder, or a file that ends in {', '.join(SUFFIXES)}.",
             )
         return target
-    known = [target / file for file in WEIGHTS if (target / file).is_file()]
-    found = known or [
-        path for path in sorted(target.iterdir()) if path.suffix in SUFFIXES and path.is_file()
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UsageError(
-            f"{name} holds several files of weights: {', '.join(path.name for path in found[:6])}.",
-            "Give one of them.",
-        )
+    files = [target / file for file in WEIGHTS if (target / file).is_file()]
+    if not files:
+        files = [p for p in sorted(target.iterdir()) if p.suffix in SUFFIXES and p.is_file()]
+    if len(files) == 1:
+        return files[0]
+    if files:
+        listing = ", ".join(path.name for path in files[:6])
+        raise UsageError(f"{name} holds several files of weights: {listing}.", "Give one of them.")
     others = (
         hub.list_files(repo, revision)
         if repo
@@ -144,14 +161,15 @@ def _weights(target: Path, name: str, repo: str = "", revision: str = "") -> Pat
 
 
 def _choices(files: list[str], prefix: str) -> str:
-    """A sentence with the first places among `files` that look like SAEs, or nothing."""
+    """Return a sentence that names the first of `files` that look like SAEs, or ""."""
     folders = {
         file.removesuffix(f"/{known}"): None
         for file in files
         for known in WEIGHTS
         if file.endswith(f"/{known}")
     }
-    places = list(folders) or [file for file in files if file.endswith(SUFFIXES)]
-    if not places:
+    saes = list(folders) or [file for file in files if file.endswith(SUFFIXES)]
+    if not saes:
         return ""
-    return f" It holds {len(places)} of them, such as {', '.join(prefix + place for place in places[:3])}."
+    examples = ", ".join(prefix + sae for sae in saes[:3])
+    return f" It holds {len(saes)} of them, such as {examples}."

@@ -5,10 +5,10 @@ import pytest
 
 from autointerp.clamps import (
     DoseBudget,
-    found_again,
-    held_out_prompts,
-    held_out_rows,
-    of_like_density,
+    find_like_density,
+    is_found_again,
+    read_held_out_prompts,
+    read_held_out_rows,
     works,
 )
 from autointerp.features import Features
@@ -25,8 +25,8 @@ def test_rows_and_prompts_are_held_out(features):
     """Every row is a stretch of one test document; every prompt stands in one."""
     tokens, score = features.tokens, SPLITS.index("test")
     rows, prompts = (
-        held_out_rows(features),
-        held_out_prompts(features, DoseBudget(prompts=5, prompt_tokens=6)),
+        read_held_out_rows(features.evidence),
+        read_held_out_prompts(features.evidence, DoseBudget(prompts=5, prompt_tokens=6)),
     )
     texts = [tokens.text(d) for d in range(len(tokens.names)) if tokens.split[d] == score]
     stored = [
@@ -45,7 +45,7 @@ def test_rows_and_prompts_are_held_out(features):
 def test_control_features_fire_about_as_often(features):
     n = features.postings.n_firings
     feature = int(np.argsort(n)[len(n) // 2])
-    others = of_like_density(features, feature)
+    others = find_like_density(features.evidence, feature)
     assert (
         others
         and feature not in others
@@ -90,7 +90,7 @@ def test_control_features_fire_about_as_often(features):
     ],
 )
 def test_a_clamp_works_when_it_beats_every_control_beyond_its_interval(useful, expected):
-    assert works({"useful": useful}) is expected
+    assert works(useful) is expected
 
 
 def test_found_again_is_the_same_test_on_another_measure():
@@ -101,10 +101,6 @@ def test_found_again_is_the_same_test_on_another_measure():
         "feature_found": 0.2,
         "unclamped_found": 0.0,
     }
-    assert found_again({"useful": {"dose": None}, "useful_found": beyond})
-    assert not found_again(
-        {"useful": {"dose": None}, "useful_found": beyond | {"unclamped_found": 0.5}}
-    )
-    assert not found_again(
-        {"useful": {"dose": None}}
-    )  # an experiment kept before this was measured
+    assert is_found_again(beyond)
+    assert not is_found_again(beyond | {"unclamped_found": 0.5})
+    assert not is_found_again(None), "it was not measured"

@@ -1,11 +1,11 @@
-"""Where a label fails, on planted firings: what it misses and where it cries out in vain."""
+"""Mistakes of rules on planted firings: misses and false alarms."""
 
 import numpy as np
 import pytest
 
 from autointerp.evidence import strata
 from autointerp.examples import Examples
-from autointerp.scores.mistakes import Failing
+from autointerp.scores.mistakes import MistakeFinder
 from core.firings.postings import Postings
 from core.text.tokens import Tokens
 
@@ -32,8 +32,11 @@ def test_misses_and_false_alarms_are_found_where_they_were_planted(examples):
     assert len(cats) >= 6 and len(dogs) >= 3
     where = np.union1d(cats[::2], dogs)
     values = np.where(np.isin(where, dogs), 5.0, 3.0).astype(np.float32)
-    found = Failing(examples, 0).snippets(1, (where, values), '"cat"', 4)
-    at = lambda s: examples.tokens.ordinal(s.document, s.start + s.peak)
+    found = MistakeFinder(examples, 0).snippets(1, (where, values), '"cat"', 4)
+
+    def at(s):
+        return examples.tokens.ordinal(s.document, s.start + s.peak)
+
     missed, alarms = (
         [at(s) for s in found if s.stratum == name] for name in ("missed", "false_alarm")
     )
@@ -47,7 +50,7 @@ def test_misses_and_false_alarms_are_found_where_they_were_planted(examples):
         assert (
             s.activations[s.peak] == (5.0 if s.stratum == "missed" else 0.0) and s.split == "test"
         )
-    assert [at(s) for s in Failing(examples, 0).snippets(1, (where, values), '"cat"', 4)] == [
+    assert [at(s) for s in MistakeFinder(examples, 0).snippets(1, (where, values), '"cat"', 4)] == [
         *missed,
         *alarms,
     ]
@@ -57,9 +60,9 @@ def test_a_perfect_label_and_one_in_free_words_have_none(examples):
     cats = places(examples, " cat")
     every = np.unique(np.r_[cats, places(examples, "cat")])
     firings = (every, np.ones(len(every), np.float32))
-    assert Failing(examples, 0).snippets(1, firings, '"cat"', 4) == []
+    assert MistakeFinder(examples, 0).snippets(1, firings, '"cat"', 4) == []
     assert (
-        Failing(examples, 0).snippets(
+        MistakeFinder(examples, 0).snippets(
             1, (cats[::2], np.ones(len(cats[::2]), np.float32)), "mentions of cats", 4
         )
         == []

@@ -1,4 +1,5 @@
-"""Where `--sae SPEC` looks: files and folders here, the hub's cache, and what it says when there is nothing. No test reaches the network."""
+"""Where `--sae SPEC` looks: files and folders here, the hub's cache, and what it says when there is
+nothing. No test reaches the network."""
 
 import pathlib
 import shutil
@@ -15,8 +16,8 @@ from huggingface_hub.errors import (
 
 from core import hub
 from core.errors import NotReady, UsageError
-from core.saes.formats import load_published
-from core.saes.formats.places import files_wanted, find_place
+from core.saes import SAE
+from core.saes.formats.sources import files_wanted, find_source
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
 
@@ -52,22 +53,22 @@ def test_an_sae_in_the_hubs_cache_loads_offline(cache):
         FIXTURES / "sparsify/topk/config.json",
         cache / "models--me--saes/snapshots/c0ffee/config.json",
     )
-    published = load_published("hf:me/saes/layers.5")
+    published = SAE.load("hf:me/saes/layers.5")
     assert (str(published.site), published.subject) == ("resid_post.5", "EleutherAI/pythia-160m")
     assert published.source == "sparsify, hf:me/saes/layers.5"
 
 
 def test_a_revision_is_asked_for(cache):
     cached(cache, "me/saes", "a", "saelens/standard", revision="v2")
-    assert load_published("hf:me/saes/a@v2").sae.n_features == 11
-    with pytest.raises(NotReady, match="not in this machine's cache"):
-        load_published("hf:me/saes/a@v3")
+    assert SAE.load("hf:me/saes/a@v2").n_features == 11
+    with pytest.raises(NotReady, match="not in the local cache"):
+        SAE.load("hf:me/saes/a@v3")
 
 
 def test_a_folder_that_looks_like_a_file(cache):
     """Some releases have folders called `….pt`."""
     cached(cache, "me/saes", "v5_32k_layer_8.pt", "saelens/topk_layer_norm")
-    assert load_published("hf:me/saes/v5_32k_layer_8.pt").sae.form.norm == "layer_norm"
+    assert SAE.load("hf:me/saes/v5_32k_layer_8.pt").config.norm == "layer_norm"
 
 
 def test_only_files_that_an_sae_may_consist_of_are_downloaded(tmp_path, monkeypatch):
@@ -77,7 +78,7 @@ def test_only_files_that_an_sae_may_consist_of_are_downloaded(tmp_path, monkeypa
         "snapshot_download",
         lambda repo, **more: asked.update(more, repo=repo) or str(FIXTURES / "saelens"),
     )
-    load_published("hf:me/saes/standard@v2")
+    SAE.load("hf:me/saes/standard@v2")
     assert (asked["repo"], asked["revision"]) == ("me/saes", "v2")
     assert {"standard/cfg.json", "standard/sae_weights.safetensors", "config.json"} <= set(
         asked["allow_patterns"]
@@ -117,7 +118,7 @@ def test_the_hubs_errors_are_two_lines(monkeypatch, error, kind, told, then):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(kind, match=told) as caught:
-        load_published("hf:me/saes/layer@v9")
+        SAE.load("hf:me/saes/layer@v9")
     assert then in caught.value.next_step and str(caught.value).count("\n") == 1
 
 
@@ -129,24 +130,24 @@ def test_a_repository_of_many_saes_names_some(tmp_path, monkeypatch):
         with pytest.raises(
             UsageError, match="26 of them, such as hf:google/scope/layer_0/width_16k/average_l0_0,"
         ):
-            load_published(spec)
+            SAE.load(spec)
     monkeypatch.setattr(
         huggingface_hub, "list_repo_files", lambda *_, **__: ["big.pth", "README.md"]
     )
     with pytest.raises(UsageError, match="1 of them, such as hf:google/scope/big.pth"):
-        load_published("hf:google/scope")
+        SAE.load("hf:google/scope")
 
 
 def test_a_cache_without_the_folder_says_so(cache):
     cached(cache, "me/saes", "layers.5", "sparsify/topk/layers.5")
     with pytest.raises(UsageError, match="nothing called 'layers.6'"):
-        load_published("hf:me/saes/layers.6")
+        SAE.load("hf:me/saes/layers.6")
 
 
 @pytest.mark.parametrize("spec", ["hf:gpt2", "hf:", "hf:a/b c", "hf:/x"])
 def test_what_names_no_repository(spec):
     with pytest.raises(UsageError, match="names no repository"):
-        load_published(spec)
+        SAE.load(spec)
 
 
 @pytest.mark.parametrize(
@@ -170,41 +171,41 @@ def test_parts_of_a_spec(spec, parts):
 def test_a_file_or_its_folder(tmp_path):
     folder = FIXTURES / "dictionary_learning/topk"
     for spec in (folder, folder / "ae.pt"):
-        assert load_published(str(spec)).sae.form.k == 3
+        assert SAE.load(str(spec)).config.k == 3
     shutil.copytree(folder, tmp_path / "trainer_0")
     (tmp_path / "trainer_0/checkpoints").mkdir()
     (tmp_path / "trainer_0/ae.pt").rename(tmp_path / "trainer_0/checkpoints/ae_1000.pt")
-    assert load_published(str(tmp_path / "trainer_0/checkpoints/ae_1000.pt")).sae.form.k == 3
+    assert SAE.load(str(tmp_path / "trainer_0/checkpoints/ae_1000.pt")).config.k == 3
 
 
 def test_a_folder_above_names_what_is_below():
     with pytest.raises(
         UsageError, match="holds no SAE that is known here. It holds .* such as .*saelens/abstopk"
     ):
-        load_published(str(FIXTURES / "saelens"))
+        SAE.load(str(FIXTURES / "saelens"))
 
 
 def test_nothing_several_and_unknown(tmp_path):
     with pytest.raises(UsageError, match="no file or folder"):
-        load_published(str(tmp_path / "none"))
+        SAE.load(str(tmp_path / "none"))
     with pytest.raises(UsageError, match="holds no SAE"):
-        load_published(str(tmp_path))
+        SAE.load(str(tmp_path))
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UsageError, match="no file of weights"):
-        load_published(str(tmp_path / "notes.txt"))
+        SAE.load(str(tmp_path / "notes.txt"))
     shutil.copy(FIXTURES / "saelens/standard/expected.safetensors", tmp_path / "a.safetensors")
-    with pytest.raises(UsageError, match="no layout that is known here.*'f', 'x', 'x_hat'"):
-        load_published(str(tmp_path))
+    with pytest.raises(UsageError, match="in no known layout.*'f', 'x', 'x_hat'"):
+        SAE.load(str(tmp_path))
     shutil.copy(FIXTURES / "saelens/standard/expected.safetensors", tmp_path / "b.safetensors")
     with pytest.raises(UsageError, match="several files of weights: a.safetensors, b.safetensors"):
-        load_published(str(tmp_path))
+        SAE.load(str(tmp_path))
 
 
 def test_the_part_of_a_file(tmp_path):
     shutil.copy(FIXTURES / "dictionary_learning/topk/ae.pt", tmp_path / "learned_dicts.pt")
     assert (
-        find_place(f"{tmp_path}/learned_dicts.pt#3").part == 3
-        and find_place(f"{tmp_path}/learned_dicts.pt").part is None
+        find_source(f"{tmp_path}/learned_dicts.pt#3").part == 3
+        and find_source(f"{tmp_path}/learned_dicts.pt").part is None
     )
 
 
@@ -214,7 +215,7 @@ def test_the_part_of_a_file(tmp_path):
 def test_a_broken_file_is_an_error_for_a_person(tmp_path, name):
     (tmp_path / name).write_bytes(b"not what it says")
     with pytest.raises(UsageError, match="cannot be read|holds more than tensors"):
-        load_published(str(tmp_path))
+        SAE.load(str(tmp_path))
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UsageError, match="cannot be read"):
-        load_published(str(tmp_path))
+        SAE.load(str(tmp_path))

@@ -1,0 +1,150 @@
+"""Make the activation shards of a capture: read rows through the subject and write them to disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from core.activations.layout import shard_path
+from core.activations.passes import Reader, TextRows, read_activations
+from core.activations.store import write_shard
+from core.files import read_json, write_json
+from core.parallel import make_shards
+from core.progress import progress, say
+from core.records import Site
+from core.run import Run
+from core.subject.subject import Subject, load_subject
+
+BATCH_SIZE = ".batch.json"  # keeps the measured batch size while the capture is partial
+
+
+def shard_rows(offsets: np.ndarray, shard_tokens: int) -> list[tuple[int, int]]:
+    """(first row, row past the last) of each shard; `offsets` (R + 1,) are those of the rows.
+
+    A shard ends with the row that brings it to `shard_tokens`.
+    """
+    shards, start = [], 0
+    while start < len(offsets) - 1:
+        end = int(np.searchsorted(offsets, offsets[start] + shard_tokens, side="left"))
+        end = min(max(end, start + 1), len(offsets) - 1)
+        shards.append((start, end))
+        start = end
+    return shards
+
+
+def measure_batch_size(folder: Path, subject: Subject, sites: list[Site], rows: TextRows) -> int:
+    """Measure the fastest batch size (in tokens) once and remember it in the partial folder.
+
+    A resumed capture then uses the same one: in bfloat16 the batch size shows in the last bits.
+    """
+    kept = folder / BATCH_SIZE
+    if kept.exists():
+        return int(read_json(kept)["batch_tokens"])
+    sizes = (8192, 32_768, 131_072) if subject.device.type == "cuda" else (1024, 2048, 4096, 8192)
+    sample = np.arange(max(1, int(np.searchsorted(rows.offsets, sizes[-1])) - 1))
+    seconds: dict[int, float] = {}
+    for size in (sizes[0], *sizes):  # the first one twice: it also warms up
+        start = time.perf_counter()
+        read_activations(subject, sites, rows, sample, size)
+        seconds[size] = time.perf_counter() - start
+    best = min(seconds, key=seconds.__getitem__)
+    write_json(kept, {"batch_tokens": best, "seconds": seconds})
+    n = rows.offsets[sample[-1] + 1]
+    speeds = ", ".join(f"{size}: {n / s:,.0f} tok/s" for size, s in seconds.items())
+    say(f"{best} tokens a pass: {speeds}")
+    return best
+
+
+class ShardMaker:
+    """Reads shards at every site and writes the files that are missing. A context manager."""
+
+    def __init__(
+        self,
+        run: Path,
+        folders: list[Path],
+        sites: list[Site],
+        shards: list[tuple[int, int]],
+        batch_tokens: int,
+        subject: Subject | None = None,
+    ):
+        subject = subject or load_subject(Run.open(str(run)))
+        rows = TextRows.open(folders[0], subject.bos)
+        self.reader = Reader(subject, sites, rows, batch_tokens)
+        self.folders, self.sites, self.shards, self.offsets = folders, sites, shards, rows.offsets
+
+    def __enter__(self) -> ShardMaker:
+        self.reader.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.reader.__exit__(*raised)
+
+    def start(self, number: int) -> Callable[[], list[Callable[[], None]]]:
+        """Start reading shard `number`.
+
+        Returns a function that waits for the read and returns one write job per missing file.
+        """
+        missing = [
+            (folder, site)
+            for folder, site in zip(self.folders, self.sites, strict=True)
+            if not shard_path(folder, number).exists()
+        ]
+        if not missing:
+            return list
+        wait = self.reader.start(np.arange(*self.shards[number]), [site for _, site in missing])
+
+        def list_jobs() -> list[Callable[[], None]]:
+            return [
+                partial(write_shard, folder, number, activations)
+                for (folder, _), activations in zip(missing, wait(), strict=True)
+            ]
+
+        return list_jobs
+
+    def n_tokens(self, number: int) -> int:
+        """The number of tokens in shard `number`."""
+        start, end = self.shards[number]
+        return int(self.offsets[end] - self.offsets[start])
+
+    def make(self, number: int) -> int:
+        """Make shard `number`; returns the number of its tokens."""
+        with self:
+            for write in self.start(number)():
+                write()
+        return self.n_tokens(number)
+
+
+def forget_batch_size(folder: Path) -> None:
+    """Remove the batch size that `measure_batch_size` kept in `folder`."""
+    (folder / BATCH_SIZE).unlink(missing_ok=True)
+
+
+def capture_shards(
+    maker: Callable[..., ShardMaker], subject: Subject, n_shards: int, n_tokens: int, workers: int
+) -> None:
+    """Make every shard, in `workers` processes or in this one.
+
+    In this process three things happen at once: one shard is written, one is read, and the passes
+    of the next are submitted.
+    """
+    with progress(total=n_tokens, label="capture", unit="tok") as bar:
+        if workers > 1:
+            make_shards(range(n_shards), maker, ShardMaker.make, workers, bar.update)
+            return
+        with maker(subject=subject) as one, ThreadPoolExecutor(1) as writer:
+            writing: list[Future[None]] = []
+            reading = one.start(0)
+            for number in range(n_shards):
+                following = one.start(number + 1) if number + 1 < n_shards else list
+                jobs, reading = reading(), following
+                for write in writing:  # no more than one shard waits to be written
+                    write.result()
+                writing = [writer.submit(job) for job in jobs]
+                bar.update(one.n_tokens(number))
+            for write in writing:
+                write.result()

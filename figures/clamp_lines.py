@@ -1,0 +1,80 @@
+"""What `clamp` and `replay` print: continuations without and with the clamp, then its doses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from core.clamps.experiments import Experiment
+from figures.layout import terminal_width, wrap_text
+from figures.text import describe_useful, to_line
+
+MEASURES = (  # key in the row of a dose, name, format
+    ("target", "own tokens, nats", "+.2f"),
+    ("own", "own tokens written, share", ".2f"),
+    ("found", "found again, of maximum", ".2f"),
+    ("kl", "KL, nats a token", ".3f"),
+    ("loss", "loss on neutral text", "+.3f"),
+    ("perplexity", "perplexity", ".1f"),
+    ("distinct", "distinct pairs", ".2f"),
+)
+MEASURE, DOSE = 29, 8  # columns of a measure's name and of a dose
+
+
+def clamp_text(record: Experiment) -> str:
+    """Continuations without and with the clamp, one above the other, then what doses do."""
+    width = terminal_width()
+    lines = [
+        f"{clamp}   {to_line(record.label(feature))}".rstrip()
+        for clamp, feature in zip(record.clamps, record.features, strict=True)
+    ]
+    for other in record.also:
+        for clamp in other.clamps:
+            what = f"{clamp.mode} {clamp.feature}={clamp.value:.4g}"
+            lines.append(f"{what}   in run {other.run}")
+    texts = zip(record.prompts, record.seeds, record.baseline, record.clamped, strict=True)
+    for prompt, seed, baseline, clamped in texts:
+        lines += wrap_text(f"-- {to_line(prompt)}   (seed {seed})", width)
+        lines += hang_text("   baseline  ", to_line(baseline), width)
+        lines += hang_text("   clamped   ", to_line(clamped), width)
+    if record.doses is not None:
+        lines += ["", *dose_lines(record, width)]
+    return "\n".join(lines)
+
+
+def hang_text(name: str, text: str, width: int) -> list[str]:
+    """Text behind a name, wrapped between words."""
+    rows = wrap_text(text, width - len(name))
+    return [(name if i == 0 else " " * len(name)) + row for i, row in enumerate(rows)]
+
+
+def dose_lines(record: Experiment, width: int) -> list[str]:
+    """Each measure by dose, and below it that of a random direction of equal length.
+
+    Doses that do not fit beside each other follow in a second table.
+    """
+    doses, lines = record.doses or (), []
+    fitting = max(1, (width - MEASURE) // DOSE)
+    for start in range(0, len(doses), fitting):
+        part = doses[start : start + fitting]
+        heads = [f"{row['dose']:g}x" for row in part]
+        lines.append(join_doses("   dose", heads))
+        for key, name, form in MEASURES:
+            lines.append(join_doses(f"   {name}", [format_dose(row[key], form) for row in part]))
+            random = [format_dose(row[f"random_{key}"], form) for row in part]
+            lines.append(join_doses("     random direction", random))
+        lines.append("")
+    for entry, key, what in (
+        (record.useful, "own", "of the tokens written are its own"),
+        (record.useful_found, "found", "of its maximum is found again"),
+    ):
+        if entry is not None:
+            lines += hang_text("   ", describe_useful(entry, key, what), width)
+    return lines
+
+
+def join_doses(name: str, cells: Iterable[str]) -> str:
+    return f"{name:{MEASURE}}" + "".join(f"{cell:>{DOSE}}" for cell in cells)
+
+
+def format_dose(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,130 @@
+"""Verbs that look: show, list, find, pair, text, note."""
+
+from __future__ import annotations
+
+import click
+
+from figures.cli.output import emit, emit_table, json_flag, open_study, run_argument
+
+STRATA = ["top", "quantiles", "random", "near-miss", "fails", "all"]
+
+
+def counts_of(stratum: str, count: int) -> dict[str, int]:
+    """How many snippets of each stratum `show` prints; 0 stands for the usual number."""
+    if stratum == "all":
+        return {"top": count or 5, "strata": count or 1, "near_miss": count or 2}
+    usual = {
+        "top": ("top", 20),
+        "quantiles": ("strata", 4),
+        "random": ("random", 10),
+        "near-miss": ("near_miss", 10),
+        "fails": ("failing", 5),
+    }
+    name, number = usual[stratum]
+    return {name: count or number}
+
+
+@click.command()
+@run_argument
+@click.argument("feature", type=int)
+@click.option("--stratum", type=click.Choice(STRATA), default="all", help="which snippets")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    default="all",
+    help="from which documents",
+)
+@click.option("-n", "count", default=0, help="snippets of each stratum")
+@json_flag
+def show(run: str, feature: int, stratum: str, split: str, count: int, as_json: bool) -> None:
+    """One feature: labels, scores, density, histogram, promoted tokens, neighbours, snippets."""
+    from figures.terminal import feature_text
+
+    known = open_study(run).known
+    card = known.card(feature, counts_of(stratum, count), split)
+    emit(card.to_dict(), lambda: feature_text(card), as_json)
+
+
+@click.command("list")
+@run_argument
+@click.option("--cluster", type=int, help="only this cluster; -1 is noise")
+@click.option("--min-score", type=float, help="only labels that score at least this")
+@click.option("--labels", "label_set", default="", help="labels of this set")
+@click.option(
+    "--sort",
+    type=click.Choice(["feature", "score", "density", "label", "cluster"]),
+    default="feature",
+)
+@click.option("--limit", default=40, show_default=True, help="rows in the terminal")
+@json_flag
+def list_features(
+    run: str,
+    cluster: int | None,
+    min_score: float | None,
+    label_set: str,
+    sort: str,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Features with label, score, density and cluster."""
+    table = open_study(run).known.overview(label_set)
+    if cluster is not None:
+        table = table[table["cluster"] == cluster]
+    if min_score is not None:
+        table = table[table["score"] >= min_score]
+    ascending = sort not in ("score", "density")
+    emit_table(table.sort_values(sort, ascending=ascending, kind="stable"), as_json, limit)
+
+
+@click.command()
+@run_argument
+@click.argument("words")
+@click.option("--limit", default=20, show_default=True, help="rows in the terminal")
+@json_flag
+def find(run: str, words: str, limit: int, as_json: bool) -> None:
+    """Search labels, promoted tokens and notes."""
+    emit_table(open_study(run).find(words), as_json, limit)
+
+
+@click.command()
+@run_argument
+@click.argument("a", type=int)
+@click.argument("b", type=int)
+@json_flag
+def pair(run: str, a: int, b: int, as_json: bool) -> None:
+    """Two features: the cosine of their directions, and how often they fire on the same token."""
+    from figures.terminal import pair_text
+
+    both = open_study(run).known.pair(a, b)
+    emit(both, lambda: pair_text(both), as_json)
+
+
+@click.command()
+@run_argument
+@click.argument("words")
+@click.option("--against", default="", help="leave out features that fire on this text too")
+@click.option("--chat", is_flag=True, help="each text is a user's turn in the chat template")
+@click.option("--limit", default=20, show_default=True, help="rows in the terminal")
+@json_flag
+def text(run: str, words: str, against: str, chat: bool, limit: int, as_json: bool) -> None:
+    """Which features fire on a text, and not on another."""
+    from figures.terminal import reading_text
+
+    study = open_study(run)
+    if chat:
+        words, against = (study.as_chat(t) if t else "" for t in (words, against))
+    top = study.top(words, against)
+    maxima = study.maxima(sorted({firing["feature"] for firing in top.firings}))
+    shown = {"tokens": top.tokens, "firings": top.firings}
+    emit(shown, lambda: reading_text(top.tokens, top.firings, maxima, limit), as_json)
+
+
+@click.command()
+@run_argument
+@click.argument("feature", type=int)
+@click.argument("words")
+def note(run: str, feature: int, words: str) -> None:
+    """Write down what you think a feature is."""
+    open_study(run).note(feature, words)
+    label = f"python main.py label {run} --labels hand"
+    click.echo(f"Noted. Score it: {label} && python main.py score {run} --labels hand")

@@ -1,0 +1,88 @@
+"""Verbs about others: compare, explore, export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from figures.cli.output import emit, json_flag, open_study, redo_flag, run_argument
+
+
+@click.command()
+@run_argument
+@click.argument("other")
+@redo_flag
+@json_flag
+def compare(run: str, other: str, redo: bool, as_json: bool) -> None:
+    """Match the features of two runs on one site, and measure each on the other's text."""
+    from core.training.compare import compare as compare_runs
+    from figures.terminal import compare_text
+
+    ours, theirs = open_study(run).run_directory, open_study(other).run_directory
+    with ours.locked("compare"):
+        summary = compare_runs(ours, theirs, redo).summary
+    emit(summary, lambda: compare_text(ours.name, other, summary), as_json)
+
+
+@click.command()
+@run_argument
+@click.option("--port", default=8765, show_default=True, help="on 127.0.0.1")
+def explore(run: str, port: int) -> None:
+    """Serve the explorer with the loaded subject behind it, on this machine only."""
+    from core.progress import say
+    from figures.explorer.server import Server, live_calls, serve
+
+    study = open_study(run)
+    serve(Server(study.known, live_calls(study)), port, say)
+
+
+@click.command()
+@run_argument
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["site", "neuronpedia", "csv", "jsonl", "saelens"]),
+    help="site: the explorer as a folder; neuronpedia: upload batches and bulk files; "
+    "saelens: the SAE in the layout of SAELens 6",
+)
+@click.option("--model", default="", help="neuronpedia: its name of the model [the subject's own]")
+@click.option("--source", default="", help="neuronpedia: its name of the source [from the site]")
+def export(run: str, folder: Path, to: str, model: str, source: str) -> None:
+    """Write what is known of all features, or the SAE itself, to FOLDER, for others."""
+    paths = open_study(run).export(folder, to, model=model, source=source)
+    click.echo("\n".join(str(path) for path in paths))
+    if to == "site":
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files) / 1e6
+        click.echo(f"{len(files)} files, {size:.1f} MB")
+
+
+@click.command("import")
+@run_argument
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--from",
+    "layout",
+    required=True,
+    type=click.Choice(["neuronpedia"]),
+    help="the layout of FOLDER",
+)
+@click.option(
+    "--labels",
+    "name",
+    default="neuronpedia",
+    show_default=True,
+    help="name of the label set that they become",
+)
+def import_labels(run: str, folder: Path, layout: str, name: str) -> None:
+    """Bring in other people's explanations as a label set, to be scored here."""
+    from autointerp.exchange.neuronpedia_import import import_neuronpedia
+
+    opened = open_study(run).run_directory
+    with opened.locked("import"):
+        summary = import_neuronpedia(opened, folder, name).summary
+    without = summary["failures"].get("none", 0)
+    click.echo(f"label/{name}: {summary['labels']:,} labels, {without:,} features without one")
+    click.echo(f"Next: python main.py score {run} --labels {name}")

@@ -1,0 +1,137 @@
+"""What the report says of clusters and of pairs of features: verdict, proof, names, relations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autointerp.clusters.unit import read_levels, read_proof, read_relations
+from autointerp.features import Features
+from autointerp.titles.unit import read_titles
+from figures.markdown import code, table
+from figures.text import to_line
+
+MOST_NAMED = 20  # clusters in the table of names
+MOST_PAIRS = 4  # pairs of each kind in the table of relations
+LABEL = 60  # characters of a label in a table
+
+
+def clusters_section(features: Features) -> str:
+    """The verdict first, then the numbers that it rests on, then the largest named clusters."""
+    run = features.run
+    unit, proof, titles = run.find("cluster"), read_proof(run), run.find("title")
+    if not unit or not proof:
+        return f"Not clustered yet: `python main.py cluster {run.name}`."
+    s = unit.summary
+    counts = " > ".join(map(str, s["layers"])) or "No"
+    lead = (
+        f"**{s['verdict']}**\n\n{counts} clusters; {s['noise']} features are in none of the "
+        f"finest level, {s['isolated']} stand alone, {s['dead']} are dead, {s['duplicates']} "
+        "pairs are duplicates."
+    )
+    rows = [*proof_rows(s, proof), *(name_rows(titles.summary) if titles else [])]
+    parts = [lead, table(["measure", "here", "null or chance"], rows)]
+    named = list_named(features)
+    if titles:
+        parts.append(
+            f"{len(named)} of {sum(s['layers'])} clusters, all levels together, come back in "
+            "subsamples and share something that can be named; the others have no name."
+        )
+    if named:
+        parts.append(table(["level", "cluster", "title", "features"], named[:MOST_NAMED]))
+    return "\n\n".join(parts)
+
+
+def list_named(features: Features) -> list[list]:
+    """[level, cluster, title, size] of the clusters that have a name, the largest first in each."""
+    levels = read_levels(features.run, features.postings.n_features, read_titles(features.run))
+    rows: list[list] = []
+    for number, level in enumerate(levels):
+        clusters, sizes = np.unique(level.cluster[level.cluster >= 0], return_counts=True)
+        named = [
+            [number, cluster, to_line(level.titles[cluster]), size]
+            for cluster, size in zip(clusters.tolist(), sizes.tolist(), strict=True)
+            if level.titles.get(cluster)
+        ]
+        rows += sorted(named, key=lambda row: -row[3])
+    return rows
+
+
+def format_tried(value: float | None, form: str = ".3f") -> str:
+    """A number, or that it was not tried."""
+    return "not tried" if value is None else format(value, form)
+
+
+def compare_to_null(measure: dict | None, form: str = ".4f") -> list[str]:
+    """[value, its shuffles with z and p]."""
+    if measure is None:
+        return ["none", ""]
+    null = f"{measure['null']:{form}} ± {measure['spread']:{form}}"
+    test = f"z {format_tried(measure['z'], '.1f')}, p {measure['p']:.3f}"
+    return [format(measure["value"], form), f"{null} ({test})"]
+
+
+def proof_rows(s: dict, proof: dict) -> list[list[str]]:
+    """[measure, here, null or chance] of all that the verdict on the clusters rests on.
+
+    `s` is the summary of `cluster`.
+    """
+    nulls, levels = s["null_cohesion"], proof["firing"]["layers"]
+    clouds = "not tried"
+    if nulls:
+        clouds = f"{np.mean(nulls):.3f} ± {np.std(nulls):.3f} ({len(nulls)} Gaussian clouds)"
+    counts = ", ".join(map(str, s["null_groups"])) or "not tried"
+    kept = "clusters that come back in subsamples (Jaccard at least 0.5)"
+    ari = f"{format_tried(s['ari_subsamples'])}, {format_tried(s['ari_seeds'])}"
+    recall = f"{format_tried(s['recall_space'], '.0%')}, {format_tried(s['recall'], '.0%')}"
+    graph = compare_to_null(proof["firing"]["graph"]["ami"], ".3f")
+    return [
+        ["cohesion of the finest level", format_tried(s["cohesion"]), clouds],
+        ["clusters of the finest level", str(s["groups"]), counts],
+        [kept, format_tried(s["kept"], ".0%"), ""],
+        ["ARI of subsamples, of other seeds", ari, "0"],
+        ["15 neighbours kept by the space of the clusters, by the map", recall, ""],
+        [
+            "firing together within clusters (phi)",
+            *compare_to_null(levels[-1] if levels else None),
+        ],
+        ["tokens in common within clusters", *compare_to_null(proof["tokens"])],
+        ["agreement with clusters of the co-activation graph (AMI)", *graph],
+    ]
+
+
+def name_rows(s: dict) -> list[list[str]]:
+    """[measure, here, null or chance] of the names; `s` is the summary of `title`."""
+    agreement = {name: s[f"agreement_{name}"] for name in ("value", "null", "z", "p")}
+    known = agreement["value"] is not None and agreement["z"] not in (None, 0)
+    if known:
+        agreement["spread"] = (agreement["value"] - agreement["null"]) / agreement["z"]
+    intruder = "none"
+    if s["intruder_share"] is not None:
+        span = f"[{s['intruder_low']:.0%}, {s['intruder_high']:.0%}]"
+        intruder = f"{s['intruder_share']:.0%} {span} of {s['intruder_n']}"
+    agreed = compare_to_null(agreement if known else None)
+    return [
+        ["agreement of labels within clusters", *agreed],
+        ["intruder found from a cluster's name and five labels", intruder, "20 %"],
+    ]
+
+
+def relations_section(features: Features) -> str:
+    """Duplicates, probable splitting and absorption, the first pairs of each."""
+    unit, relations = features.run.find("relate"), read_relations(features.run)
+    if not unit or not len(relations):
+        return ""
+    s, rows = unit.summary, []
+    for _, pairs in relations.groupby("kind", sort=False):
+        for pair in pairs.head(MOST_PAIRS).to_dict("records"):
+            feature, other = int(pair["feature"]), int(pair["other"])
+            labels = [code(features.label(f)[:LABEL]) for f in (feature, other)]
+            strength = f"{pair['strength']:.2f}"
+            rows.append([pair["kind"], feature, labels[0], other, labels[1], strength])
+    lead = (
+        f"{s['duplicate']} near duplicates, {s['splitting']} pairs of probable splitting, "
+        f"{s['absorption']} of probable absorption (the first feature by the second)."
+    )
+    header = ["kind", "feature", "label", "other", "label", "strength"]
+    title = "### Features that belong together in another sense"
+    return f"{title}\n\n{lead}\n\n{table(header, rows)}"

@@ -1,0 +1,41 @@
+"""What the documents say about the code is what the code says."""
+
+import pathlib
+import re
+
+import pytest
+
+from autointerp.pipeline import STAGES
+from autointerp.rules.annotations import CONTEXTS
+from autointerp.rules.language import parse, render
+from autointerp.rules.lexemes import AFFIXES, SHAPES
+from docs import tree
+
+ROOT = pathlib.Path(__file__).parents[1]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+RULES = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^\| `(.+?)` \|", RULES, re.MULTILINE)
+
+
+def test_the_tree_is_that_of_the_code():
+    assert tree.page_with(tree.tree()) == ARCHITECTURE, "type: python docs/tree.py --write"
+
+
+def test_every_file_says_what_it_is_for():
+    empty = [line for line in tree.tree().splitlines() if len(line.split()) < 3]
+    assert not empty
+
+
+def test_every_unit_of_the_table_is_on_the_page():
+    for stage in STAGES.values():
+        assert f"`{stage.name}" in ARCHITECTURE, stage.name
+
+
+@pytest.mark.parametrize("label", EXAMPLES)
+def test_an_example_of_the_rule_language_is_in_the_language(label):
+    assert parse(render(parse(label))) == parse(label)
+
+
+@pytest.mark.parametrize("phrase", [*SHAPES, *AFFIXES, *CONTEXTS])
+def test_every_phrase_is_on_the_page(phrase):
+    assert phrase in re.sub(r"\s+", " ", RULES)
