@@ -32,7 +32,6 @@ STRATA = (
 )
 BOUNDS = {name: (low, high) for name, low, high in STRATA}
 NAMES = ("top", *(name for name, _, _ in STRATA), "firing", "near_miss", "random")
-BROKEN = "\ufffd"  # a token that holds part of a character decodes to this
 SPACING = 16  # tokens between two peaks of the top stratum
 
 
@@ -237,7 +236,7 @@ class Examples:
                 document,
                 position,
                 peak,
-                tokens=self.read_texts(document, start, end),
+                tokens=self.tokens.spell(start, end),
                 activations=tuple(values),
                 stratum=stratum,
                 split=SPLITS[split],
@@ -245,23 +244,6 @@ class Examples:
             )
             for document, position, peak, start, end, split, values, stratum, weight in rows
         ]
-
-    def read_texts(self, document: int, start: int, end: int) -> tuple[str, ...]:
-        """Return the text in its document of each token from ordinal `start` to `end`.
-
-        Where several tokens make up one character, so that none of them decodes alone, the first
-        of them is given the character.
-        """
-        texts = [self.tokens.vocabulary[i] for i in self._ids[start:end]]
-        if BROKEN not in "".join(texts):
-            return tuple(texts)
-        source, said = self.tokens.text(document), 0  # characters that earlier tokens hold
-        firsts, lasts = self.tokens.starts[start:end], self.tokens.ends[start:end]
-        for i, (a, b) in enumerate(zip(firsts.tolist(), lasts.tolist(), strict=True)):
-            if BROKEN in texts[i]:
-                texts[i] = source[max(a, said) : b]
-            said = max(said, b)
-        return tuple(texts)
 
 
 def choose_some(pool: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -66,7 +66,8 @@ class RunSettings:
     )
     corpus: str = setting(
         "stdlib",
-        "stdlib; a .txt, .jsonl or .parquet file, or a folder of them; hf:name[:split][:column]",
+        "stdlib; a file (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet, each also .gz or .zst) or "
+        "a folder of them; hf:name[@config][:split][:column]",
     )
     sae: str = setting(
         "", "load this published SAE instead of training one: a folder, a file, or hf:repo[/folder]"
@@ -84,7 +85,17 @@ class RunSettings:
 class CaptureSettings:
     """capture: read the documents, tokenise them, and store activations and splits."""
 
-    max_tokens: int = setting(0, "stop after about this many tokens; 0 reads the whole corpus")
+    max_tokens: int = setting(
+        0,
+        "stop after about this many tokens; 0 reads the whole corpus, of a streamed dataset "
+        "2,000,000 tokens",
+    )
+    cut: str = setting(
+        "auto",
+        "cut text files into documents at blank lines; auto: those of over 100,000 characters, "
+        "and a file that is the whole corpus",
+        choices=("auto", "yes", "no"),
+    )
     context: int = setting(256, "tokens in a row, BOS included; at most the subject's own context")
     generate: int = setting(
         0, "have the subject continue every document (a prompt) by up to this many tokens"
@@ -99,6 +110,14 @@ class CaptureSettings:
         "all",
         "which speaker's tokens are analysed in a chat; the others are context only",
         choices=("all", "user", "assistant"),
+    )
+    thoughts: bool = setting(
+        False,
+        "keep conversations whose thoughts the chat template strips, thoughts included; without it "
+        "they are left out",
+    )
+    special: bool = setting(
+        False, "count special tokens that are written in a text; without it they are context only"
     )
     store: str = setting(
         "auto",

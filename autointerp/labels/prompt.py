@@ -13,6 +13,7 @@ from typing import Any
 
 from autointerp.llm.messages import final_part, last_object, messages, number, quoted
 from core.records import Snippet
+from core.text.tokens import find_shown
 
 LABEL_PROMPT = "label-2"
 LONGEST_LABEL = 200  # characters, as Label.text
@@ -91,7 +92,7 @@ def _mark_peak(snippet: Snippet) -> str:
 
     The text begins shortly before the first token that fires and ends shortly after the last.
     """
-    tokens, peak = snippet.tokens, snippet.peak
+    tokens, peak = snippet.tokens, find_shown(snippet.tokens, snippet.peak)
     of_interest = [peak, *(i for i, activation in enumerate(snippet.activations) if activation > 0)]
     start, end = max(0, min(of_interest) - TOKENS_BEFORE), max(of_interest) + 1 + TOKENS_AFTER
     parts = tokens[start:peak], tokens[peak : peak + 1], tokens[peak + 1 : end]
@@ -103,11 +104,12 @@ def _list_firing_tokens(snippet: Snippet, max_activation: float) -> str:
     """Return a JSON object of firing tokens and strengths, strongest first.
 
     The strength is the activation in tenths of the feature's maximum, at least 1. A token that
-    stands twice counts once.
+    stands twice counts once, and so do the parts of one character.
     """
     strongest: dict[str, float] = {}
-    for token, activation in zip(snippet.tokens, snippet.activations, strict=True):
+    for place, activation in enumerate(snippet.activations):
         if activation > 0:
+            token = snippet.tokens[find_shown(snippet.tokens, place)]
             strongest[token] = max(activation, strongest.get(token, 0.0))
     parts = []
     for token in sorted(strongest, key=strongest.__getitem__, reverse=True)[:MOST_TOKENS_LISTED]:

@@ -258,6 +258,9 @@ def _annotate_document(
         return np.zeros(n, np.uint16), np.full(n, -1, np.int32), np.full(n, -1, np.int32)
     bits, opener = scan(text)
     last = np.clip(ends - 1, 0, len(text) - 1)  # the state after the token has been read
+    # a space that the tokenizer puts before a text, or between words, is not in the document
+    here = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), np.uint32) == ord(" ")
+    spaces = np.where(here[np.minimum(starts, last)], spaces, 0)
     first = np.minimum(starts + spaces, last)
     contexts = np.zeros(n, np.uint16)
     for name, bit in SCANNED.items():

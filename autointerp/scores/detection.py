@@ -202,7 +202,7 @@ def shuffle_windows(panel: Panel, seed: int) -> list[np.ndarray]:
 def write_window(context: Context, panel: Panel, window: int, marked: bool) -> str:
     """Return the text of one window as the prompt shows it."""
     start, end = int(panel.starts[window]), int(panel.ends[window])
-    texts = [context.tokens.vocabulary[i] for i in np.asarray(context.tokens.ids[start:end])]
+    texts = list(context.tokens.spell(start, end))
     marks = set((panel.marks[window] - start).tolist()) if marked else set()
     return prompts.marked_text(texts, marks)
 

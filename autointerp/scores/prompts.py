@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from autointerp.llm.messages import final_part, json_at, messages, number, quoted
+from core.text.tokens import find_shown
 
 SIMULATE_PROMPT, DIGITS_PROMPT = "simulate-1", "digits-1"
 DETECT_PROMPT, GENERATE_PROMPT = "detect-1", "generate-1"
@@ -198,8 +199,10 @@ def detect_messages(label: str, texts: list[str], marked: bool) -> list[dict]:
 def marked_text(tokens: list[str], marks: set[int]) -> str:
     """Return the tokens as one JSON string with << and >> around each run of marked tokens.
 
-    The text itself cannot hold these markers: they are escaped in it.
+    The text itself cannot hold these markers: they are escaped in it. A mark on a later part of a
+    character marks the character.
     """
+    marks = {find_shown(tokens, place) for place in marks}
     parts = []
     for marked, run in itertools.groupby(range(len(tokens)), key=marks.__contains__):
         inside = CLOSING.sub(r"\\u003e", quoted("".join(tokens[i] for i in run))[1:-1])

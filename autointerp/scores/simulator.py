@@ -299,5 +299,5 @@ def batches(ordinals: np.ndarray) -> list[list[np.ndarray]]:
 
 
 def read_windows(tokens: Tokens, windows: list[np.ndarray]) -> list[tuple[str, ...]]:
-    """Return the texts of the tokens of each window."""
-    return [tuple(tokens.vocabulary[i] for i in np.asarray(tokens.ids[w])) for w in windows]
+    """Return the texts of the tokens of each window, which are consecutive."""
+    return [tokens.spell_each(int(w[0]), int(w[-1]) + 1) for w in windows]

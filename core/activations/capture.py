@@ -49,10 +49,12 @@ from core.settings import CaptureSettings, key_table
 from core.subject.subject import Subject, load_subject
 from core.text import splits as corpus
 from core.text.documents import read_corpus, text_hash
-from core.text.tokens import write_arrays, write_texts
+from core.text.tokens import find_respelled, write_arrays, write_texts
 from core.text.word_tree import word_tree, write_word_tree
 
 SHARD_TOKENS = 131_072  # in a shard file, about
+STREAM_TOKENS = 2_000_000  # read of a streamed dataset where --max-tokens does not say
+LARGE_GROUP = 0.05  # share of the documents from which a near-duplicate group is told
 # bytes on disk of a token without its activation: id, offsets, counted, copied, share of the text
 TEXT_BYTES = 19
 
@@ -134,10 +136,20 @@ def _encode(
 
     Raises UsageError when none of the tokens is counted.
     """
-    chat = Chat(settings.chat, settings.turns, answer=bool(settings.generate))
-    encoded, left_out = encode_documents(
-        target.subject, read_corpus(target.run.settings.corpus), settings.max_tokens, chat
+    chat = Chat(
+        settings.chat,
+        settings.turns,
+        answer=bool(settings.generate),
+        thoughts=settings.thoughts,
+        special=settings.special,
     )
+    documents = read_corpus(target.run.settings.corpus, settings.cut)
+    limit = settings.max_tokens
+    if documents.streamed and not limit:
+        limit = STREAM_TOKENS
+        say(f"A streamed dataset is read up to {limit:,} tokens; --max-tokens sets another limit.")
+    encoded, left_out = encode_documents(target.subject, documents, limit, chat)
+    say_left_out(encoded, left_out)
     activation_bytes = sum(target.widths) * target.subject.model.dtype.itemsize if stored else 0
     say_size(encoded, settings.generate, activation_bytes + TEXT_BYTES * len(target.folders))
     if settings.generate:
@@ -168,6 +180,17 @@ def _store_activations(
     )
     maker = partial(ShardMaker, target.run.path, target.folders, target.sites, shards, batch_tokens)
     capture_shards(maker, subject, len(shards), len(tables["ids"]), settings.workers)
+
+
+def say_left_out(encoded: list[Encoded], left_out: dict[str, int]) -> None:
+    """Print what was left out and why, and what one document alone cannot do."""
+    if left_out:
+        say("left out: " + "; ".join(f"{n:,} {reason}" for reason, n in left_out.items()))
+    if len(encoded) == 1:
+        say(
+            "The corpus is one document, so only one split has text. Give more documents, or cut "
+            "it at its blank lines: --cut yes."
+        )
 
 
 def say_size(encoded: list[Encoded], generate: int, bytes_a_token: int) -> None:
@@ -248,6 +271,7 @@ def describe(
     texts = [d.text.encode("utf-8", errors="surrogatepass") for d in encoded]
     more = split_documents(tables, encoded)
     more["text_offsets"] = _to_offsets(np.array([len(t) for t in texts]))
+    more["respelled"] = find_respelled(tables, (d.text for d in encoded), vocabulary)
     used, counts = np.unique(tables["ids"], return_counts=True)
     words = word_tree(
         [vocabulary[token] for token in used],
@@ -267,7 +291,13 @@ def split_documents(tables: dict[str, np.ndarray], encoded: list[Encoded]) -> di
     `group` numbers the near-duplicate groups. `copied` marks the tokens that scores leave out:
     those that are copied and those that are not counted.
     """
-    group = corpus.group_near_duplicates([d.ids for d in encoded])
+    group = corpus.group_near_duplicates([d.ids[d.compared] for d in encoded])
+    largest = int(np.bincount(group).max())
+    if largest > max(1, LARGE_GROUP * len(encoded)):
+        say(
+            f"{largest:,} of {len(encoded):,} documents are near copies of one another, or linked "
+            "by such copies; they are all in one split."
+        )
     split = corpus.assign_splits([text_hash(d.text) for d in encoded], group)
     documents = np.split(tables["ids"], tables["document_offsets"][1:-1])
     copied = corpus.mark_copied_tokens(documents, split)
@@ -303,6 +333,7 @@ def summarise(
             name: {"documents": int((split == i).sum()), "tokens": int(lengths[split == i].sum())}
             for i, name in enumerate(SPLITS)
         },
+        "largest_near_duplicate_group": int(np.bincount(tables["group"]).max()),
         "near_duplicate_documents": int((tables["group"] != np.arange(len(encoded))).sum()),
         "counted": int(tables["counted"].sum()),
         "copied_share_of_held_out": copied,

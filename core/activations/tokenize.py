@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,10 @@ from core.errors import UsageError
 from core.files import read_json, write_json
 from core.progress import progress
 from core.records import Site
+from core.subject.chat import TurnChanged, locate_turns
 from core.subject.subject import Subject
-from core.text.documents import Document, text_hash
+from core.text.documents import Corpus, Document, text_hash
+from core.text.forms import LeftOut
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -29,7 +31,8 @@ PROMPTS = 32  # prompts continued at once
 class Encoded:
     """One document and its tokens.
 
-    `counted` is False on tokens whose firings are not analysed, such as those of a chat template.
+    `counted` is False on tokens whose firings are not analysed, such as those of a chat template;
+    `compared` on those that make no near duplicates: the template's, and those of a system prompt.
     """
 
     name: str
@@ -38,15 +41,18 @@ class Encoded:
     starts: np.ndarray  # (n,) character offset at which each token starts
     ends: np.ndarray  # (n,) character offset at which it ends
     counted: np.ndarray  # (n,) bool
+    compared: np.ndarray  # (n,) bool
 
 
 @dataclass(frozen=True)
 class Chat:
-    """How documents are read as chats."""
+    """How documents are read."""
 
     every: bool = False  # a document without turns is a user's turn; conversations are always chats
     turns: str = "all"  # all, user or assistant: whose tokens are counted
     answer: bool = False  # the text ends where the assistant's next turn begins
+    thoughts: bool = False  # a turn is kept whole where the template strips its thoughts
+    special: bool = False  # special tokens that are written in a text are counted
 
 
 PLAIN = Chat()
@@ -55,45 +61,71 @@ PLAIN = Chat()
 def encode_documents(
     subject: Subject, documents: Iterable[Document], max_tokens: int = 0, chat: Chat = PLAIN
 ) -> tuple[list[Encoded], dict[str, int]]:
-    """Tokenise documents: (documents with their tokens, reason -> number of documents left out).
+    """Tokenise documents: (documents with their tokens, reason -> number of what is left out).
 
-    Exact copies and documents of under two tokens are left out, and so is every document after
-    the first `max_tokens` tokens (0: no limit); past the limit a stream is not read any further.
-    Raises UsageError when no document remains.
+    Exact copies, documents of under two tokens and chats that the template refuses or changes are
+    left out, and so is every document after the first `max_tokens` tokens (0: no limit); past the
+    limit a stream is not read any further. What a `Corpus` left out is counted too. Raises
+    UsageError when no document remains.
     """
+    left_out = documents.left_out if isinstance(documents, Corpus) else LeftOut()
     kept: list[Encoded] = []
     seen: set[str] = set()
-    left_out: Counter[str] = Counter()
     total, limit = 0, max_tokens or float("inf")
     batches = _split_into_batches(documents)
-    for batch in batches:
-        if chat.every or any(d.turns for d in batch):
-            batch = [apply_chat_template(subject, d, chat) for d in batch]
-        encodings = subject.tokenizer.backend_tokenizer.encode_batch(
-            [d.text for d in batch], add_special_tokens=False
-        )
-        for document, encoding in zip(batch, encodings, strict=True):
-            key = text_hash(document.text)
+    with progress(total=max_tokens or None, label="read", unit="tok") as bar:
+        for batch in batches:
+            batch = [d for d in map(partial(_to_text, subject, chat, left_out), batch) if d]
+            for document, encoding in zip(
+                batch, subject.encode([d.text for d in batch]), strict=True
+            ):
+                encoded = _to_encoded(subject, document, encoding)
+                if reason := _why_left_out(encoded, seen, total >= limit):
+                    left_out.add(reason, document.name)
+                    continue
+                kept.append(
+                    encoded if chat.special else _uncount_special(subject, encoded, left_out)
+                )
+                total += len(encoded.ids)
+                bar.update(len(encoded.ids))
             if total >= limit:
-                left_out["documents past the token limit"] += 1
-            elif key in seen:
-                left_out["documents that copy another"] += 1
-            elif len(encoding.ids) < 2:
-                left_out["documents under two tokens"] += 1
-            else:
-                seen.add(key)
-                kept.append(_to_encoded(document, encoding))
-                total += len(encoding.ids)
-        if total >= limit and isinstance(documents, list):
-            left_out["documents past the token limit"] += sum(map(len, batches))
-        elif total >= limit:
-            break
+                if not _is_stream(documents):
+                    left_out.add(PAST, "", sum(map(len, batches)))
+                break
     if not kept:
         raise UsageError(
-            f"No document of the corpus can be used: {dict(left_out)}.",
-            "Give documents of at least two tokens.",
+            f"No document of the corpus can be used: {left_out.line()}.",
+            left_out.advice() or "Give documents of at least two tokens.",
         )
-    return kept, {reason: n for reason, n in left_out.items() if n}
+    return kept, dict(left_out.counts)
+
+
+PAST = "documents past the token limit"
+
+
+def _is_stream(documents: Iterable[Document]) -> bool:
+    return documents.streamed if isinstance(documents, Corpus) else not isinstance(documents, list)
+
+
+def _why_left_out(encoded: Encoded, seen: set[str], past: bool) -> str:
+    """The reason to leave a document out, or nothing; `seen` holds the hashes of those before."""
+    if past:
+        return PAST
+    if (key := text_hash(encoded.text)) in seen:
+        return "documents that copy another"
+    if len(encoded.ids) < 2:
+        return "documents under two tokens"
+    seen.add(key)
+    return ""
+
+
+def _uncount_special(subject: Subject, encoded: Encoded, left_out: LeftOut) -> Encoded:
+    """The document with its special tokens as context only."""
+    special = encoded.counted & np.isin(encoded.ids, subject.special_ids)
+    if not special.any():
+        return encoded
+    left_out.add("special tokens written in a text, not counted", encoded.name, int(special.sum()))
+    return replace(encoded, counted=encoded.counted & ~special)
 
 
 def _split_into_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -102,48 +134,82 @@ def _split_into_batches(documents: Iterable[Document]) -> Iterator[list[Document
         yield batch
 
 
-def _to_encoded(document: Document, encoding: Encoding) -> Encoded:
-    """Take the tokenizer's offsets, but give a token the white space that they trim before it."""
-    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    starts, ends = offsets[:, 0].copy(), offsets[:, 1]
-    gap = np.r_[starts[0], starts[1:] - ends[:-1]]
-    for i in np.flatnonzero(gap > 0):
-        before = int(ends[i - 1]) if i else 0
-        if document.text[before : int(starts[i])].isspace():
-            starts[i] = before
-    counted = np.ones(len(starts), bool)
-    if document.spans is not None:
-        counted[:] = False
-        for start, end in document.spans:
-            counted |= (starts < end) & (ends > start)
-    return Encoded(
-        document.name, document.text, np.array(encoding.ids, dtype=np.int64), starts, ends, counted
-    )
+def _to_encoded(subject: Subject, document: Document, encoding: Encoding) -> Encoded:
+    """The tokens of one document without a leading BOS, which every row has already."""
+    ids = np.array(encoding.ids, dtype=np.int64)
+    starts, ends = _close_gaps(subject, document.text, ids, encoding.offsets)
+    if subject.bos is not None and ids[:1].tolist() == [subject.bos]:
+        ids, starts, ends = ids[1:], starts[1:], ends[1:]
+    counted = _are_inside(starts, ends, document.spans)
+    compared = _are_inside(starts, ends, document.compared)
+    return Encoded(document.name, document.text, ids, starts, ends, counted, compared)
+
+
+def _are_inside(
+    starts: np.ndarray, ends: np.ndarray, spans: tuple[tuple[int, int], ...] | None
+) -> np.ndarray:
+    """bool (n,): the token holds a character of one of the spans; all of them where it is None."""
+    if spans is None:
+        return np.ones(len(starts), bool)
+    inside = np.zeros(len(starts), bool)
+    for start, end in spans:
+        inside |= (starts < end) & (ends > start)
+    return inside
+
+
+def _close_gaps(
+    subject: Subject, text: str, ids: np.ndarray, offsets: list[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokenizer's offsets, but what no token covers belongs to the token after it.
+
+    That is white space that some tokenizers trim, and what their normalisers drop. A token that is
+    a space, or that the tokenizer put in front of a word, holds no letter of the word.
+    """
+    table = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    starts, ends = table[:, 0].copy(), table[:, 1].copy()
+    for i in np.flatnonzero(subject.are_spaces[ids]):
+        inner = text[int(starts[i]) : int(ends[i])]
+        ends[i] = starts[i] + len(inner) - len(inner.lstrip())
+    reach = np.r_[0, np.maximum.accumulate(ends)[:-1]]
+    return np.minimum(starts, reach), ends
 
 
 # ---------------------------------------------------------------- chats
 
 
+def _to_text(
+    subject: Subject, chat: Chat, left_out: LeftOut, document: Document
+) -> Document | None:
+    """The document as the subject reads it; None for a chat that cannot be read, which is counted.
+
+    Raises UsageError for a chat where the subject has no template.
+    """
+    if not chat.every and not document.turns:
+        return document
+    try:
+        return apply_chat_template(subject, document, chat)
+    except TurnChanged as error:
+        what = "whose thoughts the chat template strips" if error.thought else ""
+        reason = f"conversations {what or f'whose {error.role} turns the chat template changes'}"
+        advice = "Keep the thoughts: capture RUN --thoughts." if error.thought else ""
+        left_out.add(reason, document.name, advice=advice)
+    except UsageError as error:
+        if not subject.tokenizer.chat_template:
+            raise
+        left_out.add("conversations that the chat template refuses", f"{document.name}: {error}")
+    return None
+
+
 def apply_chat_template(subject: Subject, document: Document, chat: Chat) -> Document:
     """The document in the subject's chat template, with the character spans of the counted turns.
 
-    A document without turns is one turn of the user. Raises UsageError for a turn that the
-    template changes, because its tokens could not be told from those of the template.
+    A document without turns is one turn of the user. Raises what `locate_turns` raises.
     """
     turns = document.turns or (("user", document.text),)
-    text = subject.chat_text(list(turns), answer=chat.answer)
-    spans, at = [], 0
-    for role, content in turns:
-        start = text.find(content.strip(), at)
-        if start < 0:
-            raise UsageError(
-                f"The chat template changes the {role}'s turn in {document.name}.",
-                "Remove that conversation from the corpus.",
-            )
-        at = start + len(content.strip())
-        if chat.turns in ("all", role):
-            spans.append((start, at))
-    return replace(document, text=text, spans=tuple(spans))
+    made = locate_turns(subject.tokenizer, turns, chat.answer, chat.thoughts)
+    spans = [(a, b) for role, a, b in made.spans if chat.turns in ("all", role)]
+    said = tuple((a, b) for role, a, b in made.spans if role != "system")
+    return replace(document, text=made.text, spans=tuple(spans), compared=said)
 
 
 # ---------------------------------------------------------------- continuations
@@ -217,5 +283,6 @@ def _append_tokens(subject: Subject, prompt: Encoded, new: list[int], counts: bo
         np.r_[prompt.ids, np.array(new, dtype=np.int64)],
         np.r_[prompt.starts, np.array(starts, dtype=np.int64)],
         np.r_[prompt.ends, np.array(ends, dtype=np.int64)],
-        np.r_[prompt.counted, np.full(len(new), counts)],
+        np.r_[prompt.counted, counts & ~np.isin(new, subject.special_ids)],
+        np.r_[prompt.compared, np.ones(len(new), bool)],
     )

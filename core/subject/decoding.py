@@ -73,7 +73,7 @@ class Decoding:
     ) -> list[tuple[list[int], Tensor]]:
         """(new token ids, activations (n, D)) of each row.
 
-        A row ends at EOS or after `n_new` tokens.
+        A row ends at one of the subject's ends or after `n_new` tokens.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         new: list[list[int]] = [[] for _ in seeds]
@@ -90,7 +90,7 @@ class Decoding:
                 for row, token in enumerate(drawn.tolist()):
                     if not done[row]:
                         new[row].append(token)
-                        done[row] = token == self.subject.eos or len(new[row]) == n_new
+                        done[row] = token in self.subject.ends or len(new[row]) == n_new
                 positions = self.mask.sum(1, keepdim=True)
                 self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
                 tokens = drawn[:, None].to(self.tokens.device)

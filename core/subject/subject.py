@@ -12,10 +12,10 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -25,11 +25,16 @@ from core.errors import UsageError
 from core.hub import subject_errors
 from core.records import Site
 from core.run import Run
+from core.subject.chat import chat_text
 from core.subject.decoding import Decoding, Edit, Generation, Where
 from core.subject.embedded import find_subject
 from core.subject.families import FAMILIES
 from core.subject.hooks import hook_module
 from core.subject.texts import TextAccess
+from core.subject.token_texts import find_ends, special_ids, token_texts
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 
 class _EndPass(Exception):
@@ -52,7 +57,7 @@ class Subject(TextAccess):
         self.architecture: str = model.config.model_type
         self.family = FAMILIES.get(self.architecture)
         self.bos: int | None = tokenizer.bos_token_id
-        self.eos: int | None = tokenizer.eos_token_id
+        self.ends: frozenset[int] = find_ends(model, tokenizer)
         self.n_vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         text = model.config.get_text_config()
         self.width: int = text.hidden_size  # of the residual stream
@@ -240,12 +245,13 @@ class Subject(TextAccess):
     # ------------------------------------------------------------ text
 
     def prompt_tokens(self, text: str) -> list[int]:
-        """Token ids of `text`, with BOS in front where the subject has one.
+        """Token ids of `text`, led by one BOS where the subject has one.
 
         Raises UsageError when that is no token at all.
         """
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        ids = ([self.bos] if self.bos is not None else []) + ids
+        ids: list[int] = list(self.encode([text])[0].ids)
+        if self.bos is not None and ids[:1] != [self.bos]:
+            ids = [self.bos, *ids]
         if not ids:
             raise UsageError("The text has no tokens.", "Give some text.")
         return ids
@@ -256,31 +262,37 @@ class Subject(TextAccess):
         With `answer`, the text ends where the assistant's next turn begins. Raises UsageError
         where the subject has no template or the template refuses the turns.
         """
-        if not self.tokenizer.chat_template:
-            raise UsageError(
-                "The subject has no chat template.",
-                "Leave --chat out, or use a subject that was trained to chat.",
-            )
-        messages = [{"role": role, "content": content} for role, content in turns]
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer
-            )
-        except TemplateError as error:
-            raise UsageError(
-                f"The chat template refuses the turns: {error}.",
-                "Use the roles and the order that the subject knows.",
-            ) from None
-        return text.removeprefix(self.tokenizer.bos_token or "")
+        return chat_text(self.tokenizer, turns, answer)
 
     def token_texts(self) -> list[str]:
-        """The text of every token of the vocabulary (V,), each decoded alone."""
-        texts: list[str] = self.tokenizer.batch_decode(
-            [[i] for i in range(self.n_vocabulary)],
-            skip_special_tokens=False,
-            clean_up_tokenization_spaces=False,
-        )
-        return texts
+        """The text of every token of the vocabulary (V,), see `core.subject.token_texts`."""
+        return self._token_texts
+
+    @cached_property
+    def _token_texts(self) -> list[str]:
+        return token_texts(self.tokenizer, self.n_vocabulary)
+
+    @cached_property
+    def special_ids(self) -> list[int]:
+        """The ids of special tokens, which hold no text of a document."""
+        return special_ids(self.tokenizer)
+
+    @cached_property
+    def are_spaces(self) -> np.ndarray:
+        """bool (V,): the tokens that are white space."""
+        return np.array([text.isspace() for text in self._token_texts], bool)
+
+    def encode(self, texts: list[str]) -> list[Encoding]:
+        """The tokens of texts with their offsets, without special tokens around them.
+
+        Truncation and padding that are saved in the tokenizer's file do not apply.
+        """
+        if not texts:
+            return []
+        encodings: list[Encoding] = self.tokenizer(
+            texts, add_special_tokens=False, truncation=False, padding=False, verbose=False
+        ).encodings
+        return encodings
 
     def embeddings(self, tokens: Tensor) -> Tensor:
         """The input embeddings (len(tokens), D) float32 of tokens, on the CPU."""

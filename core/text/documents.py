@@ -1,23 +1,24 @@
 """Read the documents of a corpus.
 
-A corpus is one of: `stdlib`, the standard library of the running interpreter; a .txt file (one
-document); a .jsonl file (one document a line: text under "text" or "prompt", or a conversation
-under "messages", with a role and content each); a .parquet file (a column of one of those names);
-a folder of such files; `hf:name[:split][:column]`, a dataset on the hub or a local folder in the
-same layout, which is streamed.
+A corpus is one of: `stdlib`, the standard library of the running interpreter; a file of one of the
+forms in `core/text/text_files.py`, or a folder of them; `hf:name[@config][:split][:column]`, a
+dataset on the hub or a local folder in the same layout, which is streamed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from core.errors import NotReady, UsageError
+from core.errors import UsageError
+from core.progress import say
+from core.text.forms import Document, LeftOut, text_hash
+from core.text.hub_datasets import SPEC, read_dataset
+from core.text.text_files import COMPRESSIONS, FORMS, TEXTS, form_of, list_files, read_file
+
+__all__ = ["Corpus", "Document", "check_corpus", "read_corpus", "text_hash"]
 
 SKIPPED = {
     "test",
@@ -32,157 +33,77 @@ SKIPPED = {
     "__pycache__",
 }
 TABLES = {"stringprep.py", "entities.py"}  # generated tables
-SUFFIXES = (".txt", ".jsonl", ".parquet")
-COLUMNS = ("text", "prompt", "messages")  # the first of these that a record has holds its text
 HELP = (
-    "Give stdlib, a .txt, .jsonl or .parquet file, a folder of them, or hf:name[:split][:column]."
+    f"Give stdlib, a file ({', '.join(FORMS)}, each also {' or '.join(COMPRESSIONS)}), a folder of "
+    f"them, or {SPEC}."
 )
 
 
-@dataclass(frozen=True)
-class Document:
-    """One document. A conversation has `turns`: (role, content) pairs.
+@dataclass
+class Corpus:
+    """The documents of a corpus, in order, and what of it was left out.
 
-    `spans` are the character ranges of `text` whose tokens are analysed; None means all of it.
+    `left_out` is complete when the documents have been read.
     """
 
-    name: str
-    text: str
-    turns: tuple[tuple[str, str], ...] = ()
-    spans: tuple[tuple[int, int], ...] | None = None
+    documents: Iterable[Document]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    streamed: bool = False
 
-
-def text_hash(text: str) -> str:
-    """The SHA-256 of the text in lower case, with each run of white space replaced by one space."""
-    return hashlib.sha256(" ".join(text.split()).lower().encode()).hexdigest()
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self.documents)
 
 
 def check_corpus(spec: str) -> None:
-    """Raise UsageError for a local corpus that does not exist."""
-    if spec != "stdlib" and not spec.startswith("hf:") and not Path(spec).exists():
+    """Raise UsageError for a local corpus that does not exist or is a file of no known form."""
+    if spec == "stdlib" or spec.startswith("hf:"):
+        return
+    path = Path(spec)
+    if not path.exists():
         raise UsageError(f"There is no corpus {spec!r}.", HELP)
+    if path.is_file() and not form_of(path):
+        raise UsageError(f"{path.name} is of no form that can be read.", HELP)
 
 
-def read_corpus(spec: str) -> Iterable[Document]:
+def read_corpus(spec: str, cut: str = "auto") -> Corpus:
     """All documents of the corpus `spec`.
 
-    A local corpus is a list, ordered by the reversed hash of the text: a document's split depends
-    on the first digits of its hash, so a limit on the tokens keeps the shares of the splits. A
-    dataset on the hub is a stream in its own order. Raises UsageError when there are no documents.
+    A local corpus is ordered by the reversed hash of the text: a document's split depends on the
+    first digits of its hash, so a limit on the tokens keeps the shares of the splits. A dataset on
+    the hub is a stream in its own order. `cut` says which text files are cut at their blank lines:
+    yes, no, or auto for long ones and one that is the whole corpus. Raises UsageError when there is
+    no document.
     """
     check_corpus(spec)
+    left_out = LeftOut()
     if spec.startswith("hf:"):
-        return _read_dataset(spec)
-    if spec == "stdlib":
-        documents = list(_read_stdlib())
-    else:
-        path = Path(spec)
-        files = (
-            [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES)
-        )
-        documents = [d for file in files for d in _read_file(file)]
+        return Corpus(read_dataset(spec, left_out), left_out, streamed=True)
+    documents = list(_read_stdlib()) if spec == "stdlib" else _read_path(Path(spec), left_out, cut)
     if not documents:
-        raise UsageError(f"The corpus {spec!r} is empty.", HELP)
-    return sorted(documents, key=lambda d: (text_hash(d.text)[::-1], d.name))
-
-
-# ---------------------------------------------------------------- files
-
-
-def _read_file(path: Path) -> Iterator[Document]:
-    if path.suffix == ".parquet":
-        yield from _read_parquet(path)
-        return
-    try:  # read_text would turn \r\n into \n, and offsets would not be those of the file
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
         raise UsageError(
-            f"{path} is not UTF-8: {error.reason} at byte {error.start}.", "Convert it to UTF-8."
-        ) from None
-    if path.suffix != ".jsonl":
-        yield Document(path.name, text)
-        return
-    lines = text.split("\n")  # splitlines also cuts at U+2028, which a JSON string may hold
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield _make_document(f"{path.name}:{number}", json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(
-                f"{path}, line {number}, is not a JSON object with a string under 'text' or "
-                "'prompt', or turns under 'messages'.",
-                "Correct the line, or remove it.",
-            ) from None
-
-
-def _read_parquet(path: Path) -> Iterator[Document]:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise UsageError(
-            f"{path} is not a Parquet file: {error}.", "Remove it from the corpus."
-        ) from None
-    column = next((c for c in COLUMNS if c in file.schema_arrow.names), None)
-    if column is None:
-        raise UsageError(
-            f"{path} has columns {file.schema_arrow.names}.",
-            f"One of them must be {' or '.join(COLUMNS)}.",
+            f"The corpus {spec!r} is empty: {left_out.line()}.", left_out.advice() or HELP
         )
-    number = 0
-    for batch in file.iter_batches(columns=[column]):
-        for record in batch.to_pylist():
-            number += 1
-            if record[column] is not None:
-                yield _make_document(f"{path.name}:{number}", record)
+    return Corpus(sorted(documents, key=lambda d: (text_hash(d.text)[::-1], d.name)), left_out)
 
 
-def _make_document(name: str, record: dict[str, Any], column: str = "") -> Document:
-    """The document of one record; raises KeyError or TypeError for a record without text."""
-    content = record[column or next((c for c in COLUMNS if c in record), "text")]
-    if isinstance(content, str):
-        return Document(name, content)
-    turns = tuple((turn["role"], turn["content"]) for turn in content)
-    if not turns or not all(isinstance(part, str) for turn in turns for part in turn):
-        raise TypeError
-    return Document(name, "\n".join(text for _, text in turns), turns)
-
-
-# ---------------------------------------------------------------- the hub, the standard library
-
-
-def _read_dataset(spec: str) -> Iterator[Document]:
-    """Stream the records of hf:name[:split][:column].
-
-    Raises UsageError for a dataset that cannot be read and NotReady when the hub does not answer.
-    """
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError
-
-    name, split, column = (*spec.removeprefix("hf:").split(":"), "", "")[:3]
-    datasets.disable_progress_bars()
-    try:
-        stream = datasets.load_dataset(name, split=split or "train", streaming=True)
-        for number, record in enumerate(stream):
-            yield _make_document(f"{name}:{number}", record, column)
-    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
-        raise UsageError(
-            f"The dataset {name!r} cannot be read: {str(error).splitlines()[0]}",
-            "Check name and split: hf:name[:split][:column].",
-        ) from None
-    except (ConnectionError, HfHubHTTPError) as error:
-        raise NotReady(
-            f"The dataset {name!r} cannot be reached: {str(error).splitlines()[0]}",
-            "Check the connection; set HF_TOKEN if it is gated.",
-        ) from None
-    except (KeyError, TypeError):
-        raise UsageError(
-            f"A record of {name!r} has no text under {column or ' or '.join(COLUMNS)!r}.",
-            "Name its column: hf:name:split:column.",
-        ) from None
+def _read_path(path: Path, left_out: LeftOut, cut: str) -> list[Document]:
+    files = [path] if path.is_file() else list_files(path)
+    choice = {"yes": True, "no": False}.get(cut)
+    if cut == "auto" and len(files) == 1:
+        choice = True
+    documents: list[Document] = []
+    n_cut, made = 0, 0
+    for file in files:
+        found = read_file(file, left_out, choice)
+        if form_of(file) in TEXTS and len(found) > 1:
+            n_cut, made = n_cut + 1, made + len(found)
+        documents += found
+    if n_cut:
+        say(
+            f"{n_cut:,} text file{'s are' if n_cut > 1 else ' is'} cut at blank lines into "
+            f"{made:,} documents; --cut no keeps each whole."
+        )
+    return documents
 
 
 def _read_stdlib() -> Iterator[Document]:

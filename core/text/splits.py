@@ -15,6 +15,8 @@ from core.records import SPLITS
 SHARES = {"train": 0.6, "val": 0.1, "test": 0.3}
 SHINGLE = 32  # tokens
 LINKS = 20  # documents with the same shingle that each of them is compared with
+COMMON = 0.25  # share of the documents from which a shingle is common text, such as a system prompt
+OWN = 32  # tokens outside common text from which a document is compared by those alone
 
 
 def shingle_hashes(tokens: np.ndarray, size: int = SHINGLE) -> np.ndarray:
@@ -58,10 +60,12 @@ def group_near_duplicates(documents: list[np.ndarray]) -> np.ndarray:
     """A group number (documents,) for each document, given as an array of tokens.
 
     Two documents that share over half of the smaller one's distinct shingles are in one group.
-    Every shingle counts, not a sketch of them. When more than 21 documents have a shingle, each is
-    compared with the 20 that follow it, so many near copies are linked as a chain.
+    Every shingle counts, not a sketch of them, but text that over a quarter of the documents (and
+    over 20 of them) has does not count in a document that has text of its own. When more than 21
+    documents have a shingle, each is compared with the 20 that follow it, so many near copies are
+    linked as a chain.
     """
-    sets = [drop_repeats(np.sort(shingle_hashes(d))) for d in documents]
+    sets = _distinct_shingles(documents)
     sizes = np.array([len(s) for s in sets], dtype=np.int64)
     parent = np.arange(len(documents))
 
@@ -75,6 +79,35 @@ def group_near_duplicates(documents: list[np.ndarray]) -> np.ndarray:
             roots = find_root(a), find_root(b)
             parent[max(roots)] = min(roots)
     return np.array([find_root(i) for i in range(len(documents))], dtype=np.int64)
+
+
+def _distinct_shingles(documents: list[np.ndarray]) -> list[np.ndarray]:
+    """The distinct shingles of each document, without common ones where it has text of its own."""
+    hashes = [shingle_hashes(d) for d in documents]
+    sets = [drop_repeats(np.sort(h)) for h in hashes]
+    common = _find_common(sets)
+    if not len(common):
+        return sets
+    out = []
+    for document, own, distinct in zip(documents, hashes, sets, strict=True):
+        covered = np.zeros(len(document) + 1, np.int64)  # by common shingles: a difference array
+        places = np.flatnonzero(is_among(own, common))
+        np.add.at(covered, places, 1)
+        np.add.at(covered, places + SHINGLE, -1)
+        free = int((np.cumsum(covered)[:-1] == 0).sum())
+        out.append(distinct[~is_among(distinct, common)] if free >= OWN else distinct)
+    return out
+
+
+def _find_common(sets: list[np.ndarray]) -> np.ndarray:
+    """The shingles, sorted, that over a share COMMON of the documents and LINKS of them have."""
+    least = int(max(LINKS, COMMON * len(sets))) + 1
+    if len(sets) < least:
+        return np.zeros(0, np.uint64)
+    ordered = np.sort(np.concatenate(sets))
+    if len(ordered) < least:
+        return np.zeros(0, np.uint64)
+    return drop_repeats(ordered[least - 1 :][ordered[least - 1 :] == ordered[: 1 - least]])
 
 
 def _count_shared_shingles(sets: list[np.ndarray], sizes: np.ndarray) -> dict[tuple[int, int], int]:

@@ -4,6 +4,8 @@
                       `read_rows`) and `group`, the near-duplicate group of each document
     documents.json    the name of each document
     vocabulary.json   the text of each token of the subject's vocabulary
+    respelled.npy     ordinals of the tokens whose text in their document is another: parts of a
+                      character, and what the tokenizer's normaliser changed; absent for none
     text.txt          the text of all documents in order, cut at `text_offsets` (bytes)
 
 `core/text/word_tree.py` names the files of the tree over words, `core/activations/layout.py` the
@@ -12,7 +14,7 @@ files of the activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from core.records import SPLITS
 from core.text.word_tree import read_word_tree
 
 DOCUMENTS, VOCABULARY, TEXT = "documents.json", "vocabulary.json", "text.txt"
+RESPELLED = "respelled.npy"
 
 
 class Tokens:
@@ -41,6 +44,7 @@ class Tokens:
     text_offsets: np.ndarray  # (documents + 1,) bytes of text.txt at which documents begin
     names: list[str]  # of the documents
     vocabulary: list[str]  # (V,) the text of each token
+    respelled: np.ndarray  # (m,) ordinals, ascending
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -56,6 +60,8 @@ class Tokens:
         self.text_offsets = read_array(folder / "text_offsets.npy")
         self.names = read_json(folder / DOCUMENTS)
         self.vocabulary = read_json(folder / VOCABULARY)
+        known = (folder / RESPELLED).exists()
+        self.respelled = read_array(folder / RESPELLED) if known else np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,10 +105,75 @@ class Tokens:
             handle.seek(start)
             return handle.read(end - start).decode("utf-8", errors="surrogatepass")
 
+    def spell(self, start: int, end: int) -> tuple[str, ...]:
+        """The text in its document of each token from ordinal `start` to `end`.
+
+        Joined, they are that stretch of the document (or documents). Where several tokens make up
+        one character, the first of them has it and the others are empty.
+        """
+        first, past = np.searchsorted(self.respelled, (start, end))
+        if first == past:
+            return tuple([self.vocabulary[i] for i in self.ids[start:end]])
+        one, last = self.document_of(np.array([start, end - 1])).tolist()
+        out: list[str] = []
+        for document in range(one, last + 1):
+            begin = max(start, int(self.document_offsets[document]))
+            stop = min(end, int(self.document_offsets[document + 1]))
+            out += cut(self.text(document), self.starts[begin:stop], self.ends[begin:stop])
+        return tuple(out)
+
+    def spell_each(self, start: int, end: int) -> tuple[str, ...]:
+        """As `spell`, for lists of single tokens: none is empty.
+
+        A later part of a character is told by its bytes, such as `<0x9B>`.
+        """
+        texts = self.spell(start, end)
+        if "" not in texts:
+            return texts
+        ids = self.ids[start:end]
+        return tuple(text or self.vocabulary[i] for text, i in zip(texts, ids, strict=True))
+
     def in_split(self, name: str) -> np.ndarray:
         """bool (n,): the token belongs to a document of split `name` and is counted."""
         inside = np.repeat(self.split == SPLITS.index(name), np.diff(self.document_offsets))
         return np.asarray(inside & self.counted)
+
+
+def find_shown(texts: Sequence[str], place: int) -> int:
+    """The place of the token that shows the character of which token `place` is a part."""
+    while place and not texts[place]:
+        place -= 1
+    return place
+
+
+def cut(text: str, starts: np.ndarray, ends: np.ndarray) -> list[str]:
+    """The characters of each token (n,), none of them twice."""
+    out: list[str] = []
+    said = 0
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        out.append(text[max(start, said) : end])
+        said = max(said, end)
+    return out
+
+
+def find_respelled(
+    tables: Mapping[str, np.ndarray], texts: Iterable[str], vocabulary: list[str]
+) -> np.ndarray:
+    """Ordinals of the tokens whose text in their document is not that of the vocabulary.
+
+    `tables` are the arrays of a capture, `texts` those of its documents.
+    """
+    out: list[int] = []
+    offsets = tables["document_offsets"].tolist()
+    for text, begin, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
+        shown = cut(text, tables["starts"][begin:end], tables["ends"][begin:end])
+        ids = tables["ids"][begin:end].tolist()
+        out += [
+            begin + place
+            for place, (own, i) in enumerate(zip(shown, ids, strict=True))
+            if own != vocabulary[i]
+        ]
+    return np.array(out, np.int64)
 
 
 def sample_tokens(tokens: Tokens, split: str, max_tokens: int, seed: int) -> np.ndarray:

@@ -10,6 +10,10 @@
                reconstruction look good.
     KL         of the spliced subject's predictions from its own, nats per token
 
+Vectors of over ten times the median norm (attention sinks, rare tokens) would decide every sum of
+squares, so they are left out of FVU, L0, bias and L2 ratio; `norm_outliers` counts them, and
+`fvu_with_outliers` is the FVU over all vectors.
+
 The SAE is spliced in, or the site ablated, at every position but the first, on whole rows.
 Intervals are percentile bootstraps over documents, the units of sampling. docs/metrics.md says how
 other tools define these numbers.
@@ -30,7 +34,7 @@ from torch import Tensor
 from core.activations.passes import TextRows
 from core.activations.store import Activations, open_activations
 from core.errors import UsageError
-from core.progress import progress
+from core.progress import progress, say
 from core.records import SPLITS, Site
 from core.run import Run
 from core.saes import SAE
@@ -43,6 +47,7 @@ RESAMPLES = 1000
 MIN_DOCUMENTS = 20  # below it a percentile bootstrap does not cover 95 %
 LOGITS = 3e7  # largest number of logits held in float32 at once, about
 VECTORS = 4096  # encoded at once
+OUTLIER = 10.0  # median norms
 
 # sums of a document over its vectors, and over its predictions (nats)
 SUMS = ("n", "error", "spread", "square", "product", "ratio", "firings")
@@ -70,9 +75,14 @@ def measure_sae(sae: SAE, sample: Sample) -> Measures:
     parts = np.array_split(sample.ordinals, max(1, len(sample.ordinals) // VECTORS))
     batches = (sample.source.read(part).float() for part in parts)
     bar = progress(batches, "fidelity", total=len(parts), unit="batch")
-    sums, fired, mean = document_sums(sae, bar, documents)
+    sums, fired, mean, outliers = document_sums(sae, bar, documents)
     dead = {"dead_share": float((fired == 0).float().mean()), "documents": len(sums)}
-    measures = fidelity_of(sums.sum(0)) | dead
+    measures = fidelity_of(sums.sum(0)) | outliers | dead
+    if outliers["norm_outliers"]:
+        say(
+            f"{outliers['norm_outliers']:,} vectors of over {OUTLIER:g} times the median norm are "
+            "left out of the figures."
+        )
     bounds = intervals(sums, fidelity_of, sample.seed)
     if sample.subject is not None and len(sample.loss_rows):
         device = sample.subject.device
@@ -157,18 +167,19 @@ def counted_ordinals(tokens: Tokens, rows: Array) -> Array:
 
 def fidelity(sae: SAE, batches: Iterable[Tensor]) -> Measures:
     """Return the measures of `fidelity_of` and the dead share, over raw vectors (B, D)."""
-    sums, fired, _ = document_sums(sae, batches, None)
-    return fidelity_of(sums.sum(0)) | {"dead_share": float((fired == 0).float().mean())}
+    sums, fired, _, outliers = document_sums(sae, batches, None)
+    return fidelity_of(sums.sum(0)) | outliers | {"dead_share": float((fired == 0).float().mean())}
 
 
 @torch.inference_mode()
 def document_sums(
     sae: SAE, batches: Iterable[Tensor], documents: Array | None
-) -> tuple[Array, Tensor, Tensor]:
-    """Return (sums (documents, len(SUMS)) float64, firings (F,), mean vector (D,)).
+) -> tuple[Array, Tensor, Tensor, Measures]:
+    """Return (sums (documents, len(SUMS)) float64, firings (F,), mean vector (D,), outliers).
 
     `batches` are raw vectors (B, D). Their `documents` (n,) are numbers in any order; None takes
-    all as one document.
+    all as one document. Norm outliers, by the median of the first batch, are in the firings alone;
+    the last value says how many there are and the FVU with them.
     """
     of = None
     if documents is not None:
@@ -177,12 +188,23 @@ def document_sums(
     sums = torch.zeros(n_documents, len(SUMS), dtype=torch.float64)
     vectors = torch.zeros(n_documents, sae.d_in, dtype=torch.float64)
     fired, at = torch.zeros(sae.n_features, dtype=torch.int64), 0
+    limit, outside = 0.0, torch.zeros(3, dtype=torch.float64)
+    outside_vectors = torch.zeros(sae.d_in, dtype=torch.float64)
     for x in batches:
         f = sae.encode(x)
         x, x_hat, fires = x.double(), sae.decode(f, x).double(), f > 0
         own = torch.zeros(len(x), dtype=torch.int64) if of is None else of[at : at + len(x)]
         at += len(x)
         squares = x.square().sum(1)
+        limit = limit or OUTLIER * float(squares.sqrt().median())
+        kept = squares.sqrt() <= limit
+        fired += fires.sum(0)
+        if not kept.all():
+            far = x[~kept]
+            error = (far - x_hat[~kept]).square().sum()
+            outside += torch.stack([far.new_tensor(len(far)), error, far.square().sum()])
+            outside_vectors += far.sum(0)
+            x, x_hat, fires, own, squares = (t[kept] for t in (x, x_hat, fires, own, squares))
         ratio = x_hat.norm(dim=1) / squares.sqrt().clamp(min=1e-12)
         columns = [
             torch.ones_like(squares),
@@ -195,11 +217,26 @@ def document_sums(
         ]
         sums.index_add_(0, own, torch.stack(columns, 1))
         vectors.index_add_(0, own, x)
-        fired += fires.sum(0)
+    inside = sums[:, [SUMS.index(name) for name in ("n", "error", "spread")]].sum(0)
+    outliers = outlier_measures(inside, outside, vectors.sum(0) + outside_vectors)
     mean = vectors.sum(0) / sums[:, 0].sum()
     # sum of |x - mean|^2
     sums[:, SUMS.index("spread")] += sums[:, 0] * mean.square().sum() - 2 * vectors @ mean
-    return sums.numpy(), fired, mean
+    return sums.numpy(), fired, mean, outliers
+
+
+def outlier_measures(inside: Tensor, outside: Tensor, vectors: Tensor) -> Measures:
+    """Return the number of norm outliers and the FVU over all vectors.
+
+    `inside` and `outside` are (n, sum of |x - x_hat|^2, sum of |x|^2); `vectors` (D,) is the sum of
+    all vectors.
+    """
+    n, error, squares = (inside + outside).tolist()
+    spread = squares - float(vectors.square().sum()) / max(1.0, n)
+    return {
+        "norm_outliers": int(outside[0]),
+        "fvu_with_outliers": error / spread if spread > 0 else None,
+    }
 
 
 def fidelity_of(sums: Array) -> Measures:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.activations.store import ActivationStore
 from core.errors import UsageError
-from core.progress import progress
+from core.progress import progress, say
 from core.run import Run
 from core.saes import SAE
 from core.settings import TrainSettings
@@ -28,6 +28,7 @@ from core.training.trainer import Data, Trainer
 
 # vectors that mean and scale, the val measurements and the start are computed from
 MEAN_VECTORS, VAL_VECTORS, START_VECTORS = 65_536, 16_384, 4096
+OUTLIER = 10.0  # median norms
 
 
 def check(run: Run, settings: TrainSettings) -> None:
@@ -88,6 +89,28 @@ def take(run: Run, settings: TrainSettings, folder: Path) -> dict[str, Any]:
     return dict(find_swept(run, settings)["training"])
 
 
+def drop_outliers(
+    store: ActivationStore, train: np.ndarray, val: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(train, val, how many were dropped): ordinals without vectors of outlying norm.
+
+    A norm outlies where it is over OUTLIER times the median norm of the train split. A few tokens
+    of such a norm (attention sinks, rare tokens) would decide the scale, the loss and the FVU.
+    """
+    norms = np.concatenate(
+        [store.shard(i).float().norm(dim=1).numpy() for i in range(store.n_shards)]
+    )
+    limit = OUTLIER * float(np.median(norms[train]))
+    kept = [ordinals[norms[ordinals] <= limit] for ordinals in (train, val)]
+    dropped = len(train) + len(val) - len(kept[0]) - len(kept[1])
+    if dropped:
+        say(
+            f"{dropped:,} vectors of over {OUTLIER:g} times the median norm are left out of the "
+            "training and of its figures."
+        )
+    return kept[0], kept[1], dropped
+
+
 def load_data(capture: Path, batch_size: int, seed: int) -> Data:
     """Read what training needs of the folder of a capture.
 
@@ -107,6 +130,7 @@ def load_data(capture: Path, batch_size: int, seed: int) -> Data:
             "No document fell into the val split.",
             "Capture more documents: the splits are 60 / 10 / 30 of them.",
         )
+    train_ordinals, val_ordinals, outliers = drop_outliers(store, train_ordinals, val_ordinals)
     rng = np.random.default_rng(seed)
     n_sample, n_val = min(len(train_ordinals), MEAN_VECTORS), min(len(val_ordinals), VAL_VECTORS)
     sample = store.read(np.sort(rng.choice(train_ordinals, n_sample, replace=False))).double()
@@ -119,7 +143,8 @@ def load_data(capture: Path, batch_size: int, seed: int) -> Data:
             "Capture another site or other text.",
         )
     start = (sample[:: max(1, len(sample) // START_VECTORS)][:START_VECTORS] / scale).float()
-    return Data(store, train_ordinals, val / scale, (mean / scale).float(), scale, start)
+    unit_mean = (mean / scale).float()
+    return Data(store, train_ordinals, val / scale, unit_mean, scale, start, outliers)
 
 
 def fit(trainers: list[Trainer], data: Data, batch_size: int, seed: int) -> None:

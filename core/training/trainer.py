@@ -70,7 +70,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Data:
-    """What training reads. Vectors are activations divided by `scale`."""
+    """What training reads. Vectors are activations divided by `scale`, norm outliers left out."""
 
     store: ActivationStore
     train: npt.NDArray[np.int64]  # ordinals of the train split
@@ -78,6 +78,7 @@ class Data:
     mean: Tensor  # (D,) of the train split, scaled
     scale: float
     sample: Tensor  # (n, D) some vectors of the train split
+    outliers: int = 0  # vectors of the train and val splits that were left out
 
 
 class Trainer:
@@ -319,6 +320,7 @@ class Trainer:
             "stopped_early": self.stopped_early,
             "vectors": c.step * self.settings.batch_size,
             "scale": self.data.scale,
+            "norm_outliers": self.data.outliers,
             "val_fvu": best.get("val_fvu"),
             "l0": last["l0"],
             "dead": last["dead"],

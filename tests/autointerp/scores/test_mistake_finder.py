@@ -72,7 +72,7 @@ def test_a_perfect_label_and_one_in_free_words_have_none(examples):
 def test_a_character_of_several_tokens_is_shown_whole(examples):
     """Windows whose tokens decode to nothing alone hold the text of their document."""
     tokens = examples.tokens
-    broken = [i for i, t in enumerate(tokens.vocabulary) if "\ufffd" in t]
+    broken = [i for i, t in enumerate(tokens.vocabulary) if "<0x" in t]
     ordinals = np.flatnonzero(np.isin(tokens.ids, broken))
     assert len(ordinals)
     nothing = (np.zeros(0, np.int64), np.zeros(0, np.float32))

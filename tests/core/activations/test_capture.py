@@ -430,7 +430,7 @@ def test_a_template_that_changes_a_turn_is_not_guessed_at(tmp_path, chat_folder)
     tokenizer = byte_level_tokenizer()
     tokenizer.chat_template = TEMPLATE.replace("trim", "upper")
     tokenizer.save_pretrained(chat_folder)
-    with pytest.raises(UsageError, match="changes the user's turn in talks.jsonl"):
+    with pytest.raises(UsageError, match="12 conversations whose user turns the chat template"):
         capture(
             new_run(tmp_path / "run", chat_folder, talks(tmp_path / "talks.jsonl")),
             CaptureSettings(),
@@ -588,7 +588,8 @@ def test_documents_are_left_out_for_a_reason_that_is_counted(tmp_path, subject_f
         new_run(tmp_path / "run", subject_folder, tmp_path / "a.jsonl"), CaptureSettings()
     ).summary
     assert summary["left_out"] == {
-        "documents under two tokens": 2,
+        "records without a word": 1,
+        "documents under two tokens": 1,
         "documents that copy another": 1,
     }
     assert summary["documents"] == 3
@@ -708,3 +709,26 @@ def test_saved_subjects_are_what_the_other_tests_believe(tmp_path):
     assert torch.equal(
         subject.model.transformer.wte.weight, tiny_model("gpt2").transformer.wte.weight
     )
+
+
+def test_a_streamed_corpus_has_a_limit_that_is_said(tmp_path, subject_folder, monkeypatch, capsys):
+    """`max_tokens` sets another; a local corpus is read to its end."""
+    monkeypatch.setattr(core.activations.capture, "STREAM_TOKENS", 300)
+    (tmp_path / "set").mkdir()
+    lines = [json.dumps({"text": f"{i} the cat sat on the mat"}) for i in range(200)]
+    (tmp_path / "set" / "train.jsonl").write_text("\n".join(lines))
+
+    def n_tokens(name, corpus, settings=SMALL_CAPTURE):
+        return capture(new_run(tmp_path / name, subject_folder, corpus), settings).summary["tokens"]
+
+    assert 300 <= n_tokens("a", f"hf:{tmp_path / 'set'}") < 330
+    assert "read up to 300 tokens" in capsys.readouterr().err
+    assert n_tokens("b", f"hf:{tmp_path / 'set'}", replace(SMALL_CAPTURE, max_tokens=600)) >= 600
+    assert n_tokens("c", tmp_path / "set") > 1000
+    assert "read up to" not in capsys.readouterr().err
+
+
+def test_one_document_alone_is_said(tmp_path, subject_folder, capsys):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat " * 20)
+    capture(new_run(tmp_path / "run", subject_folder, tmp_path / "a.txt"), SMALL_CAPTURE)
+    assert "The corpus is one document" in capsys.readouterr().err

@@ -530,11 +530,12 @@ def test_end_of_text_ends_a_row_and_only_that_row():
     subject = Subject(tiny_model("gpt2"), byte_level_tokenizer())
     plain = subject.generate([LONG, SHORT], 8, SITE, temperature=0)
     new = [g.tokens[g.n_prompt :] for g in plain]
-    subject.eos = next(
+    end = next(
         t for t in new[0][1:] if t not in new[1] and t != new[0][0]
     )  # a token that only the first row says, and not at once
+    subject.ends = frozenset({end})
     stopped = subject.generate([LONG, SHORT], 8, SITE, temperature=0)
-    cut = new[0].index(subject.eos) + 1
+    cut = new[0].index(end) + 1
     assert [g.tokens[g.n_prompt :] for g in stopped] == [new[0][:cut], new[1]]
     assert [len(g.activations) for g in stopped] == [len(g.tokens) for g in stopped]
     assert cut < 8
@@ -625,12 +626,12 @@ def test_a_folder_gives_back_the_model_and_the_tokenizer_that_were_saved(tmp_pat
     context = (
         2048 if family == "bloom" else 64
     )  # Bloom has no learned positions and states no limit
-    assert (subject.n_layers, subject.width, subject.context, subject.bos, subject.eos) == (
+    assert (subject.n_layers, subject.width, subject.context, subject.bos, subject.ends) == (
         N_LAYERS,
         WIDTH,
         context,
         0,
-        0,
+        {0},
     )
     text = " Snow näïve 🎉\n x"
     assert subject.prompt_tokens(text) == [0, *byte_level_tokenizer().encode(text)]

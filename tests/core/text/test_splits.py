@@ -44,7 +44,7 @@ def test_txt_jsonl_and_folders_are_read(tmp_path):
     (tmp_path / "deep" / "b.jsonl").write_text(
         '{"text": "näïve"}\n\n{"prompt": "say"}\n', encoding="utf-8"
     )
-    (tmp_path / "ignored.md").write_text("not read")
+    (tmp_path / "ignored.rst").write_text("not read")
     texts = {d.name: d.text for d in read_corpus(str(tmp_path))}
     assert texts == {"a.txt": "one\ntwo\n", "b.jsonl:1": "näïve", "b.jsonl:3": "say"}
     assert [d.text for d in read_corpus(str(tmp_path / "a.txt"))] == ["one\ntwo\n"]
@@ -75,7 +75,7 @@ def test_parquet_is_read_by_its_column(tmp_path, column):
 
 def test_parquet_without_text_and_files_that_only_say_so_are_errors(tmp_path):
     pd.DataFrame({"id": [1], "body": ["x"]}).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(UsageError, match="has columns \\['id', 'body'\\]"):
+    with pytest.raises(UsageError, match=r"has columns \['id', 'body'\]"):
         read_corpus(str(tmp_path))
     (tmp_path / "x.parquet").write_text("no")
     with pytest.raises(UsageError, match="not a Parquet file"):
@@ -130,7 +130,7 @@ def test_a_file_is_read_exactly_as_it_stands(tmp_path):
     """Carriage returns too: offsets count the characters of the file that a person opens."""
     text = "a\r\nb\n\tc \u2028d\r"
     (tmp_path / "a.txt").write_bytes(text.encode())
-    assert read_corpus(str(tmp_path))[0].text == text
+    assert next(iter(read_corpus(str(tmp_path)))).text == text
 
 
 def test_a_line_of_jsonl_ends_at_a_newline_only(tmp_path):
@@ -144,12 +144,12 @@ def test_a_line_of_jsonl_ends_at_a_newline_only(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "fine"}\nnot json\n', "line 2"),
-        ("a.jsonl", b'{"body": "x"}\n', "line 1"),
-        ("a.jsonl", b'{"text": 3}\n', "line 1"),
-        ("a.jsonl", b'["text"]\n', "line 1"),
+        ("a.jsonl", b"\nnot json\n", "line 2"),
+        ("a.jsonl", b'{"body": "x"}\n', "a.jsonl:1 has body"),
+        ("a.jsonl", b'{"text": 3}\n', "a.jsonl:1 has a int"),
+        ("a.jsonl", b'["text"]\n', "a.jsonl:1"),
         ("a.txt", b"caf\xe9 au lait", "not UTF-8.*byte 3"),
-        ("a.md", b"nothing that is read", "is empty"),
+        ("a.md", b"  \n", "is empty: 1 files without a word"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_an_error_that_says_where(tmp_path, name, content, message):
@@ -168,7 +168,7 @@ def test_the_order_of_documents_is_independent_of_their_splits(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(600))
     )
-    documents = read_corpus(str(tmp_path))
+    documents = list(read_corpus(str(tmp_path)))
     hashes = [text_hash(d.text) for d in documents]
     first = assign_splits(hashes, np.arange(600))[:200]
     np.testing.assert_allclose(np.bincount(first, minlength=3) / 200, (0.6, 0.1, 0.3), atol=0.1)
@@ -356,7 +356,7 @@ def test_source_text_comes_back_exactly_and_every_token_knows_its_characters(tok
             piece = tokens.vocabulary[token]
             if not text[:end].strip():
                 continue  # a trimming tokenizer does not tell how the first white space is shared
-            if "\ufffd" not in piece:
+            if not piece.startswith("<0x") and "<0x" not in piece:
                 assert text[start:end] == piece, (
                     "the characters of a whole token are its text, its leading space included"
                 )

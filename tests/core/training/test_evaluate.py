@@ -9,7 +9,7 @@ from core.activations.store import ActivationStore
 from core.errors import UsageError
 from core.files import write_array
 from core.records import Site
-from core.saes import SAE
+from core.saes import SAE, SAEConfig
 from core.settings import EvaluateSettings
 from core.subject.subject import load_subject
 from core.text.tokens import Tokens
@@ -27,7 +27,7 @@ from core.training.evaluate import (
     split_by_length,
 )
 from tests.support.stages import evaluate
-from tests.support.tiny import WIDTH, token_rows
+from tests.support.tiny import WIDTH, sae_of, token_rows
 
 pytestmark = pytest.mark.numeric
 
@@ -210,7 +210,7 @@ def test_a_shrunk_reconstruction_is_told_by_its_bias():
 def test_documents_are_summed_apart_and_in_any_order():
     x, sae = vectors(60), Pretend(lambda f: f.round())
     documents = np.array([7, 3, 7, 9] * 15)
-    sums, _, mean = document_sums(sae, x.split(13), documents)
+    sums, _, mean, _ = document_sums(sae, x.split(13), documents)
     assert sums.shape == (3, len(SUMS)) and sums[:, 0].tolist() == [15, 30, 15]
     for row, number in enumerate((3, 7, 9)):
         own = x[torch.from_numpy(documents == number)].double()
@@ -304,3 +304,22 @@ def test_no_score_document_is_an_error(run_copy):
     )
     with pytest.raises(UsageError, match="test split"):
         evaluate(run_copy, EvaluateSettings())
+
+
+def test_vectors_of_outlying_norm_decide_no_figure_and_are_counted():
+    """The figures are those of the ordinary vectors alone; with the others, the FVU is told apart."""
+    generator = torch.Generator().manual_seed(5)
+    sae = sae_of(SAEConfig("topk", k=3), 12, 30)
+    x = torch.randn(400, 12, generator=generator)
+    far = torch.zeros(400, dtype=torch.bool)
+    far[[7, 90, 300]] = True
+    x[far] *= 100
+    found = fidelity(sae, x.split(64))
+    alone = fidelity(sae, [x[~far]])
+    assert found["norm_outliers"] == 3 and alone["norm_outliers"] == 0
+    for name in ("tokens", "fvu", "l0", "bias", "l2_ratio"):
+        assert found[name] == pytest.approx(alone[name], rel=1e-6), name
+    y, y_hat = x.double(), sae.reconstruct(x).double()
+    by_hand = (y - y_hat).square().sum() / (y - y.mean(0)).square().sum()
+    assert found["fvu_with_outliers"] == pytest.approx(float(by_hand), rel=1e-4)
+    assert abs(found["fvu_with_outliers"] - found["fvu"]) > 0.05

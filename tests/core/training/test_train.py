@@ -426,3 +426,22 @@ def test_a_new_architecture_needs_its_formula_and_no_gradients(tmp_path, tiny, m
     assert summary["architecture"] == sae.architecture == "relu_log"
     assert mmcs(planted.truth, sae.W_dec.numpy()) > 0.85
     assert raw_fvu(sae, split_vectors(planted.run, "test")) < 0.3
+
+
+def test_vectors_of_outlying_norm_are_left_out_of_scale_mean_and_batches(tmp_path, capsys):
+    made = planted_run(tmp_path, n=600)
+    folder = made.run.folder("capture")
+    before = load_data(folder, 64, 0)
+    assert before.outliers == 0
+    tokens = Tokens(folder)
+    train, val = (np.flatnonzero(tokens.in_split(name)) for name in ("train", "val"))
+    far = np.r_[train[[3, 40]], val[:1]]
+    x = made.x.copy()
+    x[far] *= 100
+    write_array(folder / "activations-00000.npy", x)
+    data = load_data(folder, 64, 0)
+    assert data.outliers == 3
+    assert not set(data.train.tolist()) & set(far.tolist())
+    assert len(data.train) == len(train) - 2 and len(data.val) == len(before.val) - 1
+    assert data.scale == pytest.approx(before.scale, rel=0.02)
+    assert "3 vectors of over 10 times the median norm" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""The text of each token of a vocabulary, for every family of tokenizers.
+
+A token decoded alone loses the space in front of it wherever the decoder strips the start of a text
+(Llama 2, Mistral, T5), so each is decoded behind an anchor: a token with a letter. A token that
+holds only part of a character is told byte by byte, `<0xE9>`, so no two of them look alike.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+BROKEN = "\ufffd"  # what decoders write for bytes that are no character
+
+
+def token_texts(tokenizer: Any, n: int) -> list[str]:
+    """The texts (n,) of the token ids 0 to n - 1; empty for an id that the tokenizer lacks.
+
+    `tokenizer` is a fast tokenizer of transformers.
+    """
+    anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    front, *wholes = tokenizer.batch_decode(
+        [anchor, *([*anchor, i] for i in range(n))],
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
+    )
+    pieces = tokenizer.convert_ids_to_tokens(list(range(n)))
+    added = tokenizer.added_tokens_decoder
+    bytes_of = _byte_alphabet() if _is_byte_level(tokenizer) else {}
+    texts = []
+    for i, (piece, whole) in enumerate(zip(pieces, wholes, strict=True)):
+        text = whole.removeprefix(front)
+        if i in added:  # a run of spaces may be one, and decodes as such
+            text = added[i].content if added[i].special or BROKEN in text else text
+        elif piece is None:
+            text = ""
+        elif bytes_of and all(c in bytes_of for c in piece):
+            text = bytes(bytes_of[c] for c in piece).decode("utf-8", errors="tell_bytes")
+        elif BROKEN in text:  # a byte of byte fallback, or a piece that no decoder can read alone
+            text = piece
+        texts.append(text)
+    return texts
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """The ids of the special tokens, ascending; they hold no text of a document.
+
+    A token for unknown text is not one of them, unless it also begins, ends or pads a text.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    marks = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    return sorted(special - ({tokenizer.unk_token_id} - marks))
+
+
+def find_ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The token ids that end a generated text, as `generate` of transformers knows them.
+
+    Where the model's generation config names none, it is the tokenizer's end of text.
+    """
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if named is None:
+        named = tokenizer.eos_token_id
+    ids = named if isinstance(named, list | tuple) else [named]
+    return frozenset(int(i) for i in ids if i is not None)
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    decoder = tokenizer.backend_tokenizer.decoder
+    return decoder is not None and b"ByteLevel" in bytes(decoder.__getstate__())
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character -> byte in the alphabet of byte-level BPE (Radford et al. 2019).
+
+    The printable bytes of Latin-1 stand for themselves, the others for characters from 256 on.
+    """
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(plain)]
+    table = {chr(byte): byte for byte in plain}
+    return table | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _tell_bytes(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(f"<0x{b:02X}>" for b in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("tell_bytes", _tell_bytes)

@@ -1,0 +1,182 @@
+"""Documents from records: the forms in which corpora hold text and conversations.
+
+    text          a string under "text", "content" or "prompt" (or the column that is named)
+    instruction   "instruction", "input" and "output": a user's turn and an assistant's
+    conversation  a list of turns under "messages", "conversations" or "conversation", each with
+                  "role" or "from" and "content" or "value"; the list may be a JSON string, the
+                  content a list of parts, or null beside tool calls
+
+A record of no such form is counted with its reason, and the reading goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+COLUMNS = ("text", "messages", "conversations", "conversation", "prompt", "content", "instruction")
+CHATS = ("messages", "conversations", "conversation")
+ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document. A conversation has `turns`: (role, content) pairs.
+
+    `spans` are the character ranges of `text` whose tokens are analysed, `compared` those by which
+    near duplicates are found; None means all of it.
+    """
+
+    name: str
+    text: str
+    turns: tuple[tuple[str, str], ...] = ()
+    spans: tuple[tuple[int, int], ...] | None = None
+    compared: tuple[tuple[int, int], ...] | None = None
+
+
+class Unusable(Exception):
+    """What cannot be read: the reason that is counted, an example, and what to do about it."""
+
+    def __init__(self, reason: str, example: str = "", advice: str = ""):
+        super().__init__(reason)
+        self.reason, self.example, self.advice = reason, example, advice
+
+
+@dataclass
+class LeftOut:
+    """What was left out: how much for each reason, and one example of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    advices: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, example: str, n: int = 1, advice: str = "") -> None:
+        """Count `n` more for a reason; the first example and advice of each are kept."""
+        if n:
+            self.counts[reason] += n
+            self.examples.setdefault(reason, example)
+            self.advices.setdefault(reason, advice)
+
+    def line(self) -> str:
+        """The reasons, the commonest first, each with its example."""
+        parts = []
+        for reason, n in self.counts.most_common():
+            example = self.examples[reason]
+            parts.append(f"{n:,} {reason}" + (f" ({example})" if example else ""))
+        return "; ".join(parts) or "it holds no document"
+
+    def advice(self) -> str:
+        """What to do about the commonest reason that has an advice; empty without one."""
+        return next((self.advices[r] for r, _ in self.counts.most_common() if self.advices[r]), "")
+
+
+def text_hash(text: str) -> str:
+    """The SHA-256 of the text in lower case, with each run of white space replaced by one space."""
+    normal = " ".join(text.split()).lower()
+    return hashlib.sha256(normal.encode(errors="surrogatepass")).hexdigest()
+
+
+def make_document(name: str, record: Any, column: str = "") -> Document:
+    """The document of one record; raises Unusable with the reason for one without text.
+
+    A string is its own text. `column` names where the text stands; without it, it is the first of
+    COLUMNS that the record has.
+    """
+    if isinstance(record, str):
+        return _text_document(name, record)
+    if not isinstance(record, dict):
+        raise Unusable("records that are no objects", name)
+    key = column or next((c for c in COLUMNS if c in record), "")
+    if key not in record:
+        known = ", ".join(map(str, record)) or "none"
+        advice = f"One of its columns must be {', '.join(COLUMNS)}."
+        raise Unusable("records without a column of text", f"{name} has {known}", advice)
+    content = record[key]
+    if key == "instruction" and isinstance(record.get("output"), str):
+        return _instruction_document(name, record)
+    if isinstance(content, str) and key in CHATS and content.lstrip().startswith("["):
+        try:
+            content = json.loads(content)
+        except ValueError:
+            raise Unusable("conversations that are not JSON", name) from None
+    if isinstance(content, list):
+        return _chat_document(name, content)
+    if content is None:
+        raise Unusable(f"records whose {key} is null", name)
+    if not isinstance(content, str):
+        kind = type(content).__name__
+        raise Unusable(f"records whose {key} is no text", f"{name} has a {kind}")
+    return _text_document(name, content)
+
+
+def _text_document(name: str, text: str) -> Document:
+    if not text.strip():
+        raise Unusable("records without a word", name)
+    return Document(name, text)
+
+
+def _instruction_document(name: str, record: dict[str, Any]) -> Document:
+    asked = [record.get("instruction"), record.get("input")]
+    question = "\n\n".join(part for part in asked if isinstance(part, str) and part.strip())
+    if not question:
+        raise Unusable("records without a word", name)
+    return _from_turns(name, [("user", question), ("assistant", record["output"])])
+
+
+def _chat_document(name: str, content: list[Any]) -> Document:
+    turns = [turn for item in content if (turn := _read_turn(name, item))[1].strip()]
+    if not turns:
+        raise Unusable("conversations without a turn", name)
+    return _from_turns(name, turns)
+
+
+def _from_turns(name: str, turns: list[tuple[str, str]]) -> Document:
+    return Document(name, "\n".join(text for _, text in turns), tuple(turns))
+
+
+def _read_turn(name: str, item: Any) -> tuple[str, str]:
+    """(role, content) of one turn in any of the common forms."""
+    if not isinstance(item, dict):
+        raise Unusable("conversations whose turns are no objects", name)
+    role = item.get("role", item.get("from"))
+    if not isinstance(role, str):
+        raise Unusable("conversations whose turns have no role", name)
+    content = _read_content(name, item.get("content", item.get("value")))
+    calls = item.get("tool_calls") or item.get("function_call")
+    if calls:
+        said = "\n".join(
+            _write_call(call) for call in (calls if isinstance(calls, list) else [calls])
+        )
+        content = f"{content}\n{said}" if content else said
+    return ROLES.get(role.lower(), role.lower()), content
+
+
+def _read_content(name: str, content: Any) -> str:
+    """The text of a turn: a string, the text parts of a list, or nothing for null."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = [p if isinstance(p, str) else p.get("text") for p in parts if isinstance(p, str | dict)]
+    found = [text for text in texts if isinstance(text, str)]
+    if not found:
+        raise Unusable("conversations with a turn that holds no text", name)
+    return "\n".join(found)
+
+
+def _write_call(call: Any) -> str:
+    """A tool call as the JSON of its name and arguments."""
+    inner = call.get("function", call) if isinstance(call, dict) else call
+    return json.dumps(inner, ensure_ascii=False, default=str)

@@ -1,0 +1,250 @@
+"""Read the documents of local files: what each form holds, compressed or not.
+
+    .txt .md               text; long ones are cut into documents at blank lines
+    .jsonl .ndjson         a record a line
+    .json                  a list of records, one record, or a list under one key
+    .csv .tsv              a record a row, the columns named in the first
+    .parquet               a record a row
+    .gz .zst               any of these, compressed
+
+A suffix may be in any case. `core/text/forms.py` says what a record is.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from core.text.forms import COLUMNS, Document, LeftOut, Unusable, make_document
+
+TEXTS, LINES, JSONS, TABLES = (".txt", ".md"), (".jsonl", ".ndjson"), (".json",), (".csv", ".tsv")
+PARQUET = (".parquet",)
+FORMS = (*TEXTS, *LINES, *JSONS, *TABLES, *PARQUET)
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+LONG = 100_000  # characters of a text file from which `auto` cuts it
+PIECE = 2000  # characters that a document cut from a file has at least, where its blank lines allow
+BLANK = re.compile(r"(?:\r?\n[ \t]*){2,}")
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+def form_of(path: Path) -> str:
+    """The suffix that tells how a file is read; empty for one that is not read."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in FORMS else ""
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The files of a folder that can be read, hidden ones and those in hidden folders left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if form_of(path)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def read_file(path: Path, left_out: LeftOut, cut: bool | None) -> list[Document]:
+    """The documents of one file; what cannot be read is counted in `left_out`.
+
+    A text file is cut at its blank lines where `cut` says so; None cuts those of over LONG
+    characters.
+    """
+    form = form_of(path)
+    out: list[Document] = []
+    try:
+        data = _read_bytes(path)
+        if form in PARQUET:
+            records = _parquet_records(path, data)
+        elif form in TEXTS:
+            return _read_text(path, _decode(path, data), left_out, cut)
+        else:
+            records = _records(path, form, _decode(path, data))
+        for name, record in records:
+            try:
+                if isinstance(record, Unusable):
+                    raise record
+                out.append(make_document(name, record))
+            except Unusable as error:
+                left_out.add(error.reason, error.example, advice=error.advice)
+    except Unusable as error:
+        left_out.add(error.reason, error.example, advice=error.advice)
+    return out
+
+
+def _read_bytes(path: Path) -> bytes:
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    if compression is None:
+        return path.read_bytes()
+    import pyarrow
+
+    try:
+        with pyarrow.input_stream(str(path), compression=compression) as stream:
+            data: bytes = stream.read()
+            return data
+    except (OSError, pyarrow.ArrowException) as error:
+        raise Unusable(
+            f"files that cannot be decompressed as {path.suffix.lower()}",
+            f"{path.name}: {_first_line(error)}",
+            "Compress it again, or remove it.",
+        ) from None
+
+
+def _decode(path: Path, data: bytes) -> str:
+    """The text without its byte-order mark; read_text would turn \\r\\n into \\n."""
+    mark = next((m for m in MARKS if data.startswith(m)), b"")
+    encoding = MARKS.get(mark, "utf-8")
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        raise Unusable(
+            "files that are not UTF-8",
+            f"{path.name}: {error.reason} at byte {error.start}",
+            "Convert it to UTF-8.",
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# ---------------------------------------------------------------- text
+
+
+def _read_text(path: Path, text: str, left_out: LeftOut, cut: bool | None) -> list[Document]:
+    if not text.strip():
+        raise Unusable("files without a word", path.name)
+    if not (len(text) > LONG if cut is None else cut):
+        return [Document(path.name, text)]
+    pieces = cut_text(text)
+    if len(pieces) == 1:
+        return [Document(path.name, text)]
+    return [Document(f"{path.name}:{i}", piece) for i, piece in enumerate(pieces, 1)]
+
+
+def cut_text(text: str) -> list[str]:
+    """Cut at blank lines into documents of PIECE characters or more; the last may be shorter."""
+    pieces: list[str] = []
+    start = 0
+    for blank in BLANK.finditer(text):
+        if blank.start() - start >= PIECE:
+            pieces.append(text[start : blank.start()])
+            start = blank.end()
+    if text[start:].strip():
+        pieces.append(text[start:])
+    return pieces
+
+
+# ---------------------------------------------------------------- records
+
+Named = Iterator[tuple[str, Any]]  # (name, record, or the Unusable that stands in its place)
+
+
+def _records(path: Path, form: str, text: str) -> Named:
+    if form in LINES:
+        return _lines(path, text)
+    return (
+        _rows(path, text, "\t" if form == ".tsv" else ",") if form in TABLES else _json(path, text)
+    )
+
+
+def _lines(path: Path, text: str) -> Named:
+    # splitlines also cuts at U+2028, which a JSON string may hold
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            name = f"{path.name}:{number}"
+            try:
+                yield name, json.loads(line)
+            except ValueError as error:
+                example = f"{path.name}, line {number}: {_first_line(error)}"
+                yield name, Unusable("lines that are not JSON", example, "Correct the lines.")
+
+
+def _json(path: Path, text: str) -> Named:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        lines = list(_lines(path, text))
+        if len(lines) > 1 and not isinstance(lines[0][1], Unusable):
+            yield from lines  # JSON lines under another name
+            return
+        raise Unusable(
+            "files that are not JSON", f"{path.name}: {_first_line(error)}", "Correct the file."
+        ) from None
+    if isinstance(value, dict) and not any(c in value for c in COLUMNS):
+        lists = [v for v in value.values() if isinstance(v, list)]
+        value = lists[0] if len(lists) == 1 else value
+    elif isinstance(value, dict) and _is_columns(value):
+        value = [dict(zip(value, row, strict=False)) for row in zip(*value.values(), strict=False)]
+    if not isinstance(value, list):
+        value = [value]
+    for number, record in enumerate(value, 1):
+        yield f"{path.name}:{number}", record
+
+
+def _is_columns(value: dict[str, Any]) -> bool:
+    """Whether a JSON object holds columns of equal length rather than one record."""
+    texts = next((value[c] for c in COLUMNS if c in value), None)
+    return isinstance(texts, list) and all(isinstance(t, str) for t in texts)
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Named:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    columns = [c for c in rows.fieldnames or [] if c is not None]
+    column = _pick_column(path, columns)
+    try:
+        for number, row in enumerate(rows, 1):
+            value = row.get(column)
+            record = row | {column: value} if column in COLUMNS else value
+            yield f"{path.name}:{number}", record if value is not None else {column: None}
+    except csv.Error as error:
+        raise Unusable("files that are no tables", f"{path.name}: {error}") from None
+
+
+def _pick_column(path: Path, columns: list[str]) -> str:
+    """The column that holds the text: one of COLUMNS, or the only one."""
+    column = next((c for c in COLUMNS if c in columns), columns[0] if len(columns) == 1 else None)
+    if column is None:
+        raise Unusable(
+            "files without a column of text",
+            f"{path.name} has columns {columns}",
+            f"One of them must be {', '.join(COLUMNS)}.",
+        )
+    return column
+
+
+def _parquet_records(path: Path, data: bytes) -> Named:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(data))
+    except pyarrow.ArrowException as error:
+        raise Unusable(
+            "files that are not Parquet",
+            f"{path.name} is not a Parquet file: {_first_line(error)}",
+            "Remove it from the corpus.",
+        ) from None
+    columns = list(file.schema_arrow.names)
+    column = _pick_column(path, columns)
+    wanted = [c for c in ("instruction", "input", "output") if c in columns]
+    number = 0
+    for batch in file.iter_batches(columns=wanted if column == "instruction" else [column]):
+        for record in batch.to_pylist():
+            number += 1
+            # a column that has another name is the only one
+            yield f"{path.name}:{number}", record if column in COLUMNS else {"text": record[column]}

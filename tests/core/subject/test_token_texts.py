@@ -1,0 +1,186 @@
+"""Token texts, ids and special tokens, for tokenizers of every family."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.activations.capture import describe, lay_out
+from core.activations.tokenize import Chat, encode_documents
+from core.records import Site
+from core.subject.subject import Subject
+from core.subject.token_texts import find_ends, special_ids, token_texts
+from core.text.documents import Document
+from core.text.tokens import Tokens, find_shown, write_arrays
+from tests.support.tiny import byte_level_tokenizer, tiny_model
+from tests.support.tokenizers import FAMILIES, make_tokenizer, save_with_state
+
+TEXTS = [
+    "the cat sat on the mat, and the dog ran",
+    "(the cat) x=1;\n\n\tdef run(self): return  self.value",
+    "снег 雪 and 🎉🎊, naïve café: 👩‍👩‍👧 joined",
+    "the cat <|mark|> sat",
+]
+BROKEN = "\ufffd"
+COUNTING = Chat(special=True)
+SITE = Site.parse("resid_post.1")
+
+
+def subject_of(tokenizer):
+    return Subject(tiny_model("gpt2", len(tokenizer) + 5), tokenizer)
+
+
+def tokens_of(subject, texts, folder, chat=COUNTING):
+    """What a capture keeps of the texts, in rows of 16 tokens."""
+    encoded, left_out = encode_documents(
+        subject, [Document(str(i), t) for i, t in enumerate(texts)], chat=chat
+    )
+    tables, _ = lay_out(encoded, 17, True)
+    write_arrays(folder, tables)
+    describe([folder], tables, encoded, subject)
+    return Tokens(folder), left_out
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.mark.parametrize("added", [False, True], ids=["plain", "added tokens"])
+def test_joined_token_texts_are_the_document(tmp_path, family, added):
+    """Whatever window is cut; a tokenizer may drop white space at the end of a text alone."""
+    subject = subject_of(make_tokenizer(family, added))
+    tokens, _ = tokens_of(subject, TEXTS, tmp_path)
+    offsets = tokens.document_offsets.tolist()
+    for number, text in enumerate(TEXTS):
+        a, b = offsets[number : number + 2]
+        texts = tokens.spell(a, b)
+        assert "".join(texts) == text
+        assert len(texts) == b - a
+        for start in range(a, b, 3):
+            window = "".join(tokens.spell(start, min(b, start + 7)))
+            assert window in text
+            assert BROKEN not in window
+            assert all(tokens.spell_each(start, min(b, start + 7)))
+    joined = "".join(tokens.spell(0, len(tokens)))
+    assert joined == "".join(TEXTS), "windows that cross documents too"
+
+
+def test_token_texts_hold_no_broken_character_and_keep_their_space(family):
+    tokenizer = make_tokenizer(family)
+    texts = token_texts(tokenizer, len(tokenizer) + 3)
+    assert not [text for text in texts if BROKEN in text]
+    assert texts[-3:] == ["", "", ""], "ids that the tokenizer lacks"
+    words = [texts[i] for i in tokenizer.encode("cat the cat", add_special_tokens=False)]
+    if family != "xlm-r without a prefix space":  # it drops every space of a text
+        assert words[-2:] == [" the", " cat"]
+
+
+def test_two_tokens_share_a_text_only_where_the_tokenizer_decodes_both_alike(family):
+    tokenizer = make_tokenizer(family)
+    texts = token_texts(tokenizer, len(tokenizer))
+    (front,) = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    seen = {}
+    for i, text in enumerate(texts):
+        decoded = tokenizer.decode([front, i, front])
+        assert seen.setdefault(text, decoded) == decoded, text
+
+
+def test_the_replacement_character_itself_is_shown_where_a_document_has_it(tmp_path):
+    subject = subject_of(make_tokenizer("gpt2"))
+    tokens, _ = tokens_of(subject, [f"a {BROKEN} b the cat"], tmp_path)
+    assert "".join(tokens.spell(0, len(tokens))) == f"a {BROKEN} b the cat"
+
+
+def test_parts_of_a_character_are_told_apart_and_shown_as_the_character(tmp_path):
+    subject = subject_of(make_tokenizer("llama 2"))
+    tokens, _ = tokens_of(subject, ["the 雪 cat"], tmp_path)
+    texts = tokens.spell(0, len(tokens))
+    place = texts.index("雪")
+    assert texts[place : place + 3] == ("雪", "", "")
+    assert tokens.spell_each(0, len(tokens))[place : place + 3] == ("雪", "<0x9B>", "<0xAA>")
+    pieces = [tokens.vocabulary[i] for i in tokens.ids[place : place + 3]]
+    assert pieces == ["<0xE9>", "<0x9B>", "<0xAA>"], "what rules tell apart"
+    assert [find_shown(texts, place + i) for i in range(3)] == [place] * 3
+
+
+# ---------------------------------------------------------------- ids
+
+
+@pytest.mark.parametrize(("truncation", "padding"), [(1, 0), (0, 1), (1, 1)])
+def test_truncation_and_padding_that_were_saved_change_no_id(tmp_path, family, truncation, padding):
+    tokenizer = save_with_state(make_tokenizer(family), tmp_path, bool(truncation), bool(padding))
+    fresh = make_tokenizer(family)
+    subject = subject_of(tokenizer)
+    texts = ["the cat " * 60 + "sat", "the dog ran"]
+    expected = [fresh.encode(text, add_special_tokens=False) for text in texts]
+    for _ in range(2):  # the library's own calls change the state
+        encoded, _ = encode_documents(
+            subject, [Document(str(i), t) for i, t in enumerate(texts)], chat=COUNTING
+        )
+        assert [d.ids.tolist() for d in encoded] == expected
+        bos = [] if subject.bos is None else [subject.bos]
+        assert subject.prompt_tokens(texts[0]) == bos + expected[0]
+        tokenizer(texts, truncation=True, padding="max_length", max_length=8)
+
+
+# ---------------------------------------------------------------- special tokens
+
+
+def test_special_tokens_in_a_text_are_context_and_counted_apart(tmp_path, family):
+    tokenizer = make_tokenizer(family, added=True)
+    subject = subject_of(tokenizer)
+    special = [tokenizer.convert_ids_to_tokens(i) for i in special_ids(tokenizer)]
+    texts = [f"the cat {mark} sat on the mat" for mark in special]
+    tokens, left_out = tokens_of(subject, texts, tmp_path, Chat())
+    are_special = np.isin(tokens.ids, special_ids(tokenizer))
+    assert are_special.sum() == len(special)
+    assert np.array_equal(np.asarray(tokens.counted), ~are_special)
+    assert np.asarray(tokens.copied)[are_special].all(), "no example is drawn from them"
+    assert left_out["special tokens written in a text, not counted"] == len(special)
+    kept, nothing = tokens_of(subject, texts, tmp_path, Chat(special=True))
+    assert np.asarray(kept.counted).all() and not nothing
+
+
+def test_a_leading_bos_is_not_doubled(tmp_path, family):
+    tokenizer = make_tokenizer(family)
+    subject = subject_of(tokenizer)
+    if subject.bos is None:
+        pytest.skip("the tokenizer has no BOS")
+    text = f"{tokenizer.bos_token}the cat sat on the mat"
+    assert subject.prompt_tokens(text) == tokenizer.encode(text, add_special_tokens=False)
+    assert subject.prompt_tokens(text).count(subject.bos) == 1
+    tokens, _ = tokens_of(subject, [text, "the dog ran"], tmp_path)
+    assert (
+        tokens.ids[: len(subject.prompt_tokens(text)) - 1].tolist()
+        == (subject.prompt_tokens(text)[1:])
+    )
+
+
+# ---------------------------------------------------------------- where a text ends
+
+
+@pytest.mark.parametrize("ends", [7, [7, 9], None])
+def test_generation_stops_where_that_of_transformers_stops(ends):
+    tokenizer, model = byte_level_tokenizer(), tiny_model("gpt2")
+    free = Subject(model, tokenizer)
+    prompt = torch.tensor([free.prompt_tokens("the cat")])
+    (made,) = free.generate(["the cat"], 12, SITE, temperature=0)
+    said = made.tokens[made.n_prompt :]
+    if ends is not None:  # tokens that the subject says, and not at once
+        ends = said[5] if isinstance(ends, int) else [said[7], said[4]]
+    model.generation_config.eos_token_id = ends
+    subject = Subject(model, tokenizer)
+    own = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=12,
+        do_sample=False,
+        pad_token_id=0,
+    )[0].tolist()
+    (stopped,) = subject.generate(["the cat"], 12, SITE, temperature=0)
+    if ends is None:  # then the tokenizer's end of text is the only one that is known
+        assert subject.ends == {tokenizer.eos_token_id}
+    else:
+        assert stopped.tokens == own
+        assert len(stopped.tokens) < len(made.tokens)
+    assert find_ends(model, tokenizer) == subject.ends

@@ -1,0 +1,242 @@
+"""Corpora in every form of file and record, and what of them is left out and why."""
+
+import gzip
+import json
+
+import pandas as pd
+import pyarrow
+import pytest
+
+from core.errors import UsageError
+from core.text.documents import read_corpus
+from core.text.forms import Unusable, make_document
+from core.text.splits import group_near_duplicates
+from core.text.text_files import cut_text, form_of
+
+ROWS = [{"id": 1, "text": "one, two"}, {"id": 2, "text": 'three\n"four"'}]
+
+
+def texts(path, **how):
+    return sorted(d.text for d in read_corpus(str(path), **how))
+
+
+def as_bytes(form, tmp_path):
+    """ROWS in one form."""
+    table = pd.DataFrame(ROWS)
+    if form in (".jsonl", ".ndjson"):
+        return "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    if form == ".json":
+        return json.dumps(ROWS).encode()
+    if form in (".csv", ".tsv"):
+        return table.to_csv(index=False, sep="\t" if form == ".tsv" else ",").encode()
+    table.to_parquet(tmp_path / "made")
+    data = (tmp_path / "made").read_bytes()
+    (tmp_path / "made").unlink()
+    return data
+
+
+def compress(data, how):
+    if how == ".gz":
+        return gzip.compress(data)
+    return pyarrow.compress(data, codec="zstd", asbytes=True) if how == ".zst" else data
+
+
+@pytest.mark.parametrize("how", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("form", [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"])
+def test_every_form_gives_the_same_documents_compressed_or_not(tmp_path, form, how):
+    data = compress(as_bytes(form, tmp_path), how)
+    for name in (f"a{form}{how}", f"A{form.upper()}{how.upper()}"):
+        (tmp_path / name).write_bytes(data)
+        assert form_of(tmp_path / name) == form
+        assert texts(tmp_path / name) == sorted(row["text"] for row in ROWS)
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "A.TXT", "a.md", "a.txt.gz", "a.md.zst"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_is_read_without_its_byte_order_mark(tmp_path, name, encoding):
+    data = compress("naïve 雪\r\n".encode(encoding), "." + name.rpartition(".")[2])
+    (tmp_path / name).write_bytes(data)
+    assert texts(tmp_path) == ["naïve 雪\r\n"]
+
+
+def test_hidden_folders_and_unknown_forms_are_not_read(tmp_path):
+    for folder in (".git", ".ipynb_checkpoints", "deep"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(f"text in {folder}")
+    (tmp_path / ".hidden.txt").write_text("hidden")
+    (tmp_path / "a.rst").write_text("of another form")
+    assert texts(tmp_path) == ["text in deep"]
+    with pytest.raises(UsageError, match="no form that can be read"):
+        read_corpus(str(tmp_path / "a.rst"))
+
+
+def test_a_long_file_is_cut_at_blank_lines_and_said(tmp_path, capsys):
+    paragraphs = [f"paragraph {i} " + "word " * 150 for i in range(12)]
+    (tmp_path / "book.txt").write_text("\n\n".join(paragraphs))
+    cut = texts(tmp_path)
+    assert len(cut) == 4
+    assert "cut at blank lines into 4 documents; --cut no" in capsys.readouterr().err
+    assert [p for p in paragraphs if not any(p.strip() in piece for piece in cut)] == []
+    assert len(texts(tmp_path, cut="no")) == 1
+    (tmp_path / "note.txt").write_text("one\n\ntwo")
+    assert len(texts(tmp_path)) == 2, "short files beside others stay whole"
+    assert len(texts(tmp_path, cut="yes")) == 5
+    assert cut_text("\n\n".join(["x" * 3000] * 3)) == ["x" * 3000] * 3
+
+
+# ---------------------------------------------------------------- bad records
+
+BAD = [
+    ('{"text": ""}', "records without a word"),
+    ('{"text": null}', "records whose text is null"),
+    ('{"text": 3}', "records whose text is no text"),
+    ('{"body": "x"}', "records without a column of text"),
+    ("3", "records that are no objects"),
+    ("{not json", "lines that are not JSON"),
+    ('{"messages": []}', "conversations without a turn"),
+    ('{"messages": [3]}', "conversations whose turns are no objects"),
+    ('{"messages": [{"content": "x"}]}', "conversations whose turns have no role"),
+    (
+        '{"messages": [{"role": "user", "content": 3}]}',
+        "conversations with a turn that holds no text",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD)
+def test_a_bad_record_is_counted_by_its_reason_and_ends_nothing(tmp_path, line, reason):
+    (tmp_path / "a.jsonl").write_text(f'\ufeff{{"text": "fine"}}\n{line}\n{line}\n', "utf-8")
+    corpus = read_corpus(str(tmp_path))
+    assert [d.text for d in corpus] == ["fine"]
+    assert corpus.left_out.counts == {reason: 2}
+    (tmp_path / "a.jsonl").write_text(f"{line}\n", "utf-8")
+    with pytest.raises(UsageError, match=f"is empty: 1 {reason}"):
+        read_corpus(str(tmp_path))
+
+
+def test_a_bad_file_is_counted_and_the_commonest_reason_comes_first(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "b.json").write_text("{no")
+    (tmp_path / "c.csv").write_text("id,body\n1,x\n")
+    (tmp_path / "d.jsonl.gz").write_bytes(b"no gzip")
+    (tmp_path / "e.txt").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(UsageError, match="is empty: 2 files that are not UTF-8") as error:
+        read_corpus(str(tmp_path))
+    for part in ("files that are not JSON", "columns \\['id', 'body'\\]", "decompressed as .gz"):
+        assert error.match(part)
+    (tmp_path / "f.txt").write_text("fine")
+    corpus = read_corpus(str(tmp_path))
+    assert [d.text for d in corpus] == ["fine"]
+    assert corpus.left_out.counts.total() == 5
+
+
+# ---------------------------------------------------------------- conversations
+
+TURNS = (("user", "who?"), ("assistant", "me"))
+FORMS_OF_CHATS = {
+    "messages": {"messages": [{"role": r, "content": c} for r, c in TURNS]},
+    "parts": {
+        "messages": [{"role": r, "content": [{"type": "text", "text": c}]} for r, c in TURNS]
+    },
+    "parts with an image": {
+        "messages": [
+            {"role": r, "content": [{"type": "image", "url": "x"}, {"type": "text", "text": c}]}
+            for r, c in TURNS
+        ]
+    },
+    "ShareGPT": {
+        "conversations": [{"from": "human", "value": "who?"}, {"from": "gpt", "value": "me"}]
+    },
+    "conversation": {"conversation": [{"role": r, "content": c} for r, c in TURNS]},
+    "a JSON string": {"messages": json.dumps([{"role": r, "content": c} for r, c in TURNS])},
+    "instruction": {"instruction": "who?", "input": "", "output": "me"},
+    "upper case": {"messages": [{"role": r.upper(), "content": c} for r, c in TURNS]},
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_CHATS)
+def test_a_conversation_is_read_in_every_common_form(tmp_path, form):
+    record = FORMS_OF_CHATS[form]
+    assert make_document("x", record).turns == TURNS
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    pd.DataFrame([record]).to_parquet(tmp_path / "b.parquet")
+    assert [d.turns for d in read_corpus(str(tmp_path))] == [TURNS, TURNS]
+
+
+@pytest.mark.parametrize("content", [None, "", []])
+def test_a_tool_call_beside_no_content_is_the_turns_text(content):
+    if content == []:
+        with pytest.raises(Unusable, match="holds no text"):
+            make_document("x", {"messages": [{"role": "user", "content": content}]})
+        return
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "雪"}}}
+    turns = [
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "content": content, "tool_calls": [call]},
+        {"role": "tool", "content": "snow"},
+    ]
+    document = make_document("x", {"messages": turns})
+    assert document.turns == (
+        ("user", "look"),
+        ("assistant", '{"name": "look", "arguments": {"at": "雪"}}'),
+        ("tool", "snow"),
+    )
+
+
+# ---------------------------------------------------------------- datasets
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A folder in the layout of a dataset on the hub: two configs, two splits, two columns."""
+    folder = tmp_path / "set"
+    lines = ["---", "configs:"]
+    for config in ("small", "large"):
+        lines += [f"- config_name: {config}", "  data_files:"]
+        for split in ("train", "validation"):
+            (folder / config).mkdir(parents=True, exist_ok=True)
+            rows = [f"{config} {split} {i}" for i in range(3)]
+            pd.DataFrame({"text": [*rows, None], "body": "b"}).to_parquet(
+                folder / config / f"{split}.parquet"
+            )
+            lines += [f"  - split: {split}", f"    path: {config}/{split}.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+    return f"hf:{folder}"
+
+
+def test_a_dataset_is_read_by_config_split_and_column(dataset):
+    corpus = read_corpus(f"{dataset}@large:validation")
+    assert [d.text for d in corpus] == [f"large validation {i}" for i in range(3)]
+    assert corpus.left_out.counts == {"records whose text is null": 1}
+    assert {d.text for d in read_corpus(f"{dataset}@small:train:body")} == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "advice"),
+    [
+        ("", "Its configs are small, large"),
+        ("@huge", "Its configs are small, large"),
+        ("@small:test", "Its splits are train, validation"),
+        ("@small:train:title", "They have: text, body"),
+    ],
+)
+def test_an_error_says_what_the_dataset_has(dataset, suffix, advice):
+    with pytest.raises(UsageError) as error:
+        list(read_corpus(dataset + suffix))
+    assert advice in error.value.next_step
+
+
+def test_common_text_links_no_documents_that_have_text_of_their_own():
+    import numpy as np
+
+    def draw(n, seed):
+        return np.random.default_rng(seed).integers(0, 50_000, n)
+
+    prompt = draw(400, 0)
+    documents = [np.r_[prompt, draw(100, 10 + i)] for i in range(300)]
+    copies = [np.r_[prompt, draw(100, 11), draw(4, 999)], np.r_[draw(100, 12), draw(40, 998)]]
+    groups = group_near_duplicates([*documents, *copies])
+    assert groups[300] == groups[1]
+    assert groups[301] == groups[2]
+    assert len(set(groups.tolist())) == 300
