@@ -37,6 +37,7 @@ class Card:
     promoted: list[Row]  # token, logit; the most promoted output token first
     suppressed: list[Row]  # token, logit
     neighbours: list[Row]  # feature, cosine, label of the nearest decoder directions
+    family: Row | None  # family, title, solid, kind, members (feature, label); None without one
     cluster: Row | None  # group, title at the finest level; None before `cluster`
     groups: list[Row]  # layer, group, title of the feature's clusters, coarsest level first
     partners: list[Row]  # feature, phi, shared, label of those that fire on the same tokens
@@ -142,6 +143,7 @@ class Cards:
             promoted=token_rows(self.evidence.promoted(feature)),
             suppressed=token_rows(self.evidence.suppressed(feature)),
             neighbours=self.lookup.neighbours_of(feature),
+            family=self.lookup.family_of(feature),
             cluster=cluster and {"group": int(cluster["group"]), "title": cluster["title"]},
             groups=self.lookup.clusters_of(feature),
             partners=self.lookup.partners_of(feature),

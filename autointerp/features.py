@@ -10,19 +10,26 @@ import pandas as pd
 
 from autointerp.card import Card, Cards
 from autointerp.clusters.coactivation import count_together
-from autointerp.clusters.unit import Level, read_clusters, read_levels, read_relations
+from autointerp.clusters.unit import (
+    Level,
+    read_clusters,
+    read_families,
+    read_levels,
+    read_relations,
+)
 from autointerp.evidence import Evidence
 from autointerp.labels import unit as label_unit
 from autointerp.labels.notes import read_notes
 from autointerp.lookup import Lookup
 from autointerp.scores import unit as score_unit
-from autointerp.titles.unit import read_titles
+from autointerp.titles.unit import read_family_names, read_titles
 from core.errors import UsageError
 from core.run import Run
 from core.training.unit import read_directions
 
 OVERVIEW = ["feature", "label", "score", "density", "cluster"]
 FAILURE_COLUMNS = ["feature", "unit", "kind", "message"]
+FAMILY_COLUMNS = ["family", "size", "kind", "comes_back", "jaccard", "medoid", "title", "solid"]
 SEARCHED_TOKENS = 5  # promoted tokens of a feature that `find` searches
 
 
@@ -83,6 +90,41 @@ class Features:
     def titles(self) -> dict[tuple[int, int], str]:
         """{(level, cluster): title}; a title is empty where the cluster is unstable."""
         return read_titles(self.run)
+
+    @cached_property
+    def families(self) -> pd.DataFrame:
+        """family, size, kind, comes_back, jaccard, medoid, title and solid of every family, by its
+        number; without rows before `cluster`. A title is empty where members share nothing.
+        """
+        table, names = read_families(self.run), read_family_names(self.run)
+        if table is None:
+            return pd.DataFrame(columns=FAMILY_COLUMNS).set_index("family", drop=False)
+        table = table.set_index("family", drop=False)
+        if names is None or len(names) != len(table):  # not named yet, or those of an earlier unit
+            return table.assign(title="", solid=False)[FAMILY_COLUMNS]
+        names = names.set_index("family").reindex(table.index)
+        named = table.assign(title=names["title"], solid=names["solid"].astype(bool))
+        return named[FAMILY_COLUMNS]
+
+    @cached_property
+    def family_of(self) -> np.ndarray:
+        """(F,) the family of every feature, -1 for none."""
+        of_feature = np.full(self.evidence.n_features, -1)
+        if self.clusters is not None:
+            of_feature[self.clusters.index] = self.clusters["family"]
+        return of_feature
+
+    def members(self, family: int) -> list[int]:
+        """The features of a family; of -1, those in none. Raises UsageError for an unknown one."""
+        n = len(self.families)
+        if not -1 <= family < n:
+            there = f"There are {n}, 0 to {n - 1}." if n else "The run has none."
+            run = self.run.name
+            raise UsageError(
+                f"There is no family {family}. {there}",
+                f"See which family a feature is in: python main.py show {run} 0",
+            )
+        return np.flatnonzero(self.family_of == family).tolist()
 
     @cached_property
     def levels(self) -> list[Level]:
@@ -171,7 +213,8 @@ class Features:
         return self.table(label_set)[OVERVIEW]
 
     def find(self, words: str) -> pd.DataFrame:
-        """Return the rows of `overview` whose labels, promoted tokens or notes hold the words.
+        """Return the rows of `overview` whose labels, family, promoted tokens or notes hold
+        the words.
 
         Rows with most of the words come first, then those with the highest score. Raises UsageError
         without a word.
@@ -189,7 +232,7 @@ class Features:
 
 
 def read_searched_texts(features: Features) -> list[list[str]]:
-    """Return the labels, notes and most promoted tokens of every feature."""
+    """Return the labels, notes, family names and most promoted tokens of every feature."""
     texts: list[list[str]] = [[] for _ in range(features.evidence.n_features)]
     columns = (features.labels[c].tolist() for c in ("feature", "text"))
     for feature, text in zip(*columns, strict=True):
@@ -197,7 +240,9 @@ def read_searched_texts(features: Features) -> list[list[str]]:
     for note in read_notes(features.run.path):
         if 0 <= note["feature"] < len(texts):
             texts[note["feature"]].append(note["text"])
+    names = features.families["title"].to_dict()
     for feature, parts in enumerate(texts):
+        parts.append(names.get(int(features.family_of[feature]), ""))
         promoted = features.evidence.promoted(feature)[:SEARCHED_TOKENS]
         parts += [effect.token for effect in promoted]
     return texts

@@ -88,6 +88,21 @@ class Lookup:
         """Return group, title, status at the finest level; None where `cluster` has no row."""
         return self._clusters.get(feature)
 
+    def family_of(self, feature: int) -> Row | None:
+        """Return family, title, solid, kind and members (feature, label) of its family, if any."""
+        known, family = self.features, int(self.features.family_of[feature])
+        if family < 0 or family not in known.families.index:
+            return None
+        about = known.families.loc[family]
+        members = [{"feature": f, "label": known.label(f)} for f in known.members(family)]
+        return {
+            "family": family,
+            "title": about["title"],
+            "solid": bool(about["solid"]),
+            "kind": about["kind"],
+            "members": members,
+        }
+
     def clusters_of(self, feature: int) -> list[Row]:
         """Return layer (level), group (cluster), title of its clusters, coarsest first."""
         numbered = enumerate(self.features.levels)

@@ -147,7 +147,10 @@ STAGES = {
         ),
         Stage(
             "cluster", 3, ClusterSettings, ("train", "index"), "autointerp.clusters.cluster",
-            ("layers", "noise", "isolated", "kept", "phi_z", "verdict_kind"),
+            (
+                "families", "family_cut", "families_null", "families_come_back", "family_share",
+                "layers", "isolated", "verdict_kind",
+            ),
         ),
         Stage(
             "label", 0, LabelSettings, ("index",), "autointerp.labels.label",
@@ -161,7 +164,10 @@ STAGES = {
         Stage(
             "title", 4, TitleSettings, ("cluster", "label/{labels}", "effects"),
             "autointerp.titles.title",
-            ("groups", "named", "mixed", "unstable", "intruder_share", "agreement_z"),
+            (
+                "families_named", "families_solid", "groups", "named", "mixed", "unstable",
+                "intruder_share", "agreement_z",
+            ),
         ),
         Stage(
             "relate", 2, RelateSettings, ("cluster", "label/{labels}"),

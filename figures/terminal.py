@@ -31,6 +31,7 @@ from figures.text import quote, to_line
 
 NAME = 11  # columns of the names on the left of a feature's lines
 TOKENS = 10  # promoted tokens that are shown
+FAMILY_MEMBERS = 12  # of the feature's family
 PARTNERS = 4
 STATES = {
     "absent": "not made",
@@ -80,7 +81,7 @@ def feature_text(card: Card) -> str:
         lines += label_lines(label, width)
     for note in card.notes:
         lines += named_text("note", f"{to_line(note['text'])}  ({note['time'][:10]})", width)
-    lines += cluster_lines(card, width)
+    lines += family_lines(card, width) + cluster_lines(card, width)
     bars, most = sparkline(card.histogram["counts"]), card.histogram["edges"][-1]
     lines += named_rows("activation", [f"0 {bars} {most:.2f}  (log count)"], width)
     for side, tokens in (("promoted", card.promoted), ("suppressed", card.suppressed)):
@@ -126,6 +127,22 @@ def describe_undefined(undefined: str | None) -> str:
     """Say why a score has no value; `undefined` is `kind: message`, or `kind` alone."""
     kind, _, message = (undefined or "unknown").partition(": ")
     return to_line(message) or REASONS.get(kind, kind.replace("_", " "))
+
+
+def family_lines(card: Card, width: int) -> list[str]:
+    """The family of the feature: number, name, kind, and its members; nothing without one."""
+    if not card.family:
+        return []
+    known = card.family
+    about = [f"{known['family']} {to_line(known['title']) or '(unnamed)'}", known["kind"]]
+    about.append("" if known["solid"] or not known["title"] else "does not come back")
+    members = [
+        f"{m['feature']:<6} {to_line(m['label'])}"
+        for m in known["members"]
+        if m["feature"] != card.feature
+    ]
+    lines = named_text("family", ", ".join(part for part in about if part), width)
+    return lines + named_rows("", members[:FAMILY_MEMBERS], width)
 
 
 def cluster_lines(card: Card, width: int) -> list[str]:
@@ -335,3 +352,18 @@ def compare_text(own: str, other: str, summary: dict[str, Any]) -> str:
             f"autoencoder and {fidelity['guest']['fvu']:.3f} with that of {b}."
         )
     return "\n".join(row for text in sentences for row in wrap_text(text, terminal_width()))
+
+
+def families_text(own: str, other: str, found: dict[str, Any]) -> str:
+    """How many families of each run are found in the other, beside sets of random neighbours."""
+    lines = []
+    for side, a, b in (("there", own, other), ("here", other, own)):
+        match, null = found[side], found[side]["null"]
+        lines += wrap_text(
+            f"{match['close']:.0%} of the {match['n']:,} families of {a} are found in {b} (cosine "
+            f"of the means at least {found['close_at']:g}; mean {match['mean']:.2f}); "
+            f"{null['close']:.0%} of them in as many sets of a random feature and its nearest "
+            f"(mean {null['mean']:.2f}).",
+            terminal_width(),
+        )
+    return "\n".join(lines)

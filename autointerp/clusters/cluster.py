@@ -1,6 +1,8 @@
-"""Stage `cluster`: decoder directions -> neighbours, up to three nested levels of clusters, a map.
+"""Stage `cluster`: decoder directions -> neighbours, families, levels of clusters, a map.
 
-Dead features are left out. A feature whose nearest direction is no nearer than chance is *isolated*
+Dead features are left out. Families (see `families`) are the finest level: small sets of near
+directions that a cloud without clusters does not have. Above them stand up to three nested levels
+of clusters. A feature whose nearest direction is no nearer than chance is *isolated*
 and set aside before UMAP, which would otherwise attach it to some cluster. The other directions are
 partly decorrelated and get exact neighbours (FAISS) and a 10-dimensional UMAP; one HDBSCAN tree of
 that space is cut at up to three sizes. A separate 2-dimensional UMAP is the map: the picture is
@@ -23,6 +25,12 @@ import numpy as np
 
 from autointerp.clusters import replicates, unit
 from autointerp.clusters.coactivation import SAMPLED, Coactivation, count_pairs
+from autointerp.clusters.family_kinds import add_kinds
+from autointerp.clusters.family_table import (
+    describe_families,
+    prove_families,
+    summarise_families,
+)
 from autointerp.clusters.geometry import (
     align,
     neighbour_recall,
@@ -85,9 +93,11 @@ def cluster(run: Run, settings: ClusterSettings, folder: Path) -> dict:
     graph = make_graph(steps, x, settings, seed)
     with replicates.run_beside(steps):
         counted = measure_coactivation(folder, postings, seed, alive)
-        tokens = strongest_tokens(postings, Tokens(run.folder("capture")), alive)
-    levels = read_levels(steps, graph, x)
-
+        text = Tokens(run.folder("capture"))
+        tokens = strongest_tokens(postings, text, alive)
+    levels, found = read_levels(steps, graph, x), read_json(steps / "families.json")
+    family = spread_rows(np.array(found["family"], np.int32), alive, (len(density),), -1)
+    families = add_kinds(describe_families(x, found, alive), family, postings, text, seed)
     validation = validate(steps, x, graph, levels, settings, seed)
     records = describe_clusters(x, levels.tree, levels.sizes, levels.labels, alive)
     records = add_stability(records, validation.subsamples, validation.seeds)
@@ -99,22 +109,28 @@ def cluster(run: Run, settings: ClusterSettings, folder: Path) -> dict:
     proof |= judge_levels(levels, proof)
     records = [r | {"phi": within.get((r["layer"], r["group"]))} for r in records]
 
+    proof |= {"families": prove_families(found)}
     probability = levels.membership(graph, len(x))
     layout = fit_earlier_map(levels.layout, run, alive)
     table = make_feature_table(graph, levels.labels, probability, layout, alive, density)
+    table.insert(4, "family", family)
     pairs = find_duplicates(graph, alive)
     unit.write_tables(folder, table, records, proof, pairs)
+    unit.write_families(folder, families)
     unit.write_graph_clusters(folder, graph_clusters)
     write_directions(folder, graph, steps, alive, len(density))
     shutil.rmtree(steps)
-    summary = {
-        "features": len(density),
-        "alive": len(alive),
-        "dead": len(density) - len(alive),
-        "dense": int((density > DENSE).sum()),
-    } | summarise(graph, levels.labels, records, proof, len(pairs))
+    summary = count_features(density, alive) | summarise_families(families, found)
+    summary |= summarise(graph, levels.labels, records, proof, len(pairs))
     say("\n".join(render_summary(summary)))
     return summary
+
+
+def count_features(density: np.ndarray, alive: np.ndarray) -> dict:
+    """How many of F features there are, are alive, are dead, fire on over a tenth of the tokens."""
+    n_dense = int((density > DENSE).sum())
+    n, n_alive = len(density), len(alive)
+    return {"features": n, "alive": n_alive, "dead": n - n_alive, "dense": n_dense}
 
 
 def check(settings: ClusterSettings, n_alive: int, n_features: int) -> None:

@@ -3,8 +3,8 @@
 `python -m autointerp.clusters.replicates FOLDER` writes them. UMAP compiles for 8 s in every new
 process. So one process is started without threads (a fork of a process with threads may hang); it
 compiles once and forks workers that inherit the compiled code. Each result is a file, so a killed
-stage computes only what is missing. First come the UMAP space and the map, then the replicates that
-the result is compared with:
+stage computes only what is missing. First come the UMAP space, the map and the families, then the
+replicates that the clusters are compared with:
 
     seed-I        the method with another random seed                    labels (N, L)
     subsample-I   the method on 80 % of the rows                         labels (N, L), -1 also
@@ -31,8 +31,10 @@ from pathlib import Path
 
 import numpy as np
 
+from autointerp.clusters.families import Families, find_families
 from autointerp.clusters.geometry import (
     covariance_twin,
+    decorrelate,
     find_nearest,
     shuffle_columns,
     umap_layout,
@@ -169,6 +171,36 @@ def write_layout(folder: Path, name: str) -> None:
     write_array(folder / f"{name}.npy", layout)
 
 
+def write_families(folder: Path) -> None:
+    """Write families.json.
+
+    Families are sought among all rows, also isolated ones, at length 1, centred and partly
+    decorrelated; the null goes the same way from a Gaussian cloud with x's mean and covariance.
+    """
+    plan = read_json(folder / "plan.json")
+    settings, seed = ClusterSettings(**plan["settings"]), plan["seed"]
+    x = np.array(read_array(folder / "x.npy"))
+    cloud = covariance_twin(x, np.random.default_rng([seed, 22]))
+    shaped, null = (decorrelate(rows, settings.decorrelate) for rows in (x, cloud))
+    found = find_families(shaped, null, settings.subsamples, seed)
+    write_json(folder / "families.json", families_to_dict(found))
+
+
+def families_to_dict(found: Families) -> dict:
+    """The families as JSON holds them; Jaccards are None where no subsamples were tried."""
+
+    def plain(values: np.ndarray) -> list[float | None]:
+        return [None if np.isnan(v) else round(float(v), 4) for v in values]
+
+    return {
+        "cut": found.cut,
+        "family": found.family.tolist(),
+        "jaccard": plain(found.jaccard),
+        "null_jaccard": plain(found.null_jaccard),
+        "counts": [[cut, n, by_chance] for cut, (n, by_chance) in found.counts.items()],
+    }
+
+
 def write_replicate(folder: Path, name: str) -> None:
     """Write the file of one replicate."""
     plan, sizes = read_json(folder / "plan.json"), read_json(folder / "sizes.json")
@@ -230,19 +262,21 @@ def main(folder: Path) -> None:
     plan, graph = read_json(folder / "plan.json"), read_graph(folder)
     layouts = list_missing(folder, ["space", "map"] if graph.near is not None else [])
     left = list_missing(folder, list_replicates(ClusterSettings(**plan["settings"])))
-    if not layouts and not left:
+    unsought = list_missing(folder, ["families"])
+    if not layouts and not left and not unsought:
         return
     compile_umap()
     with ProcessPoolExecutor(plan["workers"], multiprocessing.get_context("fork")) as pool:
-        list(pool.map(write_layout, [folder] * len(layouts), layouts))
+        made = pool.map(write_layout, [folder] * len(layouts), layouts)
+        families = [pool.submit(write_families, folder) for _ in unsought]
+        list(made)
         sizes: list[int] = []
         if graph.near is not None:
             sizes = choose_sizes(build_tree(read_array(folder / "space.npy")))
         write_json(folder / "sizes.json", sizes)
-        if not sizes:
-            return  # there are no clusters to compare with replicates
-        jobs = [pool.submit(write_replicate, folder, name) for name in left]
-        for job in progress(as_completed(jobs), "proof", total=len(left), unit="fit"):
+        jobs = families  # without sizes there are no clusters to compare with replicates
+        jobs += [pool.submit(write_replicate, folder, name) for name in left if sizes]
+        for job in progress(as_completed(jobs), "proof", total=len(jobs), unit="fit"):
             job.result()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autointerp.clusters.family_table import render_families
 from autointerp.clusters.grouping import NeighbourGraph
 from autointerp.clusters.tables import take_finest
 
@@ -15,7 +16,10 @@ def summarise(
     proof: dict,
     n_duplicates: int,
 ) -> dict:
-    """Counts of the finest level, and the numbers of the proof that a caption needs."""
+    """Counts of the finest level, and the numbers of the proof that a caption needs.
+
+    Those of the families are added by `family_table.summarise_families`.
+    """
     finest, n = take_finest(labels), len(labels)
     clustered, last = int((finest >= 0).sum()), len(proof["sizes"]) - 1
     noise = len(graph.inside) - clustered
@@ -58,7 +62,7 @@ def last_field(entries: list[dict | None], field: str) -> float | None:
 
 def render_summary(s: dict) -> list[str]:
     """The lines that the stage prints at its end."""
-    lines = [f"cluster: {s['verdict']}"]
+    lines = [f"cluster: {s['verdict']}", render_families(s)]
     if not s["groups"]:
         return lines
     null = "not tried"

@@ -35,7 +35,7 @@ def make_feature_table(
     alive: np.ndarray,
     density: np.ndarray,
 ) -> pd.DataFrame:
-    """A row a feature, with the columns of features.parquet (see `clusters.unit`).
+    """A row a feature, with the columns of features.parquet but `family` (see `clusters.unit`).
 
     `labels` (N, L), `probability` (N,) and `layout` (N, 2) belong to the N features `alive`;
     `density` (F,) to all. The status is alive, dense, isolated or dead.
@@ -133,7 +133,7 @@ def describe_clusters(
 
     Keys: layer (level), group (cluster), size, parent (cluster of the level before, -1 none), path
     (clusters of all levels before), medoid (the feature with most cosine to the others), exemplars,
-    cosine (mean within), lasting (persistence over smallest sizes), family (hue).
+    cosine (mean within), lasting (persistence over smallest sizes), hue.
     """
     records: list[dict] = []
     if tree is None:
@@ -162,7 +162,7 @@ def describe_clusters(
 
 
 def add_hues(x: np.ndarray, labels: np.ndarray, records: list[dict]) -> list[dict]:
-    """The records with `family`: the hue of the coarsest cluster around each, or -1 without one."""
+    """The records with `hue`: that of the coarsest cluster around each, or -1 without one."""
     if not records:
         return records
     sums = [x[labels[:, 0] == c].sum(0, dtype=np.float64) for c in range(labels[:, 0].max() + 1)]
@@ -171,7 +171,7 @@ def add_hues(x: np.ndarray, labels: np.ndarray, records: list[dict]) -> list[dic
     for record in records:
         first_member = int(np.argmax(labels[:, record["layer"]] == record["group"]))
         top = int(labels[first_member, 0])
-        out.append(record | {"family": int(hues[top]) if top >= 0 else -1})
+        out.append(record | {"hue": int(hues[top]) if top >= 0 else -1})
     return out
 
 

@@ -3,12 +3,17 @@
 Unit `cluster`, for F features; level 0 is the coarsest, the last one the finest, there are at most
 three and there may be none. On disk a cluster is called a group and a level a layer:
 
-    features.parquet      a row a feature: feature, status, x, y, group (finest level), suggested,
-                          strength, nn_feature, nn_cosine, probability, layer_0, layer_1, layer_2
+    features.parquet      a row a feature: feature, status, x, y, family (-1 none), group (finest
+                          level), suggested, strength, nn_feature, nn_cosine, probability, layer_0,
+                          layer_1, layer_2
+    families.parquet      a row a family, largest first: family, size, jaccard and null_jaccard (in
+                          subsamples; NaN where none were tried), comes_back, medoid, cosine,
+                          together, beside, context and kind (see `family_kinds`)
     groups.json           a record a cluster: layer, group, size, parent, path, medoid, exemplars,
-                          cosine, lasting (persistence), family (hue), jaccard, jaccard_seeds, phi
+                          cosine, lasting (persistence), hue, jaccard, jaccard_seeds, phi
     proof.json            verdict, null clouds, stability, co-activation within and between
-                          clusters, AMI with the clusters of the co-activation graph
+                          clusters, AMI with the clusters of the co-activation graph; families
+                          (cut, and [cut, families, families of the null] of each cut)
     neighbours.npy        int32 (F, 20) nearest decoder directions, -1 where there is none
     cosines.npy           float32 (F, 20) cosines to them
     partners.npy          int32 (F, 20) features that fire on the same tokens, -1 for none
@@ -39,8 +44,9 @@ from core.files import read_array, read_json, write_array, write_json, write_tab
 from core.run import Run
 
 CLUSTER, RELATE = "cluster", "relate"
-TABLE, RECORDS, PROOF, DUPLICATES = (
+TABLE, FAMILIES, RECORDS, PROOF, DUPLICATES = (
     "features.parquet",
+    "families.parquet",
     "groups.json",
     "proof.json",
     "duplicates.json",
@@ -96,8 +102,23 @@ class Partners(NamedTuple):
 
 
 def read_clusters(run: Run) -> pd.DataFrame | None:
-    """features.parquet: a row a feature, in order, with the columns above."""
-    return None if run.find(CLUSTER) is None else pd.read_parquet(run.folder(CLUSTER) / TABLE)
+    """features.parquet: a row a feature, in order, with the columns above.
+
+    A unit of an earlier version has no families: every feature is in none.
+    """
+    if run.find(CLUSTER) is None:
+        return None
+    table = pd.read_parquet(run.folder(CLUSTER) / TABLE)
+    return table if "family" in table else table.assign(family=-1)
+
+
+def read_families(run: Run) -> pd.DataFrame | None:
+    """families.parquet: a row a family, the largest first; row i is family i.
+
+    None where `cluster` was made by a version that had none.
+    """
+    path = run.folder(CLUSTER) / FAMILIES if run.find(CLUSTER) else None
+    return pd.read_parquet(path) if path is not None and path.exists() else None
 
 
 def read_records(run: Run) -> list[dict]:
@@ -156,7 +177,7 @@ def read_levels(
             Level(
                 by_feature[column].fillna(-1).astype(int).to_numpy(),
                 {c: title for (level, c), title in (titles or {}).items() if level == number},
-                {r["group"]: r["family"] for r in records if r["layer"] == number},
+                {r["group"]: r["hue"] for r in records if r["layer"] == number},
             )
         )
     return levels
@@ -181,6 +202,10 @@ def write_tables(
     write_json(folder / RECORDS, records)
     write_json(folder / PROOF, proof)
     write_json(folder / DUPLICATES, duplicates)
+
+
+def write_families(folder: Path, families: pd.DataFrame) -> None:
+    write_table(folder / FAMILIES, families)
 
 
 def write_neighbours(folder: Path, neighbours: Neighbours) -> None:

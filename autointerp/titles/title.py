@@ -1,9 +1,10 @@
-"""Stage `title`: a short name for every cluster of every level, and how much the names are worth.
+"""Stage `title`: a short name for every family and every cluster, and how much names are worth.
 
-Titles are made of words that members have and other features, above all siblings, lack
-(`contrast`), or by an LLM (`naming`). "mixed" is an answer. A cluster of which less than half comes
-back in subsamples (Jaccard below 0.5) stays unnamed: its title is empty, and the title that it
-would have got is stored as `tentative`. `unit` describes the files.
+Families get their names from words (`families`), whatever names the clusters. Titles are made of
+words that members have and other features, above all siblings, lack (`contrast`), or by an LLM
+(`naming`). "mixed" is an answer. A cluster of which less than half comes back in subsamples
+(Jaccard below 0.5) stays unnamed: its title is empty, and the title that it would have got is
+stored as `tentative`. `unit` describes the files.
 
 The stage measures how well labels agree inside clusters, and runs an intruder test (`intruders`).
 """
@@ -24,6 +25,7 @@ from autointerp.labels.unit import read_labels
 from autointerp.llm.session import AnswerFormat, Ask, open_session
 from autointerp.settings import TitleSettings
 from autointerp.titles import contrast, naming, unit
+from autointerp.titles.families import name_families, summarise_names
 from autointerp.titles.intruders import find_by_llm, find_by_marks
 from autointerp.titles.members import list_members, list_parents
 from core.effects.unit import read_effects
@@ -62,8 +64,10 @@ def title(run: Run, settings: TitleSettings, folder: Path) -> dict:
             frame, failures = titles_by_llm(frame, alive, records, labels, ask)
             intruder = find_by_llm(frame, alive, labels, ask, seed)
             llm = {"prompt": naming.TITLE_PROMPT} | asker.summary()
+    names = name_families(alive, clusters.read_families(run), marks)
+    unit.write_family_names(folder, names)
     unit.write_titles(folder, frame, failures, {"agreement": agreement, "intruder": intruder})
-    return summarise(frame, failures, agreement, intruder) | llm
+    return summarise_names(names) | summarise(frame, failures, agreement, intruder) | llm
 
 
 def summarise(

@@ -5,6 +5,8 @@
                        evidence (JSON: how many members have each of the marks that stand out
                        most) and share (of the members that have at least one mark of the title;
                        NaN for titles by an LLM)
+    families.parquet   a row a family: family, title (empty where members share nothing), solid (it
+                       comes back in subsamples), size, evidence, share
     failures.parquet   a row for each cluster that an LLM could not name
     proof.json         `agreement` of labels within clusters, and the `intruder` test
 
@@ -24,6 +26,7 @@ from core.run import Run
 
 TITLE = "title"
 TABLE, FAILURES, PROOF = "titles.parquet", "failures.parquet", "proof.json"
+FAMILIES = "families.parquet"
 
 
 def read_titles(run: Run) -> dict[tuple[int, int], str]:
@@ -35,9 +38,19 @@ def read_titles(run: Run) -> dict[tuple[int, int], str]:
     return dict(zip(keys, table["title"], strict=True))
 
 
+def read_family_names(run: Run) -> pd.DataFrame | None:
+    """families.parquet: a row a family. None where `title` was made by a version without them."""
+    path = run.folder(TITLE) / FAMILIES if run.find(TITLE) else None
+    return pd.read_parquet(path) if path is not None and path.exists() else None
+
+
 def read_proof(run: Run) -> dict | None:
     """proof.json: what the titles are worth."""
     return None if run.find(TITLE) is None else read_json(run.folder(TITLE) / PROOF)
+
+
+def write_family_names(folder: Path, names: pd.DataFrame) -> None:
+    write_table(folder / FAMILIES, names)
 
 
 def write_titles(folder: Path, table: pd.DataFrame, failures: list[Failure], proof: dict) -> None:

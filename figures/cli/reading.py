@@ -48,6 +48,7 @@ def show(run: str, feature: int, stratum: str, split: str, count: int, as_json: 
 @click.command("list")
 @run_argument
 @click.option("--cluster", type=int, help="only this cluster; -1 is noise")
+@click.option("--family", type=int, help="only the members of this family; -1 is none")
 @click.option("--min-score", type=float, help="only labels that score at least this")
 @click.option("--labels", "label_set", default="", help="labels of this set")
 @click.option(
@@ -60,6 +61,7 @@ def show(run: str, feature: int, stratum: str, split: str, count: int, as_json: 
 def list_features(
     run: str,
     cluster: int | None,
+    family: int | None,
     min_score: float | None,
     label_set: str,
     sort: str,
@@ -67,7 +69,10 @@ def list_features(
     as_json: bool,
 ) -> None:
     """Features with label, score, density and cluster."""
-    table = open_study(run).known.overview(label_set)
+    known = open_study(run).known
+    table = known.overview(label_set)
+    if family is not None:
+        table = table[table["feature"].isin(known.members(family))]
     if cluster is not None:
         table = table[table["cluster"] == cluster]
     if min_score is not None:
@@ -82,7 +87,7 @@ def list_features(
 @click.option("--limit", default=20, show_default=True, help="rows in the terminal")
 @json_flag
 def find(run: str, words: str, limit: int, as_json: bool) -> None:
-    """Search labels, promoted tokens and notes."""
+    """Search labels, names of families, promoted tokens and notes."""
     emit_table(open_study(run).find(words), as_json, limit)
 
 

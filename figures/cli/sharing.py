@@ -15,14 +15,21 @@ from figures.cli.output import emit, json_flag, open_study, redo_flag, run_argum
 @redo_flag
 @json_flag
 def compare(run: str, other: str, redo: bool, as_json: bool) -> None:
-    """Match the features of two runs on one site, and measure each on the other's text."""
+    """Match features and families of two runs on one site; measure each on the other's text."""
+    from autointerp.clusters.match import match_families
     from core.training.compare import compare as compare_runs
-    from figures.terminal import compare_text
+    from figures.terminal import compare_text, families_text
 
     ours, theirs = open_study(run).run_directory, open_study(other).run_directory
     with ours.locked("compare"):
         summary = compare_runs(ours, theirs, redo).summary
-    emit(summary, lambda: compare_text(ours.name, other, summary), as_json)
+    families = match_families(ours, theirs)
+
+    def text() -> str:
+        matched = families_text(ours.name, other, families) if families else ""
+        return "\n".join(filter(None, [compare_text(ours.name, other, summary), matched]))
+
+    emit(summary | {"families": families}, text, as_json)
 
 
 @click.command()

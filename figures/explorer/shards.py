@@ -11,7 +11,7 @@ can end the script.
     f-00012     the cards of 32 features
     clamp-0003  one clamp experiment
 
-The page calls a cluster a group, a level a layer and a hue a family.
+The page calls a cluster a group, a level a layer.
 """
 
 from __future__ import annotations
@@ -114,10 +114,11 @@ class Shards:
                 {
                     "group": level.cluster.tolist(),
                     "titles": with_text_keys(level.titles),
-                    "families": with_text_keys(level.hues),
+                    "hues": with_text_keys(level.hues),
                 }
                 for level in features.levels
             ],
+            "families": self._families(),
             "scores": self._scores(),
             "sets": self._sets(),
             "failed": failed,
@@ -125,6 +126,21 @@ class Shards:
             "clamps": [summarise_clamp(record) for record in experiments(run)],
             "palette": {"light": LIGHT["palette"], "dark": DARK["palette"]},
             "live": self.live,
+        }
+
+    def _families(self) -> dict | None:
+        """family of every feature, and the name and kind of each family; null where there are none.
+
+        A name that is not solid (its family does not come back) is marked.
+        """
+        known = self.features.families
+        if not len(known):
+            return None
+        return {
+            "family": self.features.family_of.tolist(),
+            "titles": known["title"].tolist(),
+            "solid": [bool(solid) for solid in known["solid"]],
+            "kinds": known["kind"].tolist(),
         }
 
     def _map(self) -> dict | None:

@@ -72,7 +72,7 @@ def set_axes(axes: Axes, records: list[dict], n_features: int, lowest: float) ->
 
 
 def draw_box(axes: Axes, record: dict, span: tuple[float, float], theme: dict) -> None:
-    hue = record["family"]
+    hue = record["hue"]
     colour = theme["palette"][hue] if hue >= 0 else theme["faint"]
     corner, size = (record["layer"] + 0.01, span[0]), (0.98, span[1] - span[0])
     look: dict[str, Any] = {"edgecolor": theme["page"], "linewidth": 0.6}

@@ -31,7 +31,7 @@ class ClusterDrawings:
     """Everything to draw of the units `cluster` and `title`, which are read once."""
 
     def __init__(self, features: Features):
-        self.run = features.run
+        self.features, self.run = features, features.run
         self.summary = features.run.manifest("cluster").summary
         self.records = read_records(self.run)
         self.proof = read_proof(self.run) or {}
@@ -86,7 +86,7 @@ class ClusterDrawings:
         hue = np.full(len(table), -1)
         for record in self.records:
             if record["layer"] == 0:
-                hue[table[level_column(0)].to_numpy() == record["group"]] = record["family"]
+                hue[table[level_column(0)].to_numpy() == record["group"]] = record["hue"]
         clustered = table["group"].to_numpy() >= 0
         named = self._named(table, points)
         return cluster_map(points, hue, clustered, named, self._caption(), dark)
@@ -107,20 +107,36 @@ class ClusterDrawings:
         )
 
     def _named(self, table: pd.DataFrame, points: np.ndarray) -> list[NamedCluster]:
-        """The clusters of the coarsest and of the finest level as the map wants them."""
+        """The clusters of the coarsest level and the named families as the map wants them.
+
+        Where no family that comes back has a name, the clusters of the finest level stand for them.
+        """
         place = {int(feature): i for i, feature in enumerate(table["feature"])}
-        named = []
+        named = self._named_families(table, place)
+        levels = (0,) if named else (0, self.last)
         for record in self.records:
             level, cluster = record["layer"], record["group"]
-            if level not in (0, self.last):
+            if level not in levels:
                 continue
             members = np.flatnonzero(table[level_column(level)].to_numpy() == cluster)
             rank = 0 if level == 0 and self.last > 0 else 1
             anchor = place[record["medoid"]] if rank else find_middle(points, members)
             title = self.titles.get((level, cluster), "")
-            hue = record["family"] if level == 0 else -1
+            hue = record["hue"] if level == 0 else -1
             named.append(NamedCluster(title, rank, members, anchor, hue))
         return named
+
+    def _named_families(self, table: pd.DataFrame, place: dict[int, int]) -> list[NamedCluster]:
+        """The families that come back and have a name, the largest first."""
+        known = self.features.families
+        known = known[known["solid"].astype(bool) & known["title"].astype(bool)]
+        of_point = table["family"].to_numpy()
+        return [
+            NamedCluster(
+                row["title"], 1, np.flatnonzero(of_point == row["family"]), place[row["medoid"]]
+            )
+            for row in known.to_dict("records")
+        ]
 
     # ------------------------------------------------------------ sizes and proof
 

@@ -12,11 +12,19 @@ from figures.text import to_line
 
 MOST_NAMED = 20  # clusters in the table of names
 MOST_PAIRS = 4  # pairs of each kind in the table of relations
+MEMBERS = 8  # features of a family in the table of names
+KINDS = {  # kind of a family -> what it is called in a sentence
+    "alternatives": "of alternatives (like contexts, never together)",
+    "parts": "of parts of one phrase (next to each other)",
+    "synonyms": "of synonyms (on the same tokens)",
+}
 LABEL = 60  # characters of a label in a table
 
 
 def clusters_section(features: Features) -> str:
-    """The verdict first, then the numbers that it rests on, then the largest named clusters."""
+    """The families first: what the null and the subsamples say of them in one sentence, numbers,
+    names. Then the regions of the map, with the verdict on them.
+    """
     run = features.run
     unit, proof, titles = run.find("cluster"), read_proof(run), run.find("title")
     if not unit or not proof:
@@ -24,12 +32,13 @@ def clusters_section(features: Features) -> str:
     s = unit.summary
     counts = " > ".join(map(str, s["layers"])) or "No"
     lead = (
-        f"**{s['verdict']}**\n\n{counts} clusters; {s['noise']} features are in none of the "
-        f"finest level, {s['isolated']} stand alone, {s['dead']} are dead, {s['duplicates']} "
-        "pairs are duplicates."
+        f"### Regions of the map\n\n**{s['verdict']}**\n\n{counts} clusters; {s['noise']} features "
+        f"are in none of the finest level, {s['isolated']} stand alone, {s['dead']} are dead, "
+        f"{s['duplicates']} pairs are duplicates."
     )
     rows = [*proof_rows(s, proof), *(name_rows(titles.summary) if titles else [])]
-    parts = [lead, table(["measure", "here", "null or chance"], rows)]
+    parts = families_parts(features, s)
+    parts += [lead, table(["measure", "here", "null or chance"], rows)]
     named = list_named(features)
     if titles:
         parts.append(
@@ -39,6 +48,65 @@ def clusters_section(features: Features) -> str:
     if named:
         parts.append(table(["level", "cluster", "title", "features"], named[:MOST_NAMED]))
     return "\n\n".join(parts)
+
+
+def families_parts(features: Features, s: dict) -> list[str]:
+    """What the report says of families; `s` is the summary of `cluster`.
+
+    Nothing where `cluster` was made by a version without families.
+    """
+    if "families" not in s:
+        return []
+    if not s["families"]:
+        return [describe_families(s)]
+    kinds = ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in s["family_kinds"].items())
+    rows = [
+        ["families", f"{s['families']:,}", f"{s['families_null']:,} (a Gaussian cloud)"],
+        ["cosine distance at which they are cut", f"{s['family_cut']:.2f}", ""],
+        ["features in one", f"{s['family_share']:.0%}", ""],
+        ["come back in subsamples", format_tried(s["families_come_back"], ".0%"), ""],
+        [
+            "Jaccard in subsamples",
+            format_tried(s["family_jaccard"], ".2f"),
+            f"{format_tried(s['family_null_jaccard'], '.2f')} (a random feature and its nearest)",
+        ],
+        ["kinds, by where members fire", kinds or "none stands out", ""],
+    ]
+    parts = [describe_families(s), table(["measure", "here", "null or chance"], rows)]
+    named = features.families[features.families["title"].astype(bool)]
+    if len(named):
+        solid = named.sort_values("solid", ascending=False, kind="stable").head(MOST_NAMED)
+        shown = [
+            [
+                family["family"],
+                f"**{to_line(family['title'])}**" if family["solid"] else to_line(family["title"]),
+                family["kind"],
+                family["size"],
+                ", ".join(map(str, features.members(int(family["family"]))[:MEMBERS])),
+            ]
+            for family in solid.to_dict("records")
+        ]
+        parts.append(f"{len(named):,} families have a name; bold ones come back in subsamples.")
+        parts.append(table(["family", "name", "kind", "size", "members"], shown))
+    return parts
+
+
+def describe_families(s: dict) -> str:
+    """One sentence on families: how many, against a cloud without any, and how many come back."""
+    if not s["families"]:
+        return (
+            "**No families: no set of near directions stands out from a Gaussian cloud of the same "
+            "mean and covariance.**"
+        )
+    back = ""
+    if s["families_come_back"] is not None:
+        back = f", and {s['families_come_back']:.0%} of them come back when a fifth of the features"
+        back += " is left out"
+    return (
+        f"**{s['families']:,} families of near directions hold {s['family_share']:.0%} of the live "
+        f"features where a Gaussian cloud of the same mean and covariance has "
+        f"{s['families_null'] or 'none'}{back}.**"
+    )
 
 
 def list_named(features: Features) -> list[list]:

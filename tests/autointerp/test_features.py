@@ -20,7 +20,7 @@ from core.run import Run
 HOSTILE = '<script>alert(1)</script>" \x1b[31m \u202e'
 KEYS = [
     "feature", "status", "density", "n_firings", "n_documents", "max", "labels", "promoted",
-    "suppressed", "neighbours", "cluster", "groups", "partners", "related", "isolated",
+    "suppressed", "neighbours", "family", "cluster", "groups", "partners", "related", "isolated",
     "histogram", "strata", "notes", "failures", "snippets",
 ]  # fmt: skip
 

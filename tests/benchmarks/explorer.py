@@ -154,7 +154,7 @@ def write_cluster(run: Run, n_features: int, words: list[str], rng: np.random.Ge
         }
     )
     commit(run, "cluster", {
-        "features.parquet": table, "groups.json": [{"group": g, "family": g % 9} for g in range(n_groups)],
+        "features.parquet": table, "groups.json": [{"group": g, "hue": g % 9} for g in range(n_groups)],
         "neighbours.npy": rng.integers(0, n_features, (n_features, 15)), "cosines.npy": np.sort(rng.random((n_features, 15)).astype(np.float32))[:, ::-1],
     }, ["index"])  # fmt: skip
     titles = pd.DataFrame(

@@ -2,7 +2,7 @@
 /* What stands beside the map while no feature is open: what this run is, how far its labels can be trusted, where to start. */
 
 function drawHome(panel) {
-  replace(panel, el("div.home", {}, el("h2", {}, visible(run.start.run.name)), lead(), figures(), bestFeatures(), biggestGroups(), clampList(), keysHelp()));
+  replace(panel, el("div.home", {}, el("h2", {}, visible(run.start.run.name)), lead(), figures(), bestFeatures(), biggestFamilies(), biggestGroups(), clampList(), keysHelp()));
 }
 
 function summaryOf(unit) {
@@ -47,6 +47,18 @@ function bestFeatures() {
   return el("section", {}, el("h3", {}, "Well-labelled features"), el("ul.members", {}, best.map((f) => el("li", {}, featureLink(f), " ", labelNode(labelOf(f)), el("span.faint", {}, ` ${fixed(scoreOf(f, column))}`)))));
 }
 
+/* Families with a name, those that come back first, then the largest. */
+function biggestFamilies() {
+  const known = run.start.families;
+  if (!known) return null;
+  const sizes = new Map();
+  for (const n of known.family) if (n >= 0) sizes.set(n, (sizes.get(n) || 0) + 1);
+  const named = [...sizes].filter(([n]) => known.titles[n]).sort((a, b) => known.solid[b[0]] - known.solid[a[0]] || b[1] - a[1]).slice(0, 16);
+  if (!named.length) return null;
+  const rows = named.map(([n, size]) => el("li", {}, el(known.solid[n] ? "a" : "a.faint", { href: state.link({ v: "list", family: n, p: "" }) }, visible(known.titles[n])), el("span.faint", {}, ` ${size}${known.kinds[n] ? `, ${known.kinds[n]}` : ""}`)));
+  return el("section", {}, el("h3", {}, "Families"), el("ul.members.groups", {}, rows));
+}
+
 function biggestGroups() {
   const last = run.start.layers.length - 1;
   if (last < 0) return null;
@@ -55,7 +67,7 @@ function biggestGroups() {
   for (const g of layer.group) if (g >= 0) sizes.set(g, (sizes.get(g) || 0) + 1);
   const largest = [...sizes].sort((a, b) => b[1] - a[1]).slice(0, 12);
   const palette = run.start.palette[themeName()];
-  const rows = largest.map(([g, n]) => el("li", {}, el("span.pip", { style: { background: palette[layer.families[g] % palette.length] }, "aria-hidden": "true" }), el("a", { href: state.link({ v: "list", group: `0.${g}`, p: "" }) }, groupTitle(g, layer.titles[g])), el("span.faint", {}, ` ${n}`)));
+  const rows = largest.map(([g, n]) => el("li", {}, el("span.pip", { style: { background: palette[layer.hues[g] % palette.length] }, "aria-hidden": "true" }), el("a", { href: state.link({ v: "list", group: `0.${g}`, p: "" }) }, groupTitle(g, layer.titles[g])), el("span.faint", {}, ` ${n}`)));
   return el("section", {}, el("h3", {}, "Largest clusters"), el("ul.members.groups", {}, rows));
 }
 

@@ -11,7 +11,7 @@ const COLUMNS = [
 ];
 
 function listRows() {
-  const wanted = { status: state.get("status"), set: state.get("set"), kind: state.get("kind"), group: state.get("group"), min: state.get("min"), failed: state.get("failed") };
+  const wanted = { status: state.get("status"), set: state.get("set"), kind: state.get("kind"), group: state.get("group"), family: state.get("family"), min: state.get("min"), failed: state.get("failed") };
   const column = scoreColumn(state.get("k"));
   const set = run.start.sets.find((s) => s.name === wanted.set) || run.start.sets[0];
   const kind = set ? set.kinds.indexOf(wanted.kind) : -1;
@@ -24,6 +24,7 @@ function listRows() {
     if (wanted.set && set.kind[f] < 0) continue;
     if (wanted.kind && set.kind[f] !== kind) continue;
     if (wanted.group && run.start.layers[layer]?.group[f] !== group) continue;
+    if (wanted.family && run.start.families?.family[f] !== Number(wanted.family)) continue;
     if (wanted.min && !(scoreOf(f, column) >= Number(wanted.min))) continue;
     if (failed && !failed.has(f)) continue;
     rows.push(f);
@@ -99,8 +100,16 @@ function filters() {
   if (run.start.scores.length > 1) fields.push(choice("k", "Score", run.start.scores.map((c) => [`${c.set}/${c.kind}`, `${c.kind}, ${c.set}`])));
   if (run.start.scores.length) fields.push(choice("min", "At least", [["", "any"], ...["0.3", "0.5", "0.7", "0.8", "0.9"].map((v) => [v, v])]));
   if (run.start.layers.length) fields.push(groupChoice());
+  if (run.start.families) fields.push(familyChoice());
   if (run.start.failed.length) fields.push(choice("failed", "Failed", [["", "any"], ["1", `only failed (${run.start.failed.length})`]]));
   return el("form.filters", { onsubmit: (e) => e.preventDefault() }, fields);
+}
+
+function familyChoice() {
+  const options = run.start.families.titles.map((title, n) => [String(n), title]).filter(([, title]) => title).map(([n, title]) => [n, visible(title).slice(0, 60)]);
+  const chosen = state.get("family");
+  if (chosen && !options.some(([n]) => n === chosen)) options.push([chosen, `family ${chosen}`]);
+  return choice("family", "Family", [["", "any"], ...options.sort((a, b) => a[1].localeCompare(b[1]))]);
 }
 
 function groupChoice() {

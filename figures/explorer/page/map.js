@@ -11,7 +11,7 @@ const RAMPS = { // cividis, the end that would vanish on the page left out
 const map = {
   canvas: null, context: null, width: 0, height: 0,
   centre: [0.5, 0.5], zoom: 1, // centre in map units (0 to 1), zoom 1 shows everything
-  picture: null, pending: 0, cost: 0, cells: null, layers: [],
+  picture: null, pending: 0, cost: 0, cells: null, layers: [], families: [],
   hover: null, matches: null,
 
   init(canvas) {
@@ -23,6 +23,7 @@ const map = {
     map.centre = [...map.middle];
     map.buckets();
     map.layers = run.start.layers.map((layer) => anchorsOf(layer));
+    map.families = run.start.families ? anchorsOf({ ...run.start.families, group: run.start.families.family }) : [];
     map.readPlace();
     new ResizeObserver(() => map.resize()).observe(canvas);
   },
@@ -152,7 +153,7 @@ function anchorsOf(layer) {
   });
   const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
   const all = [...members].map(([group, every]) => ({
-    group, size: every.length, x: median(every.map((f) => map.x[f])), y: median(every.map((f) => map.y[f])), title: layer.titles[group] || "",
+    group, size: every.length, x: median(every.map((f) => map.x[f])), y: median(every.map((f) => map.y[f])), title: layer.titles[group] || "", solid: layer.solid?.[group],
   }));
   return all.sort((a, b) => b.size - a.size);
 }
@@ -165,6 +166,14 @@ function themeName() {
 
 function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+/* What is named at this zoom: broad groups far away, families near, or everywhere when no group has a name. */
+function titleAnchors() {
+  const layer = titleLayer();
+  const named = map.layers[layer]?.some((a) => a.title && !a.title.startsWith("mixed"));
+  if (map.families.some((a) => a.title) && (map.zoom >= 2 || !named)) return map.families;
+  return map.layers[layer] || [];
 }
 
 /* The layer whose titles suit the zoom: broad ones far away, fine ones near. */
@@ -180,7 +189,7 @@ function mapColours() {
   if (how === "group") {
     const layer = run.start.layers[0];
     const palette = run.start.palette[themeName()];
-    return (f) => (layer && layer.group[f] >= 0 ? palette[layer.families[layer.group[f]] % palette.length] : null);
+    return (f) => (layer && layer.group[f] >= 0 ? palette[layer.hues[layer.group[f]] % palette.length] : null);
   }
   const ramp = RAMPS[themeName()];
   const column = scoreColumn(state.get("k"));
@@ -278,16 +287,15 @@ function drawHover(context, ratio) {
 /* ---------------------------------------------------------------- titles */
 
 function drawTitles(context) {
-  const layer = titleLayer();
-  if (layer < 0 || map.matches !== null) return;
+  if (map.matches !== null) return;
   const taken = [[0, 0, 330, 44], [map.width - 56, 0, map.width, 128]]; // the controls
   const most = Math.round(Math.min(40, (map.width * map.height) / 26000));
-  for (const anchor of map.layers[layer]) {
+  for (const anchor of titleAnchors()) {
     if (taken.length >= most + 2) break;
     if (!anchor.title || anchor.title.startsWith("mixed")) continue;
     const [x, y] = map.toScreen(anchor.x, anchor.y);
     if (x < 0 || y < 0 || x > map.width || y > map.height) continue;
-    writeTitle(context, wrapTitle(visible(anchor.title)), x, y, anchor.size > 40 || map.zoom > 2 ? 13 : 12, taken);
+    writeTitle(context, wrapTitle(visible(anchor.title)), x, y, anchor.size > 40 || map.zoom > 2 ? 13 : 12, taken, anchor.solid === false ? "--faint" : "--ink");
   }
 }
 
@@ -300,7 +308,7 @@ function wrapTitle(text) {
   return [cut.slice(0, at), cut.slice(at + 1)];
 }
 
-function writeTitle(context, lines, x, y, size, taken) {
+function writeTitle(context, lines, x, y, size, taken, colour) {
   context.font = `600 ${size}px ${css("--sans")}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
@@ -316,7 +324,7 @@ function writeTitle(context, lines, x, y, size, taken) {
     context.lineWidth = 4;
     context.strokeStyle = css("--page");
     context.strokeText(line, inside, at);
-    context.fillStyle = css("--ink");
+    context.fillStyle = css(colour);
     context.fillText(line, inside, at);
   });
 }

@@ -4,7 +4,7 @@
     v view (map, list, text, clamp)   f open feature    q search           c colour of the map
     m x,y,zoom of the map             s sort of the list, - for falling     p page of the list
     t tab of the snippets             x clamp experiment   w feature to clamp
-    k column of scores   set kind group status min failed: filters of the list */
+    k column of scores   set kind group family status min failed: filters of the list */
 
 const state = {
   values: {},

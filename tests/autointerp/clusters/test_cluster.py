@@ -17,6 +17,11 @@ from sklearn.metrics import adjusted_rand_score
 
 from autointerp.clusters import cluster as stage
 from autointerp.clusters import grouping, replicates
+from autointerp.clusters.family_table import (
+    describe_families,
+    render_families,
+    summarise_families,
+)
 from autointerp.clusters.geometry import unit_rows
 from autointerp.clusters.similarity import similarity_within, strongest_tokens
 from autointerp.clusters.tables import (
@@ -30,10 +35,12 @@ from autointerp.clusters.tables import (
     take_finest,
     vote,
 )
+from autointerp.clusters.unit import read_families
 from autointerp.pipeline import make as make_unit
 from autointerp.settings import ClusterSettings
 from core.errors import UsageError
 from core.run import Run
+from core.settings import key_table
 from tests.support.clouds import anisotropic, hierarchy, planted
 from tests.support.tiny import Killed
 
@@ -169,7 +176,12 @@ def test_table_lists_every_feature(found):
     density[live] = 0.01
     density[live[0]] = 0.5
     table = make_feature_table(
-        graph, labels, np.zeros(len(x)), np.zeros((len(x), 2), np.float32), live, density
+        graph,
+        labels,
+        np.zeros(len(x)),
+        np.zeros((len(x), 2), np.float32),
+        live,
+        density,
     )
     assert list(table["feature"]) == list(range(2 * len(x)))
     assert [c for c in table if c.startswith("layer_")] == [
@@ -282,6 +294,7 @@ def test_the_stage_writes_what_it_promises(clustered):
     }
     assert set(manifest.files) == {f"{a}.npy" for a in arrays} | {
         "features.parquet",
+        "families.parquet",
         "groups.json",
         "proof.json",
         "duplicates.json",
@@ -305,6 +318,11 @@ def test_the_stage_writes_what_it_promises(clustered):
         and s["verdict_kind"] in ("none", "unstable", "structure")
     )
     assert [sum(g["layer"] == i for g in groups) for i in range(len(s["layers"]))] == s["layers"]
+    families = read_families(clustered)
+    counted = table.loc[table["family"] >= 0, "family"].value_counts().sort_index()
+    assert families["size"].tolist() == counted.tolist() and s["families"] == len(families)
+    assert len(families) == 0 and s["family_cut"] is None  # three are planted, too few to count
+    assert {"kind", "together", "beside", "context"} <= set(families)
     for g in groups:
         members = table[table[f"layer_{g['layer']}"] == g["group"]]
         assert len(members) == g["size"] and (
@@ -329,6 +347,27 @@ def test_another_process_writes_the_same_bytes_also_when_killed_half_way(
     monkeypatch.setattr(stage, "build_graph", killed)  # neighbours and pairs are not made again
     monkeypatch.setattr(stage, "count_pairs", killed)
     assert make_unit(run_copy, "cluster", QUICK).files == clustered.manifest("cluster").files
+
+
+def test_planted_families_are_found_described_and_summarised(tmp_path):
+    """24 families of 16 in 384 of 500 rows, numbered within all features, of which half are dead."""
+    x, truth = planted(n_groups=24, size=16, n_noise=116, d=48, cosine=0.8)
+    np.save(tmp_path / "x.npy", x)
+    plan = {"settings": key_table(QUICK), "seed": 0, "workers": 1}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    replicates.write_families(tmp_path)
+    found = json.loads((tmp_path / "families.json").read_text())
+    assert adjusted_rand_score(truth, found["family"]) > 0.95
+    alive = np.arange(500) * 2 + 1
+    table = describe_families(x, found, alive)
+    assert table["comes_back"].all() and table["jaccard"].mean() > table["null_jaccard"].mean()
+    medoids = (table["medoid"].to_numpy() - 1) // 2
+    assert np.array(found["family"])[medoids].tolist() == table["family"].tolist()
+    summary = summarise_families(table.assign(kind="synonyms"), found)
+    assert summary["families"] == len(table) and summary["families_null"] == 0
+    assert summary["families_come_back"] == 1 and summary["family_share"] > 0.7
+    assert summary["family_kinds"] == {"synonyms": len(table)}
+    assert f"{len(table)} families" in render_families(summary)
 
 
 def test_layouts_that_fail_are_not_passed_over(tmp_path):

@@ -20,7 +20,7 @@ def mixed(colour, page, share):
     return "#" + "".join(f"{round(p):02x}" for p in parts)
 
 
-NO_PARENT = {"family": -1, "jaccard": 0.9, "jaccard_seeds": 0.8}
+NO_PARENT = {"hue": -1, "jaccard": 0.9, "jaccard_seeds": 0.8}
 
 
 def records():
@@ -31,7 +31,7 @@ def records():
             "group": 0,
             "size": 60,
             "path": [],
-            "family": 0,
+            "hue": 0,
             "jaccard": 0.9,
             "jaccard_seeds": 0.8,
         },
@@ -40,7 +40,7 @@ def records():
             "group": 1,
             "size": 20,
             "path": [],
-            "family": 1,
+            "hue": 1,
             "jaccard": 0.3,
             "jaccard_seeds": None,
         },
@@ -49,7 +49,7 @@ def records():
             "group": 0,
             "size": 30,
             "path": [0],
-            "family": 0,
+            "hue": 0,
             "jaccard": 0.8,
             "jaccard_seeds": 0.7,
         },
@@ -59,7 +59,7 @@ def records():
             "group": 2,
             "size": 10,
             "path": [0],
-            "family": 0,
+            "hue": 0,
             "jaccard": None,
             "jaccard_seeds": None,
         },
