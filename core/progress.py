@@ -6,10 +6,71 @@ Standard output holds nothing but results.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
+
+REDRAW = 1.0  # seconds between two pictures of a bar in a terminal
+LINE = 30.0  # seconds between two lines where standard error is no terminal
+
+
+class Bar(tqdm):  # type: ignore[type-arg]
+    """A bar that a clock draws: in a terminal every REDRAW seconds, else a line every LINE.
+
+    So it moves while a step of many seconds lasts, and a program that works does not look as one
+    that hangs. Several threads may call `update`.
+    """
+
+    def __init__(self, iterable: Iterable[Any] | None, terminal: bool, **settings: Any):
+        self._terminal = terminal
+        self._ended = threading.Event()
+        super().__init__(iterable, **settings)
+        every = REDRAW if terminal else LINE
+        threading.Thread(
+            target=_draw_on, args=(weakref.ref(self), self._ended, every), daemon=True
+        ).start()
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for item in self.iterable:
+                yield item
+                self.update(1)
+        finally:
+            self.close()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count `n` more; in a terminal, draw the bar when it was drawn long enough ago."""
+        with self.get_lock():
+            if self._terminal:
+                return super().update(n)
+            self.n += n or 0
+        return None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar, or write it as a line of its own."""
+        if self._terminal:
+            super().display(msg, pos)
+        elif msg is None:
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+
+    def close(self) -> None:
+        """End the bar and its clock."""
+        self._ended.set()
+        super().close()
+
+
+def _draw_on(bar: weakref.ref[Bar], ended: threading.Event, every: float) -> None:
+    """Draw the bar every so many seconds until it has ended, or nobody holds it any more."""
+    while not ended.wait(every):
+        drawn = bar()
+        if drawn is None:
+            return
+        drawn.refresh()
+        del drawn
 
 
 def progress(
@@ -18,24 +79,25 @@ def progress(
     *,
     total: int | None = None,
     unit: str = "it",
-) -> tqdm[Any]:
-    """A tqdm bar that ends as one line.
+) -> Bar:
+    """A bar that ends as one line; one inside another disappears.
 
-    When standard error is not a terminal, the bar stays silent for the first 5 seconds and then
-    writes a line every 15.
+    When standard error is not a terminal, it is a line every 30 seconds.
     """
     terminal = sys.stderr.isatty()
-    return tqdm(
+    return Bar(
         iterable,
+        terminal,
         desc=f"{label:9}",
         total=total,
         unit=unit,
         unit_scale=True,
         file=sys.stderr,
         dynamic_ncols=terminal,
-        mininterval=0.5 if terminal else 15,
-        delay=0 if terminal else 5,
-        leave=terminal,
+        mininterval=0.5,
+        miniters=1,
+        delay=0 if terminal else LINE,
+        leave=None if terminal else False,
     )
 
 

@@ -76,7 +76,8 @@ class RunSettings:
     device: str = setting("auto", "cpu, cuda, mps, or auto", in_key=False)
     dtype: str = setting(
         "auto",
-        "type of the subject's weights; auto is bfloat16 where the hardware is fast in it",
+        "type of the subject's weights; auto is bfloat16 where this machine is measured to be "
+        "clearly faster in it",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
 

@@ -29,8 +29,10 @@ from core.activations.passes import TextRows
 from core.activations.shards import (
     ShardMaker,
     capture_shards,
-    forget_batch_size,
+    forget_choices,
+    keep_dtype,
     measure_batch_size,
+    read_dtype,
     shard_rows,
 )
 from core.activations.tokenize import (
@@ -115,18 +117,21 @@ def capture_sites(folders: dict[Run, Path], settings: CaptureSettings) -> dict[s
     for folder, width in zip(target.folders, target.widths, strict=True):
         write_layout(folder, Layout(stored, target.dtype, width, bounds))
         forget_continuations(folder)
-        forget_batch_size(folder)
+        forget_choices(folder)
     return summary() | {"left_out": left_out | left_out_tokens, "dtype": target.dtype}
 
 
 def _open_target(places: dict[Run, Path]) -> _Target:
     """Load the subject; raises UsageError for a site that it does not have, before reading text."""
     run, folders = next(iter(places)), list(places.values())
-    subject, sites = load_subject(run), [Site.parse(other.settings.site) for other in places]
+    subject = load_subject(run, read_dtype(folders) or run.settings.dtype)
+    sites = [Site.parse(other.settings.site) for other in places]
     for site in sites:
         subject.module(site)
     hidden = subject.read_sites(sites, torch.tensor([[subject.bos or 0]]))
-    return _Target(run, subject, sites, folders, [h.shape[-1] for h in hidden])
+    target = _Target(run, subject, sites, folders, [h.shape[-1] for h in hidden])
+    keep_dtype(folders, target.dtype)
+    return target
 
 
 def _encode(

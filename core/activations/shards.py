@@ -21,6 +21,7 @@ from core.run import Run
 from core.subject.subject import Subject, load_subject
 
 BATCH_SIZE = ".batch.json"  # keeps the measured batch size while the capture is partial
+DTYPE = ".dtype.json"  # keeps the type of the subject's weights, likewise
 
 
 def shard_rows(offsets: np.ndarray, shard_tokens: int) -> list[tuple[int, int]]:
@@ -72,7 +73,7 @@ class ShardMaker:
         batch_tokens: int,
         subject: Subject | None = None,
     ):
-        subject = subject or load_subject(Run.open(str(run)))
+        subject = subject or load_subject(Run.open(str(run)), read_dtype(folders))
         rows = TextRows.open(folders[0], subject.bos)
         self.reader = Reader(subject, sites, rows, batch_tokens)
         self.folders, self.sites, self.shards, self.offsets = folders, sites, shards, rows.offsets
@@ -119,9 +120,25 @@ class ShardMaker:
         return self.n_tokens(number)
 
 
-def forget_batch_size(folder: Path) -> None:
-    """Remove the batch size that `measure_batch_size` kept in `folder`."""
-    (folder / BATCH_SIZE).unlink(missing_ok=True)
+def read_dtype(folders: list[Path]) -> str:
+    """The type that `keep_dtype` kept when the captures in `folders` were begun, or ""."""
+    kept = [folder / DTYPE for folder in folders if (folder / DTYPE).exists()]
+    return str(read_json(kept[0])["dtype"]) if kept else ""
+
+
+def keep_dtype(folders: list[Path], dtype: str) -> None:
+    """Keep the type of the subject's weights while the captures in `folders` are partial.
+
+    A resumed capture and its other processes then use the same one.
+    """
+    for folder in folders:
+        write_json(folder / DTYPE, {"dtype": dtype})
+
+
+def forget_choices(folder: Path) -> None:
+    """Remove what `measure_batch_size` and `keep_dtype` kept in `folder`."""
+    for name in (BATCH_SIZE, DTYPE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def capture_shards(

@@ -44,6 +44,7 @@ from core.clamps.clamp import (
     resolve,
 )
 from core.errors import UsageError
+from core.progress import progress
 from core.records import Clamp, Site
 from core.saes import SAE
 from core.subject.decoding import Edit, Generation, Where
@@ -173,7 +174,7 @@ class Doses:
         rows: list[Row] = []
         raw: list[dict[str, Units]] = []
         plain = self.average_seeds(self.measure_on_generations(None))
-        for dose in doses:
+        for dose in progress(doses, "doses", unit="dose"):
             row: Row = {"dose": dose}
             for name, edit in self.edits(dose, len(self.data.rows)).items():
                 row |= summarise(self.measure_on_text(edit), name)

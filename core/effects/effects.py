@@ -21,13 +21,15 @@ from core.records import Site
 from core.run import Run
 from core.saes import SAE
 from core.settings import EffectsSettings
+from core.subject.behind import Behind
 from core.subject.decoding import Edit
 from core.subject.subject import Subject, load_subject
 from core.training.unit import read_directions
 
 TOP = 20  # tokens kept at either end
 PREFIXES = ("The", "I think", "We", "x = ", "for the")
-ROWS = 128  # features clamped in one pass
+ROWS = 512  # features clamped in one pass, at most
+LOGITS = 30_000_000  # numbers of them held in float32 at once, about
 TEXT_ROWS = 16  # features whose texts are generated at once, each after every prefix
 TEXT_TOKENS, TEMPERATURE = 24, 0.7
 
@@ -88,38 +90,41 @@ def write_changes(folder: Path, subject: Subject, site: Site, sae: SAE, values: 
     """Write what changes (F, V) when each feature is set to its entry of `values` (F,)."""
     size = len(values) * subject.n_vocabulary * 2
     say(f"effects: {size / 1e6:,.0f} MB on disk for what clamps change")
-    clean = [
-        subject.logits(repeat_prefix(subject, text, 1))[0, -1].log_softmax(-1) for text in PREFIXES
-    ]
-    with open_changes(folder, len(values), subject.n_vocabulary) as append:
-        for start in progress(range(0, len(values), ROWS), "clamps", unit="block"):
-            block = torch.arange(start, min(start + ROWS, len(values)))
-            own = torch.from_numpy(values[start : start + ROWS])
-            append(measure_changes(subject, site, sae, block, own, clean).half().numpy())
+    texts = read_prefixes(subject, site)
+    rows = max(1, min(ROWS, LOGITS // subject.n_vocabulary))
+    with (
+        open_changes(folder, len(values), subject.n_vocabulary) as append,
+        progress(total=len(values), label="clamps", unit="feat") as bar,
+    ):
+        for start in range(0, len(values), rows):
+            own = torch.from_numpy(values[start : start + rows])
+            change = torch.zeros(len(own), subject.n_vocabulary)
+            if texts and len(fires := own.nonzero()[:, 0]):
+                change[fires] = measure_changes(texts, sae, fires + start, own[fires])
+            append(change.half().numpy())
+            bar.update(len(own))
+
+
+def read_prefixes(subject: Subject, site: Site) -> list[Behind]:
+    """The PREFIXES that an edit can change: those of two tokens or more, with BOS."""
+    tokens = [subject.prompt_tokens(text) for text in PREFIXES]
+    return [Behind(subject, site, ids) for ids in tokens if len(ids) > 1]
 
 
 @torch.inference_mode()
-def measure_changes(
-    subject: Subject, site: Site, sae: SAE, features: Tensor, values: Tensor, clean: list[Tensor]
-) -> Tensor:
-    """Mean change of log-probabilities (m, V) float32 after the prefixes, on the CPU.
+def measure_changes(texts: list[Behind], sae: SAE, features: Tensor, values: Tensor) -> Tensor:
+    """Mean change of log-probabilities (m, V) float32 over the PREFIXES, on the CPU.
 
-    In row i, features[i] is set to values[i]. `clean` holds the unclamped log-probabilities (V,)
-    after each prefix.
+    In row i, features[i] is set to values[i] at every position but the first. A prefix that is not
+    among `texts` (one at least) has no other position and counts as no change.
     """
-    values = values.to(subject.device)
-    own = torch.eye(len(features), dtype=torch.bool, device=subject.device)
-    edit = clamp_each_row(sae, own, features, values)
-    change = torch.zeros(len(features), len(clean[0]), device=subject.device)
-    for text, base in zip(PREFIXES, clean, strict=True):
-        logits = subject.logits(repeat_prefix(subject, text, len(features)), site, edit)
-        change += logits[:, -1].log_softmax(-1) - base
-    return torch.where(values[:, None] > 0, change / len(PREFIXES), 0.0).cpu()
-
-
-def repeat_prefix(subject: Subject, text: str, count: int) -> Tensor:
-    """The token ids (count, T) of a prefix, the same in every row."""
-    return torch.tensor([subject.prompt_tokens(text)]).expand(count, -1)
+    changes = []
+    for text in texts:
+        x = text.hidden.float()
+        clamped = x + sae.edit_each(x, features.to(x.device), values.to(x.device))
+        logs = text.logits(torch.cat([x[None], clamped])).log_softmax(-1)
+        changes.append(logs[1:] - logs[:1])  # the first row is unchanged
+    return torch.stack(changes).sum(0).cpu() / len(PREFIXES)
 
 
 def clamp_each_row(sae: SAE, own: Tensor, features: Tensor, values: Tensor) -> Edit:

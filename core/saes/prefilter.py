@@ -39,7 +39,8 @@ Firings = tuple[Array, Array, Array]  # row, feature, activation; sorted by row 
 
 def make_prefilter(sae: SAE) -> Prefilter | TopKPrefilter | None:
     """Return the prefilter for `sae`, or None where dense products are faster here."""
-    if sae.W_enc.device.type != "cpu" or pick_dtype("auto", sae.W_enc.device) != torch.bfloat16:
+    device, shape = sae.W_enc.device, (sae.d_in, sae.n_features)
+    if device.type != "cpu" or pick_dtype("auto", device, shape) != torch.bfloat16:
         return None
     if sae.config.activation in ("relu", "jumprelu"):
         return Prefilter(sae)

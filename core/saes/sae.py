@@ -313,6 +313,15 @@ class SAE(nn.Module):
 
         return edit
 
+    def edit_each(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
+        """Return the deltas (m, T, D) of x (T, D) that `edit` gives for each feature alone.
+
+        Delta i gives features[i] (m,) the activation values[i] (m,).
+        """
+        change = values[:, None] - self.encode(x)[:, features].T  # (m, T)
+        delta = change[..., None] * self.W_dec[features][:, None]
+        return delta * self._statistics(x.float())[1] if self.config.norm != "none" else delta
+
     def _reader(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         """Return a function from x (..., D) to the activations (..., m) of `features` (m,)."""
         if self.is_sparse and (self.config.activation != "topk" or len(features) > 4):

@@ -69,3 +69,36 @@ def hook_module(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def keep_output(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
+    """Context manager: appends what `module` returns, container and all, to `outputs`."""
+
+    def keep(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        outputs.append(output)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def skip_modules(modules: list[nn.Module], output: Any) -> Iterator[None]:
+    """Context manager: none of `modules` computes anything; each returns `output` at once.
+
+    Hooks on them still run. Holds for every thread.
+    """
+
+    def forward(*_args: Any, **_kwargs: Any) -> Any:
+        return output
+
+    for module in modules:
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward  # the class's own is found again

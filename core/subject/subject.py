@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from core.devices import pick_device, pick_dtype
+from core.devices import CLEARLY, bfloat16_gain, pick_device, pick_dtype
 from core.errors import UsageError
 from core.hub import subject_errors
+from core.progress import say
 from core.records import Site
 from core.run import Run
 from core.subject.chat import chat_text
@@ -82,16 +83,16 @@ class Subject(TextAccess):
         """
         name = find_subject(name)
         place = pick_device(device)
-        kind = pick_dtype(dtype, place)
         source = {"revision": revision} if revision else {}
         transformers_logging.disable_progress_bar()
         # without this it warns of right padding without a mask, which a causal model never sees
         transformers_logging.set_verbosity_error()
         with subject_errors(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **source)
+            config = AutoConfig.from_pretrained(name, **source)
+            kind = pick_dtype(dtype, place, weight_shape(config))
             if weights == "random":
                 torch.manual_seed(seed)
-                config = AutoConfig.from_pretrained(name, **source)
                 model = AutoModelForCausalLM.from_config(config).to(kind)
             else:
                 model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, **source)
@@ -392,7 +393,29 @@ class Subject(TextAccess):
         return normed @ unembedding.T
 
 
-def load_subject(run: Run) -> Subject:
-    """The subject that the run is about."""
-    s = run.settings
-    return Subject.load(s.subject, s.revision, s.device, s.dtype, s.weights, s.seed)
+def weight_shape(config: Any) -> tuple[int, int]:
+    """(inputs, outputs) of the MLP's first matrix in the model of a Hugging Face `config`."""
+    text = config.get_text_config()
+    sizes = (getattr(text, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
+    return text.hidden_size, next(filter(None, sizes), 4 * text.hidden_size)
+
+
+def load_subject(run: Run, dtype: str = "") -> Subject:
+    """The subject that the run is about, its weights in `dtype` or as the run's settings say.
+
+    Where those say auto, the weights have the type in which the run's capture was read, so that no
+    later stage changes it, also on another machine; without a capture, the faster one here.
+    """
+    s, kept = run.settings, run.find("capture")
+    kind = dtype or s.dtype
+    if kind == "auto" and not dtype and kept is not None:
+        kind = kept.summary.get("dtype", kind)
+    subject = Subject.load(s.subject, s.revision, s.device, kind, s.weights, s.seed)
+    if s.dtype == "auto" and kind == "bfloat16" and subject.device.type == "cpu":
+        gain = bfloat16_gain(subject.device, weight_shape(subject.model.config))
+        if gain < 1 / CLEARLY:
+            say(
+                f"{run.name} was captured in bfloat16, which is {1 / gain:.1f} times as slow as "
+                "float32 on this machine; a new run with --dtype float32 is faster here."
+            )
+    return subject

@@ -92,8 +92,9 @@ class Trainer:
     def __init__(self, settings: TrainSettings, data: Data, seed: int, folder: Path) -> None:
         self.settings, self.data, self.seed, self.folder = settings, data, seed, folder
         self.device = pick_device("auto") if torch.cuda.is_available() else torch.device("cpu")
-        self.dtype = pick_dtype("auto", self.device)
         self.sae = make_sae(settings, data.val.shape[1])
+        shape = (self.sae.d_in, self.sae.n_features)
+        self.dtype = pick_dtype("auto", self.device, shape)
         self.sae.initialise(data.mean, torch.Generator().manual_seed(seed))
         self.sae.start(data.sample)
         self.sae.to(self.device)
@@ -270,7 +271,7 @@ class Trainer:
             tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
         tensors |= {"silent": self.silent, "dead": self.dead}
         copies = {name: tensor.clone() for name, tensor in tensors.items()}
-        header = {"cursor": json.dumps(asdict(self.cursor))}
+        header = {"cursor": json.dumps(asdict(self.cursor)), "dtype": self._arithmetic}
         write_tensors(self.folder / self.CHECKPOINT, copies, header)
 
     def resume(self) -> None:
@@ -281,7 +282,9 @@ class Trainer:
             return
         with safe_open(path, framework="pt", device=str(self.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.cursor = Cursor(**json.loads(file.metadata()["cursor"]))
+            header = file.metadata()
+        self.cursor = Cursor(**json.loads(header["cursor"]))
+        self.dtype = getattr(torch, header.get("dtype", self._arithmetic))
         self.stopped_early = self.cursor.bad >= self.settings.patience
         self.sae.load_state_dict(strip_prefix(tensors, "sae."))
         self.best_weights = strip_prefix(tensors, "best.")
@@ -295,6 +298,11 @@ class Trainer:
         with replace_file(self.folder / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
         say(f"{self.sae.architecture} continues from step {self.cursor.step} of {self.steps}")
+
+    @property
+    def _arithmetic(self) -> str:
+        """Return the name of the type in which the large products are made."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     # -------------------------------------------------------- result
 
@@ -325,7 +333,7 @@ class Trainer:
             "l0": last["l0"],
             "dead": last["dead"],
             "penalty": c.penalty,
-            "arithmetic": "bfloat16" if self.dtype == torch.bfloat16 else "float32",
+            "arithmetic": self._arithmetic,
         }
 
 

@@ -12,9 +12,10 @@ import torch
 
 import core.activations.capture
 import core.activations.shards
+import core.subject.subject
 from autointerp.pipeline import capture_together
 from core.activations.passes import Reader, TextRows
-from core.activations.shards import shard_rows
+from core.activations.shards import ShardMaker, shard_rows
 from core.activations.store import (
     ActivationStore,
     from_numpy,
@@ -23,7 +24,7 @@ from core.activations.store import (
     write_shard,
 )
 from core.errors import NotReady, UsageError
-from core.records import SPLITS
+from core.records import SPLITS, Site
 from core.settings import CaptureSettings
 from core.subject.subject import Subject, load_subject
 from core.text.documents import text_hash
@@ -343,6 +344,43 @@ def test_a_resumed_capture_uses_the_batch_size_that_was_measured(
     assert {c[3] for c in calls} == {best}, "no other size is tried again"
     assert run.state("capture") == "done"
     assert ".batch.json" not in run.manifest("capture").files
+
+
+def fastest_in(monkeypatch, kind):
+    """This machine is now faster in `kind`."""
+    monkeypatch.setattr(core.subject.subject, "pick_dtype", FASTEST[kind])
+
+
+def pick_float32(name, *_):
+    return torch.float32 if name == "auto" else getattr(torch, name)
+
+
+def pick_bfloat16(name, *_):
+    return torch.bfloat16 if name == "auto" else getattr(torch, name)
+
+
+FASTEST = {"float32": pick_float32, "bfloat16": pick_bfloat16}
+
+
+@pytest.mark.parametrize(("first", "then"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_capture_keeps_the_type_that_it_was_begun_with(
+    tmp_path, subject_folder, documents_folder, monkeypatch, first, then
+):
+    """Also its resumption and every later stage, on a machine that is faster in the other."""
+    run = new_run(tmp_path / "run", subject_folder, documents_folder, dtype="auto")
+    fastest_in(monkeypatch, first)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, core.activations.shards, "write_shard", 2)
+        capture(run, SMALL_CAPTURE)
+    fastest_in(monkeypatch, then)
+    folders = [run.path / "capture.partial"]
+    maker = ShardMaker(run.path, folders, [Site.parse("resid_post.1")], [], 4096)
+    assert str(maker.reader.subject.model.dtype) == f"torch.{first}", "as another process loads it"
+    manifest = capture(run, SMALL_CAPTURE)
+    assert manifest.summary["dtype"] == first
+    assert ".dtype.json" not in manifest.files
+    assert str(load_subject(run).model.dtype) == f"torch.{first}"
+    assert capture(run, SMALL_CAPTURE, redo=True).summary["dtype"] == then, "begun anew"
 
 
 # ---------------------------------------------------------------- chats

@@ -162,7 +162,7 @@ def test_fewer_than_k_fire_where_fewer_are_positive():
 
 
 def test_a_sieve_is_for_cpus_that_are_fast_in_bfloat16_and_few_of_many(monkeypatch):
-    monkeypatch.setattr(core.saes.prefilter, "pick_dtype", lambda name, device: torch.bfloat16)
+    monkeypatch.setattr(core.saes.prefilter, "pick_dtype", lambda *_: torch.bfloat16)
     kinds = [
         make_prefilter(sae)
         for sae in (
@@ -172,5 +172,5 @@ def test_a_sieve_is_for_cpus_that_are_fast_in_bfloat16_and_few_of_many(monkeypat
         )
     ]
     assert [type(kind) for kind in kinds] == [Prefilter, TopKPrefilter, type(None)]
-    monkeypatch.setattr(core.saes.prefilter, "pick_dtype", lambda name, device: torch.float32)
+    monkeypatch.setattr(core.saes.prefilter, "pick_dtype", lambda *_: torch.float32)
     assert make_prefilter(random_sae("relu", 16, 64)) is None

@@ -18,7 +18,7 @@ from core.errors import NotReady, UsageError
 from core.records import Site
 from core.subject.decoding import draw
 from core.subject.families import FAMILIES
-from core.subject.subject import Subject, pick_device, pick_dtype
+from core.subject.subject import Subject, pick_device
 from tests.support.tiny import (
     CONFIGS,
     FAMILY_NAMES,
@@ -664,13 +664,6 @@ def test_the_type_asked_for_is_the_type_of_the_weights(subject_folder):
         subject = Subject.load(subject_folder, device="cpu", dtype=name)
         assert subject.model.dtype == kind == subject.read(SITE, ROWS).dtype
         assert subject.losses(ROWS).dtype == torch.float32
-
-
-def test_auto_is_bfloat16_only_where_the_processor_is_fast_in_it(monkeypatch):
-    for fast, kind in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda fast=fast: fast)
-        assert pick_dtype("auto", torch.device("cpu")) == kind
-    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
 
 
 def test_a_device_that_is_not_there_is_an_error():

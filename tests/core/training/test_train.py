@@ -254,6 +254,23 @@ def early_death(monkeypatch):
     monkeypatch.setattr(trainer, "DEAD_AFTER", 100)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_a_resumed_training_keeps_its_arithmetic(tmp_path, monkeypatch, kind):
+    """On a machine that is faster in the other type."""
+    other = torch.float32 if kind == torch.bfloat16 else torch.bfloat16
+    monkeypatch.setattr(trainer, "CHECKPOINT_EVERY", 7)
+    monkeypatch.setattr(trainer, "pick_dtype", lambda *_: kind)
+    whole = train(planted_run(tmp_path / "whole", n=900).run, _SHORT)
+    run = planted_run(tmp_path / "killed", n=900).run
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_at_step(patch, 10)
+        train(run, _SHORT)
+    monkeypatch.setattr(trainer, "pick_dtype", lambda *_: other)
+    resumed = train(run, _SHORT)
+    assert resumed.summary["arithmetic"] == str(kind).removeprefix("torch.")
+    assert resumed.files == whole.files
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.usefixtures("early_death")
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, tiny, architecture, monkeypatch):
