@@ -27,7 +27,7 @@ from core.errors import UsageError
 from core.run import Run
 from core.training.unit import read_directions
 
-OVERVIEW = ["feature", "label", "score", "density", "cluster"]
+OVERVIEW = ["feature", "label", "coverage", "score", "density", "cluster"]
 FAILURE_COLUMNS = ["feature", "unit", "kind", "message"]
 FAMILY_COLUMNS = ["family", "size", "kind", "comes_back", "jaccard", "medoid", "title", "solid"]
 SEARCHED_TOKENS = 5  # promoted tokens of a feature that `find` searches
@@ -58,7 +58,7 @@ class Features:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """feature, set, kind, value, low, high, null, n_tokens, n_documents, undefined and auroc of
-        all label sets and kinds of score, simulation first."""
+        all label sets and kinds of score, coverage and simulation first."""
         return score_unit.read_all_scores(self.run)
 
     @cached_property
@@ -180,18 +180,25 @@ class Features:
     # ------------------------------------------------------------ all features
 
     def table(self, label_set: str = "") -> pd.DataFrame:
-        """Return one row a feature: feature, label, score, null, density, cluster, x, y.
+        """Return one row a feature: feature, label, coverage, score, null, density, cluster, x, y.
 
-        `label` is that of `label_set`, or the best one; `score` and `null` are its simulation
-        score (NaN where there is none), `cluster` is that of the finest level (-1 for none), `x`
-        and `y` are the place on the map (NaN for none).
+        `label` is that of `label_set`, or the best one; `coverage` is the share of the feature's
+        activation that it names, `score` and `null` are its simulation score (NaN where there is
+        none), `cluster` is that of the finest level (-1 for none), `x` and `y` are the place on the
+        map (NaN for none).
         """
         every = pd.RangeIndex(self.evidence.n_features, name="feature")
         labels = self.labels if not label_set else self.labels[self.labels["set"] == label_set]
         first = labels.drop_duplicates("feature").set_index("feature").reindex(every)
-        scores = self.scores[self.scores["kind"] == "simulation"].set_index(["feature", "set"])
         of_label = pd.MultiIndex.from_arrays([every, first["set"]])
-        scores = scores.reindex(columns=["value", "null"]).reindex(of_label).astype(float)
+        coverage, scores = (
+            self.scores[self.scores["kind"] == kind]
+            .set_index(["feature", "set"])
+            .reindex(columns=["value", "null"])
+            .reindex(of_label)
+            .astype(float)
+            for kind in (score_unit.COVERAGE, "simulation")
+        )
         columns = ["group", "x", "y"]
         places = pd.DataFrame(columns=columns) if self.clusters is None else self.clusters[columns]
         places = places.reindex(every).astype(float)
@@ -199,6 +206,7 @@ class Features:
             {
                 "feature": every,
                 "label": first["text"].astype(object).fillna("").tolist(),
+                "coverage": coverage["value"].to_numpy(),
                 "score": scores["value"].to_numpy(),
                 "null": scores["null"].to_numpy(),
                 "density": self.evidence.density,
@@ -209,7 +217,7 @@ class Features:
         )
 
     def overview(self, label_set: str = "") -> pd.DataFrame:
-        """Return feature, label, score, density, cluster of every feature; see `table`."""
+        """Return feature, label, coverage, score, density, cluster of all features; see `table`."""
         return self.table(label_set)[OVERVIEW]
 
     def find(self, words: str) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autointerp.clusters.unit import read_neighbours, read_partners
-from autointerp.scores.unit import read_all_misses
+from autointerp.scores.unit import COVERAGE, COVERAGE_VALUES, read_all_misses
 from autointerp.tables import RowIndex
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LABEL_FIELDS = ["text", "set", "kind", "confidence", "evidence"]
 SCORE_FIELDS = ["kind", "value", "low", "high", "null", "n_documents", "undefined"]
+COVERAGE_FIELDS = [*COVERAGE_VALUES, *(f"null_{name}" for name in COVERAGE_VALUES)]
 RELATION_FIELDS = ["kind", "feature", "other", "strength"]
 MOST = 6  # neighbours, and partners, of a feature
 Row = dict[str, Any]  # plain values, as JSON holds them
@@ -47,8 +48,7 @@ class Lookup:
         scores, labels = self._rows["scores"].of(feature), []
         for label in self._rows["labels"].of(feature):
             own = [score for score in scores if score["set"] == label["set"]]
-            plain = [{k: v for k, v in score.items() if k != "set"} for score in own]
-            labels.append(label | {"scores": plain})
+            labels.append(label | {"scores": [_plain_score(score) for score in own]})
         return labels
 
     def failures_of(self, feature: int) -> list[Row]:
@@ -122,7 +122,7 @@ class Lookup:
         known = self.features
         return {
             "labels": RowIndex(known.labels, LABEL_FIELDS),
-            "scores": RowIndex(known.scores, ["set", *SCORE_FIELDS]),
+            "scores": RowIndex(known.scores, ["set", *SCORE_FIELDS, *COVERAGE_FIELDS]),
             "failures": RowIndex(known.failures, ["unit", "kind", "message"]),
             "misses": RowIndex(read_all_misses(self.run), ["set", "ordinal", "stratum"]),
             "relations": RowIndex(known.relations, RELATION_FIELDS, ("feature", "other")),
@@ -151,3 +151,9 @@ class Lookup:
 def make_empty(n_features: int, n_columns: int) -> tuple[np.ndarray, ...]:
     """Return `n_columns` columns (F, 0) of rows without an entry."""
     return (np.zeros((n_features, 0)),) * n_columns
+
+
+def _plain_score(score: Row) -> Row:
+    """A score without its set; what only coverage measures stands in its row alone."""
+    fields_of = [*SCORE_FIELDS, *(COVERAGE_FIELDS if score["kind"] == COVERAGE else ())]
+    return {name: score[name] for name in fields_of}

@@ -114,7 +114,7 @@ def _report_request(run: Run, settings: ReportSettings) -> Request:
 
 _SCORED = tuple(
     f"score/rules/{kind}"
-    for kind in ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")
+    for kind in ("simulation", "simulation-corpus", "coverage", "detection", "fuzzing", "effect")
 )
 
 STAGES = {

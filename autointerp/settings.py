@@ -117,8 +117,8 @@ class ScoreSettings(LLMSettings):
     )
     kind: str = setting(
         "",
-        "kinds of score, with commas: simulation, simulation-corpus, detection, fuzzing, effect, "
-        "effect-choice, generation; default: the kinds that suit the labels",
+        "kinds of score, with commas: simulation, simulation-corpus, coverage, detection, fuzzing, "
+        "effect, effect-choice, generation; default: the kinds that suit the labels",
         in_key=False,
     )
     features: str = setting(

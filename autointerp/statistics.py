@@ -68,6 +68,32 @@ def interval(sums: np.ndarray, level: float = 0.95) -> tuple[float, float] | Non
     return float(np.tanh(z - half)), float(np.tanh(z + half))
 
 
+def ratio_interval(
+    parts: np.ndarray, wholes: np.ndarray, level: float = 0.95
+) -> tuple[float, float] | None:
+    """A two-sided interval for sum(parts) / sum(wholes), each (d,) by document, parts <= wholes.
+
+    A delete-one-document jackknife of the logit with Student's t. Documents whose whole is 0 are
+    left out; None with fewer than three others, or where one of them holds all of the wholes.
+    """
+    held = wholes > 0
+    parts, wholes = parts[held].astype(np.float64), wholes[held].astype(np.float64)
+    d, rest = len(parts), wholes.sum() - wholes
+    if d < 3 or (rest <= 0).any():
+        return None
+    whole = _logit(np.array([parts.sum() / wholes.sum()]))[0]
+    left = _logit((parts.sum() - parts) / rest)
+    pseudo = d * whole - (d - 1) * left
+    half = student.ppf(0.5 + level / 2, d - 1) * pseudo.std(ddof=1) / np.sqrt(d)
+    low, high = 1 / (1 + np.exp(-np.clip([whole - half, whole + half], -50, 50)))
+    return float(low), float(high)
+
+
+def _logit(share: np.ndarray) -> np.ndarray:
+    share = np.clip(share, 1e-4, 1 - 1e-4)
+    return np.log(share / (1 - share))
+
+
 def auroc(fires: np.ndarray, silent: np.ndarray) -> float:
     """Share of pairs in which a rating of `fires` (a,) is above one of `silent` (b,).
 

@@ -17,7 +17,7 @@ REDRAW = 1.0  # seconds between two pictures of a bar in a terminal
 LINE = 30.0  # seconds between two lines where standard error is no terminal
 
 
-class Bar(tqdm):  # type: ignore[type-arg]
+class Bar(tqdm):
     """A bar that a clock draws: in a terminal every REDRAW seconds, else a line every LINE.
 
     So it moves while a step of many seconds lasts, and a program that works does not look as one

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from autointerp.card import Card
 from autointerp.pipeline import STAGES, brief
+from autointerp.scores.unit import COVERAGE
 from figures.clamp_lines import clamp_text as clamp_text
 from figures.layout import (
     Column,
@@ -107,8 +108,25 @@ def describe_evidence(label: dict[str, Any]) -> str:
     return f", from {n:,} firing{'s' * (n > 1)}" if n else ""
 
 
+def describe_coverage(score: dict[str, Any]) -> str:
+    """Say how much of a feature's activity a label names, and what else it predicts."""
+    span = "" if score["low"] is None else f" [{score['low']:.0%}, {score['high']:.0%}]"
+    null = "" if score["null"] is None else f", another label {score['null']:.0%}"
+    text = f"names {score['value']:.0%}{span} of its activity{null}"
+    if score["precision"] is not None:
+        text += f"; {score['precision']:.0%} of what it predicts fires"
+    if score["recall_top"] is not None and score["recall_half"] is not None:
+        text += (
+            f"; of the top tenth of its firings {score['recall_top']:.0%}, of the upper half "
+            f"{score['recall_half']:.0%}"
+        )
+    return text
+
+
 def describe_score(score: dict[str, Any]) -> str:
     """Say a score with its interval, its null and its documents, or why it has no value."""
+    if score["kind"] == COVERAGE and score["value"] is not None:
+        return describe_coverage(score)
     if score["value"] is None:
         return f"{score['kind']:17} no value: {describe_undefined(score['undefined'])}"
     text = f"{score['kind']:17} {score['value']:.2f}"

@@ -56,7 +56,7 @@ def add_kinds(
         nothing: dict[str, Any] = {name: np.zeros(0) for name in MEASURES}
         return families.assign(kind=np.zeros(0, object), **nothing)
     judged = pd.concat(parts).reindex(families["family"])
-    return families.assign(**{c: judged[c].to_numpy() for c in judged})
+    return families.assign(**{str(c): judged[c].to_numpy() for c in judged})
 
 
 def split_families(family: np.ndarray) -> list[np.ndarray]:

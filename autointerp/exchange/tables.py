@@ -11,12 +11,13 @@ from typing import Any, TextIO
 from autointerp.card import Card
 from autointerp.exchange.neuronpedia import SNIPPETS
 from autointerp.features import Features
+from autointerp.scores.unit import COVERAGE
 from core.files import replace_file
 from core.progress import progress
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins so
 STATS = ["feature", "status", "density", "n_firings", "n_documents", "max"]
-COLUMNS = [*STATS, "group", "title", "set", "label", "confidence"]
+COLUMNS = [*STATS, "group", "title", "set", "label", COVERAGE, "precision", "confidence"]
 ENDINGS = {"": "value", "_low": "low", "_high": "high", "_null": "null"}  # column ending -> field
 
 
@@ -49,7 +50,8 @@ def write_lines(handle: TextIO, cards: Iterable[Card]) -> None:
 
 def write_csv(handle: TextIO, cards: Iterable[Card], kinds: list[str]) -> None:
     """Write a row for each feature and label set; `kinds` are the kinds of score."""
-    names = [*COLUMNS, *(kind + ending for kind in kinds for ending in ENDINGS)]
+    endings = (kind + ending for kind in kinds for ending in ENDINGS)
+    names = list(dict.fromkeys([*COLUMNS, *endings]))
     writer = csv.DictWriter(handle, names)
     writer.writeheader()
     for card in cards:
@@ -67,6 +69,7 @@ def csv_rows(card: Card) -> Iterator[dict[str, Any]]:
             "confidence": label["confidence"],
         }
         for score in label["scores"]:
+            row |= {"precision": score["precision"]} if score["kind"] == COVERAGE else {}
             row |= {score["kind"] + ending: score[key] for ending, key in ENDINGS.items()}
         yield row
 

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autointerp.evidence import Evidence
+from autointerp.evidence import Evidence, strata
+from autointerp.examples import Firings
 from autointerp.grow import GrowingUnit, Growth, grow
 from autointerp.labels import prompt as prompts
+from autointerp.labels import windows
 from autointerp.labels.notes import read_notes
 from autointerp.labels.unit import (
     FAILURES,
@@ -52,9 +54,8 @@ from core.progress import progress
 from core.records import Failure, Label, Manifest
 from core.run import Run
 
-VERSION = 4  # of the units label/<set>
-SHOWN = {"top": 5, "strata": 1, "near_miss": 2}  # 12 snippets: about 700 tokens of prompt
-PROMOTED, SUPPRESSED = 10, 5  # output tokens in the prompt
+VERSION = 5  # of the units label/<set>
+PROMOTED, SUPPRESSED = 8, 0  # output tokens in the prompt
 LABEL = AnswerFormat("label", max_tokens=1024, usual_tokens=35, schema=prompts.LABEL_SCHEMA)
 
 Labelled = tuple[list[Label], list[Failure]]
@@ -230,20 +231,34 @@ def rule_labels(run: Run) -> dict[int, str]:
 
 
 def ask_about(evidence: Evidence, feature: int, pattern: str = "") -> Question:
-    """Write the question about one feature: its snippets, output tokens and density.
+    """Write the question about one feature.
 
     `pattern` is the feature's rule label, shown as what counting suggests.
     """
     firings = evidence.postings.firings(feature)
+    messages = prompts.label_messages(show_feature(evidence, feature, firings, pattern))
+    return Question(messages, len(evidence.examples.firings_in(firings, "train")[0]))
+
+
+def show_feature(
+    evidence: Evidence, feature: int, firings: Firings, pattern: str = ""
+) -> prompts.Shown:
+    """Choose what the labeller sees of one feature; all of its text is of the train split."""
     stats = evidence.stats(feature, firings)
     rng = np.random.default_rng([evidence.run.settings.seed, feature])
-    snippets = evidence.examples.snippets(feature, "train", SHOWN, rng, firings)
-    promoted = [effect.token for effect in evidence.promoted(feature)[:PROMOTED]]
-    suppressed = [effect.token for effect in evidence.suppressed(feature)[:SUPPRESSED]]
-    messages = prompts.label_messages(
-        snippets, promoted, suppressed, stats.density, stats.max, pattern
+    examples = evidence.examples
+    drawn = examples.snippets(feature, "train", windows.DRAWN, rng, firings)
+    return prompts.Shown(
+        windows.choose_windows(drawn, windows.WANTED),
+        windows.draw_contrasts(examples, feature, firings, rng),
+        windows.rate_tokens(examples, firings),
+        stats.density,
+        stats.max,
+        strata(firings[1]),
+        [effect.token for effect in evidence.promoted(feature)[:PROMOTED]],
+        [effect.token for effect in evidence.suppressed(feature)[:SUPPRESSED]],
+        pattern,
     )
-    return Question(messages, len(evidence.examples.firings_in(firings, "train")[0]))
 
 
 def read_labels(questions: dict[int, Question], label_set: str, asker: Asker) -> Labelled:
@@ -259,19 +274,19 @@ def read_labels(questions: dict[int, Question], label_set: str, asker: Asker) ->
             label_set,
             text,
             confidence,
-            "free",
+            kind,
             answers.reply_keys[feature],
             questions[feature].n_firings,
         )
-        for feature, (text, confidence) in sorted(answers.values.items())
+        for feature, (text, confidence, kind) in sorted(answers.values.items())
     ]
     return labels, list_failures(answers.failures)
 
 
-def _read_label(_: int, reply: Reply) -> tuple[str, float] | Unread:
-    """Return (label, confidence), or why there is none."""
+def _read_label(_: int, reply: Reply) -> tuple[str, float, str] | Unread:
+    """Return (label, confidence, kind), or why there is none."""
     read = reply.error or prompts.parse_label(reply.text)
-    return Unread(read) if isinstance(read, str) else read
+    return Unread(read) if isinstance(read, str) else (*read, prompts.parse_kind(reply.text))
 
 
 def list_failures(unread: dict[int, Unread]) -> list[Failure]:

@@ -14,10 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from autointerp.rules.annotations import Annotations
-from autointerp.rules.language import MAX_CHARACTERS, MAX_PREDICATES, UNCLEAR, WEAK, Rule, render
+from autointerp.rules.language import (
+    MAX_CHARACTERS,
+    MAX_PREDICATES,
+    UNCLEAR,
+    WEAK,
+    Predicate,
+    Rule,
+    render,
+)
+from autointerp.rules.names import LEADS, Namer
 from autointerp.rules.predicate import make_predicate, shorten
 from autointerp.rules.search import Cover, Target, grow
-from autointerp.rules.token_table import Option, TokenTable
+from autointerp.rules.terms import Terms
+from autointerp.rules.token_table import Option, TokenTable, sort_distinct
 from autointerp.rules.word_groups import WordGroups
 from core.firings.postings import Postings
 from core.parallel import map_in_workers
@@ -25,6 +35,8 @@ from core.text.tokens import Tokens
 
 MAX_TOKENS = 600_000  # of each split
 CLEAR = 0.15  # correlation on val below which a label says `unclear`
+COVERED = 0.2  # share of the activation on val, below which a label says `unclear`
+HEAP = 5  # quoted words of a part, from which on they need something in common
 GAIN = 0.004  # correlation on val that one more predicate, or one more condition of it, must add
 FALLBACK_TOKENS = 3  # tokens of a fallback label
 CHUNK = 16  # features that a worker reads and fits at a time
@@ -78,6 +90,7 @@ class Fitter:
     in_train: np.ndarray  # (n,) bool
     tables: tuple[TokenTable, TokenTable]  # train, val
     scratch: tuple[np.ndarray, np.ndarray]  # zeros between features
+    namer: Namer
 
     @classmethod
     def build(
@@ -94,6 +107,7 @@ class Fitter:
             tokens.in_split("train"),
             (train, val),
             (np.zeros(len(train)), np.zeros(len(val))),
+            Namer.build(val),
         )
 
     def __call__(self, features: np.ndarray) -> list[FittedRule]:
@@ -118,18 +132,49 @@ class Fitter:
             _make_target(table, dense, ordinals, activations)
             for table, dense in zip(self.tables, self.scratch, strict=True)
         )
-        rule, confidence = _choose_rule([prune(o, val) for o in search(train)], train, val)
+        conjunctions = [prune(o, val) for o in search(train)]
+        rule, confidence = _choose_rule(conjunctions, train, val)
+        kept = conjunctions[: len(rule.predicates)]
         fallback = choose_fallback(self.annotations, ordinals[inside], activations[inside])
         alone = score_alone(val, fallback)
         # A clear rule is preferred at equal scores, because it also says where those tokens count.
         if alone > confidence + GAIN or confidence < CLEAR and alone >= confidence:
             rule, confidence = Rule((make_predicate(train, fallback, False),)), alone
+            kept = [fallback]
+        name, covered = self._look_at(kept, val)
         for target in (train, val):
             target.activation[target.firing] = 0
-        rule = Rule(rule.predicates, confidence < CLEAR)
+        clear = confidence >= CLEAR and covered >= COVERED and not is_heap(rule, name)
+        rule = name_rule(rule.predicates, name) if clear else Rule(rule.predicates, True)
         return FittedRule(
             feature, rule, render(rule), kind_of(rule), max(confidence, 0.0), int(inside.sum())
         )
+
+    def _look_at(self, conjunctions: list[list[Option]], val: Target) -> tuple[str, float]:
+        """(name of a rule, share of the activation that it covers), on the tokens of val."""
+        total = float(val.activation[val.firing].sum())
+        if not conjunctions or total <= 0:
+            return "", 0.0
+        matched = sort_distinct(np.concatenate([val.table.matches(o) for o in conjunctions]))
+        slots = {option.slot for option in conjunctions[0] if option.kind == "words"}
+        relations = [relation for relation in LEADS if relation in slots]
+        name = self.namer.name(matched, val.activation, relations)
+        return name, float(val.activation[matched].sum()) / total
+
+
+def is_heap(rule: Rule, name: str) -> bool:
+    """Whether the first part of a rule quotes many words that nothing is known to hold together.
+
+    A name, a shape, an ending or words that the subject puts together hold them together.
+    """
+    here = rule.predicates[0].here if rule.predicates else Terms()
+    return not name and len(here.literals) >= HEAP and len(here.literals) == len(here)
+
+
+def name_rule(predicates: tuple[Predicate, ...], name: str) -> Rule:
+    """The rule with its name, without it where the label would be too long."""
+    named = Rule(predicates, name=name)
+    return named if len(render(named)) <= MAX_CHARACTERS else Rule(predicates)
 
 
 def choose_fallback(

@@ -1,7 +1,8 @@
 """The language of rule labels: the printed label is the predictor.
 
-    label     = "unclear" | ["unclear: "] predicate {"; " predicate}
+    label     = "unclear" | ["unclear: "] [name ": "] predicate {"; " predicate}
                                               at most 4 predicates and 200 characters
+    name      = one to six words of letters, digits, "-", "/" and "+", which predict nothing
     predicate = terms {modifier} [" (weak)"]
     terms     = alternatives for one token (see rules.terms)
     modifier  = "after " terms {" then " terms}
@@ -37,6 +38,8 @@ from core.errors import UsageError
 WEAK = 0.4
 MAX_PREDICATES, MAX_CHARACTERS, MAX_AFTER, MAX_WITHIN = 4, 200, 3, 64
 UNCLEAR = "unclear"
+NAME_WORDS, NAME_CHARACTERS = 6, 48  # of a name, at most
+NAME = re.compile(r"[^\W_][\w /+-]*(?=:)")
 LEADS = {
     "before": "before",
     "in a line starting with": "line",
@@ -66,6 +69,7 @@ class Rule:
 
     predicates: tuple[Predicate, ...] = ()
     unclear: bool = False
+    name: str = ""  # what its tokens have in common, for people
 
 
 # ---------------------------------------------------------------- printing
@@ -76,7 +80,8 @@ def render(rule: Rule) -> str:
     body = "; ".join(_render_predicate(p) for p in rule.predicates)
     if not body:
         return UNCLEAR
-    return f"{UNCLEAR}: {body}" if rule.unclear else body
+    leads = (UNCLEAR if rule.unclear else "", rule.name)
+    return "".join(f"{lead}: " for lead in leads if lead) + body
 
 
 def _render_predicate(p: Predicate) -> str:
@@ -105,6 +110,7 @@ def parse(text: str) -> Rule:
         return Rule((), True)
     if unclear and not reader.take(":"):
         raise reader.error("':' after unclear")
+    name = _read_name(reader)
     predicates = [_read_predicate(reader)]
     while reader.take(";"):
         predicates.append(_read_predicate(reader))
@@ -115,7 +121,7 @@ def parse(text: str) -> Rule:
             f"The label has {len(predicates)} parts and {len(text)} characters.",
             f"Use at most {MAX_PREDICATES} parts and {MAX_CHARACTERS} characters.",
         )
-    return Rule(tuple(predicates), unclear)
+    return Rule(tuple(predicates), unclear, name)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -130,6 +136,21 @@ def read_rule(text: str) -> Rule | None:
 def is_rule(text: str) -> bool:
     """Whether a label is in the language, so that it predicts without a language model."""
     return read_rule(text) is not None
+
+
+def _read_name(reader: Reader) -> str:
+    """The name in front of a rule, or an empty text; raises UsageError for one that is too long."""
+    start = reader.at
+    name = (reader.take_pattern(NAME) or "").strip()
+    if not name or not reader.take(":"):
+        reader.at = start
+        return ""
+    if len(name.split()) > NAME_WORDS or len(name) > NAME_CHARACTERS:
+        raise UsageError(
+            f"The name {name!r} has {len(name.split())} words and {len(name)} characters.",
+            f"Use at most {NAME_WORDS} words and {NAME_CHARACTERS} characters before the ':'.",
+        )
+    return name
 
 
 def _read_predicate(reader: Reader) -> Predicate:

@@ -4,6 +4,7 @@ Each kind of score is a unit of its own, `score/<set>/<kind>`, made by a module 
 
     simulation          predict activations token by token                    simulation
     simulation-corpus   the same over every held-out token, for rules alone   simulation_corpus
+    coverage            how much of the activity the label names, for rules   coverage
     detection, fuzzing  tell firing windows and marked tokens from others     detection
     effect              name the tokens that the feature promotes             effect
     effect-choice       tell the texts of its clamp from those of others      effect_choice
@@ -41,12 +42,14 @@ from autointerp.scores.context import (
     rank_correlations,
     summarise,
 )
+from autointerp.scores.coverage import coverage_figures, score_coverage
 from autointerp.scores.detection import CHANCE, hard_summary, score_panels
 from autointerp.scores.effect import score_effect
 from autointerp.scores.generation import score_generation
 from autointerp.scores.simulation import score_simulation
 from autointerp.scores.simulation_corpus import score_corpus
 from autointerp.scores.unit import (
+    COVERAGE,
     FAILURES,
     MISSES,
     SCORES,
@@ -79,6 +82,7 @@ class Kind:
     asks: bool = True  # needs an LLM for labels that do not predict by themselves
     live: bool = False  # needs the loaded subject, and an LLM whatever the label
     sampled: bool = False  # scores a sample of the features where an LLM is asked
+    figures: Callable[[pd.DataFrame], dict[str, Any]] | None = None  # further ones, of its table
 
     def decides(self, settings: ScoreSettings) -> dict[str, Any]:
         """Return the values that decide what a unit of this kind holds."""
@@ -99,6 +103,7 @@ KINDS = {
             sampled=True,
         ),
         Kind("simulation-corpus", 1, score_corpus, asks=False),
+        Kind(COVERAGE, 1, score_coverage, asks=False, figures=coverage_figures),
         Kind(
             "detection",
             2,
@@ -130,7 +135,7 @@ KINDS = {
         ),
     )
 }
-WITHOUT_LLM = ("simulation", "simulation-corpus", "detection", "fuzzing", "effect")
+WITHOUT_LLM = ("simulation", "simulation-corpus", COVERAGE, "detection", "fuzzing", "effect")
 WITH_LLM = ("fuzzing", "detection", "simulation", "effect")
 
 
@@ -240,6 +245,8 @@ def key_figures(
     figures = summarise(own, failures, alive, context.seed, kind.chance, context.kinds)
     if len(own) < len(table):
         figures |= hard_summary(table, alive, context.seed, context.kinds)
+    if kind.figures is not None:
+        figures |= kind.figures(own)
     figures["rank_correlation"] = correlate_kinds(context, kind, table)
     return figures
 

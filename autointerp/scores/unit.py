@@ -1,7 +1,8 @@
 """The files of a score unit `score/<set>/<kind>`: names, readers, writer.
 
 scores.parquet    feature, set, kind, value, undefined, low, high, null, n_tokens, n_documents;
-                  detection and fuzzing also hold auroc, null_auroc and rows of kind `<kind>-hard`
+                  detection and fuzzing also hold auroc, null_auroc and rows of kind `<kind>-hard`;
+                  coverage also holds COVERAGE_COLUMNS (see `coverage.py`)
 failures.parquet  stage, feature, kind, message, reply_key: features without a value
 misses.parquet    feature, ordinal, stratum, told: where labels in free words were wrong; the
                   file exists only where there are such places
@@ -23,6 +24,22 @@ PREFIX = "score/"
 SCORES, FAILURES, MISSES = "scores.parquet", "failures.parquet", "misses.parquet"
 MISS_COLUMNS = ["feature", "ordinal", "stratum", "told"]
 MISS_KINDS = ("simulation", "fuzzing", "detection")  # kinds that keep misses, most exact first
+COVERAGE = "coverage"  # the kind of score that says how much of a feature's activity a label names
+COVERAGE_VALUES = (
+    "precision", "strong", "recall_top", "recall_half",
+    "r_top", "r_half", "r_all", "auroc_top", "auroc_half", "auroc_all",
+)  # fmt: skip
+COVERAGE_COLUMNS = (  # the areas have no interval; `activation` is the feature's total, held out
+    "activation",
+    *COVERAGE_VALUES,
+    *(f"null_{name}" for name in COVERAGE_VALUES),
+    *(
+        f"{end}_{name}"
+        for name in COVERAGE_VALUES
+        if not name.startswith("auroc")
+        for end in ("low", "high")
+    ),
+)
 NUMBERS = ("value", "low", "high", "null")
 
 Miss = tuple[int, int, str, float]  # feature, ordinal, stratum, prediction (0 to 1)
@@ -65,12 +82,16 @@ def read_misses(run: Run, label_set: str, kind: str) -> pd.DataFrame:
 
 
 def read_all_scores(run: Run) -> pd.DataFrame:
-    """Return the scores of all sets and kinds, simulation first."""
-    units = sorted(list_units(run), key=lambda unit: not unit[1].startswith("simulation"))
+    """Return the scores of all sets and kinds, coverage first, then simulation."""
+    units = sorted(list_units(run), key=_place_of_kind)
     parts = [read_scores(run, *unit) for unit in units]
     if not parts:
         return pd.DataFrame({"feature": [], "set": [], "kind": [], "value": []})
     return pd.concat(parts, ignore_index=True)
+
+
+def _place_of_kind(unit: tuple[str, str]) -> int:
+    return 0 if unit[1] == COVERAGE else 1 if unit[1].startswith("simulation") else 2
 
 
 def read_all_misses(run: Run) -> pd.DataFrame:

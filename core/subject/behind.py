@@ -59,6 +59,7 @@ class Behind:
 
     def _output(self, hidden: Tensor) -> Any:
         """What the last of the skipped layers returns, in the container that it returns."""
+        assert self.output is not None, "a layer was skipped"
         whole = isinstance(self.output, Tensor)
         states = self.output if whole else self.output[0]
         states = hidden if self.ends_layer else states.repeat(len(hidden), 1, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autointerp.features import Features
 from autointerp.pipeline import STAGES
+from autointerp.scores.unit import COVERAGE, unit_of
 from autointerp.settings import ReportSettings
 from core.clamps.experiments import Experiment, experiments
 from core.files import replace_file
@@ -107,6 +108,13 @@ def describe_result(run: Run, control: Run | None) -> str:
     if not score or not score.summary["n"]:
         return lines[0]
     s = score.summary
+    if (covered := run.find(unit_of(find_main_set(run), COVERAGE))) and covered.summary["n"]:
+        c = covered.summary
+        lines.append(
+            f"The labels name **{c['named']:.0%}** of all activation on unseen documents (labels "
+            f"of other features {c['null_named']:.0%}), and {c['medians']['recall_top']:.0%} of "
+            "the strongest tenth of the median feature's firings."
+        )
     lines.append(
         "A label predicts its feature's activations on unseen documents with a median correlation "
         f"of **{s['median']:.2f}** [{s['low']:.2f}, {s['high']:.2f}] ({s['n']:,} of "

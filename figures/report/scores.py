@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from autointerp.labels.unit import RULES, list_sets
-from autointerp.scores.unit import find_scores, unit_of
+from autointerp.scores.unit import COVERAGE, find_scores, unit_of
 from core.run import Run
 from figures.markdown import table
 
@@ -30,16 +30,47 @@ INTRO = (
 )
 
 
+COVERED = (
+    "How much of what the features do is named: the share of the activation on held-out tokens "
+    "that lies on tokens for which the label predicts something, over all features together and "
+    "for the median feature; the share of the predictions on tokens where the feature fires; and "
+    "the first share within the upper half and the top tenth of a feature's firings (medians)."
+)
+
+
 # ---------------------------------------------------------------- simulation and controls
 
 
 def scores_section(run: Run, controls: list[Run]) -> str:
-    """The simulation scores of the run and of its controls."""
+    """What the labels cover, then the simulation scores, of the run and of its controls."""
+    covered = coverage_table(run, controls)
     if not run.find(unit_of(find_main_set(run), SIMULATION)):
         return f"Not scored yet: `python main.py score {run.name}`."
     rows = [score_row(name, r, SIMULATION) for name, r in name_runs(run, controls)]
     head = ["", "median score", "null", "alive features above their null", "scored", "failures"]
-    return f"{INTRO}\n\n{table(head, [row for row in rows if row])}"
+    simulated = f"{INTRO}\n\n{table(head, [row for row in rows if row])}"
+    return f"{COVERED}\n\n{covered}\n\n{simulated}" if covered else simulated
+
+
+def coverage_table(run: Run, controls: list[Run]) -> str:
+    """How much of the features' activity the labels name; empty where it was not measured."""
+    rows = []
+    for name, r in name_runs(run, controls):
+        unit = r.find(unit_of(find_main_set(r), COVERAGE))
+        if unit and unit.summary["n"]:
+            s, medians = unit.summary, unit.summary["medians"]
+            shares = [s["named"], s["null_named"], s["median"], s["null_median"]]
+            shares += [medians[key] for key in ("precision", "recall_half", "recall_top")]
+            rows.append([name, *(format_share(share) for share in shares)])
+    head = [
+        "", "all activation", "by other labels", "median feature", "null", "fires where predicted",
+        "upper half", "top tenth",
+    ]  # fmt: skip
+    return table(head, rows) if rows else ""
+
+
+def format_share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def untrained_subject(controls: list[Run]) -> Run | None:

@@ -20,7 +20,7 @@ from tests.support.tiny import new_run, save_subject, write_documents
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
-UNITS = ["capture", "train", "evaluate", "index", "effects", "cluster", "label/rules", "score/rules/simulation", "score/rules/simulation-corpus",
+UNITS = ["capture", "train", "evaluate", "index", "effects", "cluster", "label/rules", "score/rules/simulation", "score/rules/simulation-corpus", "score/rules/coverage",
          "score/rules/detection", "score/rules/fuzzing", "score/rules/effect", "title", "relate", "report"]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from autointerp.evidence import Evidence
-from autointerp.labels.label import SHOWN, label
+from autointerp.labels.label import label, show_feature
 from autointerp.rules import language as rules
 from autointerp.scores.context import Context
 from autointerp.scores.detection import draw_panels
@@ -22,10 +22,11 @@ from tests.support.planted import NOTHING, TRUTH, planted_run
 
 pytestmark = pytest.mark.slow
 
-KINDS = ("simulation", "simulation-corpus", "detection", "fuzzing")
+KINDS = ("simulation", "simulation-corpus", "coverage", "detection", "fuzzing")
 CHANCE = {
     "simulation": 0.0,
     "simulation-corpus": 0.0,
+    "coverage": 0.0,
     "detection": 0.5,
     "fuzzing": 0.5,
     "effect-choice": 1 / 3,
@@ -226,9 +227,8 @@ def overlaps(run, features):
     ids = np.asarray(known.tokens.ids)
     shared_documents = shared_windows = 0
     for feature in features:
-        snippets = known.examples.snippets(
-            feature, "train", SHOWN, np.random.default_rng([run.settings.seed, feature])
-        )
+        seen = show_feature(known, feature, known.postings.firings(feature))
+        snippets = [*seen.windows, *seen.contrasts]
         panel, sample = panels[feature], samples[feature]
         scored = {*sample.documents.tolist(), *panel.documents.tolist()}
         shared_documents += len(scored & ({s.document for s in snippets} | seen_by_rules))

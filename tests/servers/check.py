@@ -138,7 +138,10 @@ def check(url: str, model: str) -> None:
         snippet = lambda i: Snippet(
             i, 0, 0, 1, ("the", f" cat{i}", " sat"), (0.0, 2.0, 0.0), "top", "train", 1.0
         )
-        questions = [prompts.label_messages([snippet(i)], [" a"], [], 0.01, 2.0) for i in range(N)]
+        questions = [
+            prompts.label_messages(prompts.Shown([snippet(i)], [], [], 0.01, 2.0, []))
+            for i in range(N)
+        ]
         questions += [
             score_prompts.detect_messages(
                 "cats", [score_prompts.marked_text(["the", f" cat{i}"], set())], False

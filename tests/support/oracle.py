@@ -70,12 +70,8 @@ class Oracle:
     def _label(self, user, luck, _) -> Answer:
         if self.label:
             return self.label(user)
-        firing = [
-            json.loads(line)[1]
-            for line in user.split("\n")
-            if line.startswith('["') and line.endswith("}]")
-        ]
-        tokens = [token.strip() for example in firing for token in list(example)[:1]] or ["nothing"]
+        windows = [json.loads(line) for line in user.split("\n") if line.startswith('["')]
+        tokens = [window[1].strip() for window in windows if window[2] > 0] or ["nothing"]
         word = max(sorted(set(tokens)), key=tokens.count)
         return completion(
             json.dumps(
@@ -83,8 +79,9 @@ class Oracle:
                     "label": json.dumps(word)
                     if self.rules
                     else f"tokens that read {json.dumps(word)}",
-                    "confidence": 0.8,
                     "second": "",
+                    "kind": "token",
+                    "covers": 0.8,
                 }
             )
         )

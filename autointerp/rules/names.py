@@ -1,0 +1,232 @@
+"""A name in front of a rule: at most six words that say what its tokens have in common.
+
+Names come from closed classes that are written down (`word_classes`), from morphology against the
+words of the corpus (a plural is a word with "s" whose stem stands in the corpus too), from script,
+from shapes and common endings, from the subject's tree over words, and from the place in line and
+text. None comes from a language
+model. A name is checked on tokens of the val split: most of the activation on what the rule matches
+there lies on members of the class, several words of it carry that activation, and the class is much
+rarer among all tokens. The rule stays what predicts.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from autointerp.rules.annotations import CONTEXTS
+from autointerp.rules.lexemes import SHAPES
+from autointerp.rules.token_table import TokenTable
+from autointerp.rules.word_classes import EXACT, word_classes
+
+MOST = 0.7  # share of the activation on matched tokens that lies on members of a class
+RARER = 3.0  # how many times rarer a class is among all tokens
+NODE_RARER = 10.0  # the same for a node of the subject's tree over words: there are many nodes
+SEVERAL = 1.8  # words, counted by their activation, that make a class of more than one word
+LEAST_FIRINGS = 8  # matched tokens of val on which the feature fires; fewer prove no name
+SHORTEST_WORD, LONGEST_WORD = 4, 24  # letters of a word that may have a form
+SCRIPTS = {
+    "CYRILLIC": "Cyrillic letters", "GREEK": "Greek letters", "CJK": "Chinese characters",
+    "HIRAGANA": "Japanese kana", "KATAKANA": "Japanese kana", "HANGUL": "Korean letters",
+    "ARABIC": "Arabic letters", "HEBREW": "Hebrew letters", "DEVANAGARI": "Devanagari letters",
+    "THAI": "Thai letters",
+}  # fmt: skip
+SHAPE_NAMES = {
+    "a capitalised word": "capitalised words", "an ALL-CAPS word": "words in capitals",
+    "a letter": "single letters", "digits": "numbers", "a quote": "quotes",
+    "an opening bracket": "opening brackets", "a closing bracket": "closing brackets",
+    "a sentence end": "ends of sentences", "a newline": "line breaks",
+    "a blank line": "blank lines",
+    "indentation": "indentation", "an operator": "operators", "punctuation": "punctuation",
+    "an exception name": "names of exceptions",
+}  # fmt: skip
+PLACES = {
+    "in a docstring": "words in docstrings", "in a comment": "words in comments",
+    "in a string": "words in strings", "in brackets": "words in brackets",
+    "at the start of a line": "first words of lines",
+    "early in the document": "first words of documents",
+    "continuing a word": "later pieces of words",
+}  # fmt: skip
+ENDINGS = ("tion", "sion", "ment", "ness", "able", "ible", "ity", "ism", "ist", "ous", "ive", "ful",
+           "less", "ize", "ise", "ology", "ance", "ence", "ship", "hood", "ward")  # fmt: skip
+BEGINNINGS = ("un", "re", "pre", "dis", "inter", "trans", "over", "under", "anti", "non", "sub",
+              "super", "multi")  # fmt: skip
+# name -> ({ending: what may stand in its place in the stem}, endings that are no such form)
+FORMS = {
+    "plurals": ({"ies": ("y",), "es": ("",), "s": ("",)}, ("ss", "us", "is")),
+    "past forms": ({"ied": ("y",), "ed": ("", "e")}, ("eed",)),
+    "-ing forms": ({"ing": ("", "e")}, ("thing",)),
+    "superlatives": ({"iest": ("y",), "est": ("", "e")}, ()),
+    "adverbs in -ly": ({"ily": ("y",), "ly": ("", "le")}, ()),
+}
+LEADS = {"here": "", "after 1": "after ", "before": "before "}  # relation -> beginning of a name
+
+
+# ---------------------------------------------------------------- classes of words
+
+
+@dataclass(frozen=True)
+class NamedClasses:
+    """C classes of the lexemes of a corpus, each with a name."""
+
+    names: list[str]
+    members: csr_matrix  # (C, L + 1) of ones; the last column is the absence of a token
+
+    @classmethod
+    def build(cls, lexemes: list[str]) -> NamedClasses:
+        """The classes that hold at least two of the lexemes (L,)."""
+        found = [(name, codes) for name, codes in _list_classes(lexemes) if len(codes) > 1]
+        offsets = np.r_[0, np.cumsum([len(codes) for _, codes in found])].astype(np.int64)
+        codes = np.array([code for _, codes in found for code in codes], np.int64)
+        shape = (len(found), len(lexemes) + 1)
+        table = csr_matrix((np.ones(len(codes)), codes, offsets), shape=shape)
+        return cls([name for name, _ in found], table)
+
+    def shares(self, weights: np.ndarray) -> np.ndarray:
+        """(C,) share of `weights` (L + 1,) that the members of each class carry."""
+        return np.asarray(self.members @ weights) / max(float(weights.sum()), 1e-12)
+
+    def count_carriers(self, weights: np.ndarray) -> np.ndarray:
+        """(C,) members that carry the weights, (sum w)^2 / sum w^2; 0 where they carry none."""
+        sums, squares = (np.asarray(self.members @ w) for w in (weights, weights**2))
+        return np.divide(sums**2, squares, out=np.zeros(len(sums)), where=squares > 0)
+
+
+def _list_classes(lexemes: list[str]) -> Iterator[tuple[str, list[int]]]:
+    """Yield (name, codes of its members) of every class."""
+    lower = [text.lower() for text in lexemes]
+    for name, words in word_classes().items():
+        yield name, [code for code, text in enumerate(lower) if text in words]
+    for name, words in EXACT.items():
+        yield name, [code for code, text in enumerate(lexemes) if text in words]
+    for shape, name in SHAPE_NAMES.items():
+        yield name, [code for code, text in enumerate(lexemes) if SHAPES[shape](text)]
+    forms: dict[str, list[int]] = {}
+    known = frozenset(lexemes)
+    for code, text in enumerate(lexemes):
+        for name in (*forms_of(text, known), *scripts_of(text)):
+            forms.setdefault(name, []).append(code)
+    yield from forms.items()
+
+
+def forms_of(word: str, known: frozenset[str]) -> list[str]:
+    """The names of the forms that a word has, by the words of the corpus that are `known`.
+
+    A regular form counts only where its stem is known: "cats" beside "cat", and "bus" alone is no
+    plural. Only words of at least SHORTEST_WORD letters have a form.
+    """
+    if not word.isalpha() or len(word) < SHORTEST_WORD or len(word) > LONGEST_WORD:
+        return []
+    names = [f"words in -{end}" for end in ENDINGS if word.endswith(end)]
+    names += [f"words in {part}-" for part in BEGINNINGS if _begins(word, part, known)]
+    if word[0].isupper() and word.lower() in known:
+        names.append("capitalised forms of common words" if word[1:].islower() else "")
+    for name, (ends, excepted) in FORMS.items():
+        for end, replacements in ends.items():
+            stem = word.removesuffix(end)
+            if stem == word or len(stem) < 2 or word.endswith(excepted):
+                continue
+            doubled = [stem[:-1]] if stem[-1] == stem[-2] and "" in replacements else []
+            if known.intersection([stem + r for r in replacements] + doubled):
+                names.append(name)
+                break
+    return [name for name in names if name]
+
+
+def _begins(word: str, part: str, known: frozenset[str]) -> bool:
+    return word.startswith(part) and len(word) > len(part) + 2 and word[len(part) :] in known
+
+
+def scripts_of(text: str) -> list[str]:
+    """The name of the script of a text that is not Latin; none for the others."""
+    first = next((c for c in text if ord(c) > 0x2FF and c.isalpha()), None)
+    if first is None:
+        return []
+    script = unicodedata.name(first, "").split(" ")[0]
+    return [SCRIPTS[script]] if script in SCRIPTS else []
+
+
+def _sum_below(values: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Sums (nodes,) of the values (leaves,) below each node."""
+    running = np.r_[0.0, np.cumsum(values)]
+    return running[spans[:, 1]] - running[spans[:, 0]]
+
+
+# ---------------------------------------------------------------- the name of one rule
+
+
+@dataclass(frozen=True)
+class Namer:
+    """Names rules by what they match on one table of tokens, that of val."""
+
+    table: TokenTable
+    classes: NamedClasses
+
+    @classmethod
+    def build(cls, table: TokenTable) -> Namer:
+        return cls(table, NamedClasses.build(table.annotations.lexemes))
+
+    def name(self, matched: np.ndarray, activation: np.ndarray, relations: Sequence[str]) -> str:
+        """The name of a rule, or an empty text where no class fits.
+
+        `matched` are indices of the table's tokens that the rule matches, `activation` (N,) is the
+        feature's on every token. `relations` are those that the rule's first part has a condition
+        on, of LEADS; the class may be of the token there.
+        """
+        weights = activation[matched]
+        if np.count_nonzero(weights) < LEAST_FIRINGS:
+            return ""
+        for relation in relations:
+            view = self.table.views[relation]
+            mass = np.bincount(view[matched], weights, self.table.n_codes)
+            everywhere = self.table.total_counts(relation)
+            name = self._choose_class(mass, everywhere) or self._choose_node(mass, everywhere)
+            if name:
+                return LEADS[relation] + name
+        return self._choose_place(matched, weights) if "here" not in relations else ""
+
+    def _choose_class(self, mass: np.ndarray, everywhere: np.ndarray) -> str:
+        """The class that holds most of `mass` (L + 1,), and says most by doing so."""
+        shares, usual = self.classes.shares(mass), self.classes.shares(everywhere)
+        fits = (shares >= MOST) & (shares >= RARER * usual)
+        fits &= self.classes.count_carriers(mass) >= SEVERAL
+        if not fits.any():
+            return ""
+        says = np.where(fits, shares * np.log(shares / np.maximum(usual, 1e-9) + 1e-9), -np.inf)
+        return self.classes.names[int(np.argmax(says))]
+
+    def _choose_node(self, mass: np.ndarray, everywhere: np.ndarray) -> str:
+        """The node of the subject's tree over words that holds most of `mass` (L + 1,).
+
+        It is named by the two of its words that carry most of it.
+        """
+        spans, leaves = self.table.words.spans, self.table.annotations.leaves
+        if not len(spans):
+            return ""
+        of_mass, usual = (_sum_below(w[leaves], spans) / w.sum() for w in (mass, everywhere))
+        fits = np.flatnonzero((of_mass >= MOST) & (of_mass >= NODE_RARER * usual))
+        if not len(fits):
+            return ""
+        begin, end = spans[fits[np.argmin(spans[fits, 1] - spans[fits, 0])]]
+        codes = leaves[begin:end]
+        if mass[codes].sum() ** 2 < SEVERAL * (mass[codes] @ mass[codes]):
+            return ""
+        heaviest = codes[np.argsort(-mass[codes], kind="stable")]
+        texts = [self.table.annotations.lexemes[code] for code in heaviest if mass[code] > 0]
+        words = [text for text in texts if len(text) > 2 and text.isalpha()][:2]
+        return f"words like {' and '.join(words)}" if len(words) == 2 else ""
+
+    def _choose_place(self, matched: np.ndarray, weights: np.ndarray) -> str:
+        """The place in line and text where most of the activation lies."""
+        best, says = "", 0.0
+        for phrase, name in PLACES.items():
+            bit = CONTEXTS.index(phrase)
+            share = float(weights @ ((self.table.contexts[matched] >> bit) & 1)) / weights.sum()
+            usual = float(((self.table.contexts >> bit) & 1).mean())
+            if share >= MOST and share >= RARER * usual and share / max(usual, 1e-9) > says:
+                best, says = name, share / max(usual, 1e-9)
+        return best
