@@ -57,12 +57,13 @@ def new(name: str | Path, **settings: Any) -> Study:
     site or a corpus that cannot be used, and NotReady when the name is taken by another run.
     """
     from core.records import Site
+    from core.subject.sites import check_site
     from core.text.documents import check_corpus
 
     made = from_table(
         RunSettings, {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     )
-    Site.parse(made.site)
+    check_site(made.subject, made.revision, Site.parse(made.site))
     check_corpus(made.corpus)
     return Study(Run.create(str(name), made))
 

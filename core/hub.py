@@ -96,6 +96,11 @@ def subject_errors(name: str) -> Iterator[None]:
     except OSError as error:
         raise _explain_load_error(name, error) from None
     except (ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"The subject {name!r} comes with code of its own, which is not run unasked.",
+                "Read that code; if you trust it, add --trust-remote-code.",
+            ) from None
         raise UsageError(
             f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}",
             "Give a causal language model in Hugging Face layout.",

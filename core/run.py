@@ -6,15 +6,14 @@ name, the version of its code, its settings and the keys of its inputs, so a uni
 input has been recomputed with another key. A killed stage leaves its partial folder, and the same
 command goes on from there; a partial folder that was begun with other settings is thrown away.
 
-One process at a time writes to a run: `locked` holds an flock, which the system releases even after
-kill -9.
+One process at a time writes to a run: `locked` holds a file lock, which the system releases even
+after kill -9.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -26,6 +25,8 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from core.errors import NotReady, UsageError
 from core.files import canonical_hash, read_json, sha256, write_json
@@ -280,23 +281,22 @@ class Run:
         """Hold the run for writing; raises NotReady, telling who holds it, when another process
         does.
         """
-        handle = open(self.path / "lock", "a+")  # noqa: SIM115 - closed below, and holding it open is the lock
+        lock, holder = FileLock(self.path / "lock", blocking=False), self.path / "holder"
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
-                raise NotReady(
-                    f"{self.name} is in use by {handle.read().strip() or 'another process'}.",
-                    "Wait for it to end, or stop it; then type the same command again.",
-                ) from None
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} ({verb}, since {datetime.now():%H:%M:%S})")
-            handle.flush()
+            lock.acquire()
+        except Timeout:
+            said = holder.read_text(encoding="utf-8").strip() if holder.exists() else ""
+            raise NotReady(
+                f"{self.name} is in use by {said or 'another process'}.",
+                "Wait for it to end, or stop it; then type the same command again.",
+            ) from None
+        try:
+            said = f"process {os.getpid()} ({verb}, since {datetime.now():%H:%M:%S})"
+            holder.write_text(said, encoding="utf-8")
             yield
-            handle.truncate(0)
         finally:
-            handle.close()
+            holder.unlink(missing_ok=True)
+            lock.release()
 
 
 class Work:

@@ -73,6 +73,9 @@ class RunSettings:
         "", "load this published SAE instead of training one: a folder, a file, or hf:repo[/folder]"
     )
     seed: int = setting(0, "seed of everything random in the run")
+    trust_remote_code: bool = setting(
+        False, "run the code that comes with the subject's checkpoint", in_key=False
+    )
     device: str = setting("auto", "cpu, cuda, mps, or auto", in_key=False)
     dtype: str = setting(
         "auto",

@@ -88,6 +88,8 @@ def cluster(run: Run, settings: ClusterSettings, folder: Path) -> dict:
     alive = np.flatnonzero((density > 0) & (np.abs(directions).max(1) > 0)).astype(np.int32)
     check(settings, len(alive), len(directions))
     x = unit_rows(directions[alive])
+    n_empty = int((np.abs(directions).max(1) == 0).sum())
+    check_distinct(x, n_empty, seed)
     del directions
     steps = folder / "steps"
     graph = make_graph(steps, x, settings, seed)
@@ -149,6 +151,22 @@ def check(settings: ClusterSettings, n_alive: int, n_features: int) -> None:
         raise UsageError(
             f"Only {n_alive} of {n_features} features ever fire; at least {LEAST} are needed.",
             "Capture more text, or train longer.",
+        )
+
+
+def check_distinct(x: np.ndarray, n_empty: int, seed: int) -> None:
+    """Raises UsageError where unit rows x (N, D) are too few different directions to cluster.
+
+    Rows are told apart by their projection on one random direction.
+    """
+    projection = x @ np.random.default_rng([seed, 11]).standard_normal(x.shape[1]).astype(x.dtype)
+    n_distinct = len(np.unique(projection.round(5)))
+    if n_distinct < LEAST:
+        empty = f"; {n_empty} more are of length zero" if n_empty else ""
+        raise UsageError(
+            f"The {len(x)} decoder rows point in {n_distinct} different directions{empty}; at "
+            f"least {LEAST} are needed.",
+            "The SAE is degenerate: train it longer or with another seed, or take another one.",
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from autointerp.labels.windows import TokenRate
 from autointerp.llm.messages import final_part, last_object, messages, number, quoted
+from autointerp.llm.repair import note_repair
 from core.records import Snippet
 from core.text.tokens import find_shown
 
@@ -59,6 +60,14 @@ GROUPS = {  # heading -> the strata whose windows stand below it
     "Weak": ("q10", "q0"),
 }
 WORD_END, WORD_BEGIN = re.compile(r"[^\W\d_]+$"), re.compile(r"[^\W\d_]+")
+CONFIDENCE_WORDS = {
+    "very high": 0.95,
+    "high": 0.85,
+    "medium": 0.5,
+    "moderate": 0.5,
+    "low": 0.2,
+    "very low": 0.05,
+}
 DECLINE = re.compile(r"assist|help|comply|request|determine", re.IGNORECASE)
 
 
@@ -164,28 +173,29 @@ def _whole_word(tokens: tuple[str, ...], peak: int) -> str:
 def parse_label(text: str | None) -> tuple[str, float] | str:
     """Return (label, confidence), or the kind of failure: refused, truncated, unparsable.
 
-    The last JSON object with a label counts, whatever stands around it. A label that is empty or
-    over 200 characters, or whose `covers` (or `confidence`) is not from 0 to 1, is unparsable:
-    neither is invented.
-    A second sense is appended to the first, because a label predicts by its text alone.
+    The last JSON object with a label counts, whatever stands around it, or what is nearly one. A
+    label that is empty or over 200 characters, or that says no `covers` or `confidence`
+    (`read_confidence`), is unparsable: neither is invented. A second sense is appended to the
+    first, because a label predicts by its text alone; so are the entries of a list of labels.
     """
     part = final_part(text)
     if part is None:
         return "truncated"
     answer = last_object(part, "label")
-    if answer is None or not isinstance(answer["label"], str):
+    written = _join_label(answer["label"]) if answer else None
+    if answer is None or written is None:
         if "{" in part and "}" not in part[part.rindex("{") :]:
             return "truncated"
         return "refused" if REFUSAL.search(part[:200]) else "unparsable"
-    label, second = _one_line(answer["label"]), _one_line(answer.get("second"))
+    label, second = _one_line(written), _one_line(answer.get("second"))
     if REFUSAL.match(label) and DECLINE.search(label):
         return "refused"
-    confidence = number(answer.get("covers", answer.get("confidence")))
+    confidence = read_confidence(answer.get("covers", answer.get("confidence")))
     if label.lower().strip(" .") == UNCLEAR:
         label, second = UNCLEAR, ""
     if not re.search(r"\w", label) or len(label) > LONGEST_LABEL:
         return "unparsable"
-    if confidence is None or not 0 <= confidence <= 1:
+    if confidence is None:
         return "unparsable"
     both = f"{label}; or: {second}" if re.search(r"\w", second) else label
     return both if len(both) <= LONGEST_LABEL else label, confidence
@@ -196,6 +206,47 @@ def parse_kind(text: str | None) -> str:
     answer = last_object(final_part(text) or "", "label")
     kind = answer.get("kind") if answer else None
     return str(kind) if kind in KINDS else "free"
+
+
+def _join_label(value: Any) -> str | None:
+    """Return the label as one text; None for what is neither a text nor a list of texts."""
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        note_repair()
+        return "; or: ".join(value)
+    return value if isinstance(value, str) else None
+
+
+def read_confidence(value: Any) -> float | None:
+    """Return a confidence from 0 to 1, or None where none can be read without doubt.
+
+    A number from 0 to 1 is taken as it is. Repaired are a percentage ("80%", and 80: above 10,
+    since 8 may as well be of ten), a fraction ("8/10", "4 out of 5"), a decimal comma ("0,8") and
+    the words of CONFIDENCE_WORDS.
+    """
+    plain = number(value)
+    if plain is not None and 0 <= plain <= 1:
+        return plain
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    confidence = _guess_confidence(str(value).strip().casefold()) if value is not None else None
+    if confidence is None or not 0 <= confidence <= 1:
+        return None
+    note_repair()
+    return confidence
+
+
+def _guess_confidence(text: str) -> float | None:
+    """Return the confidence that a text means, or None."""
+    if text in CONFIDENCE_WORDS:
+        return CONFIDENCE_WORDS[text]
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:%|percent)", text):
+        return float(match[1]) / 100
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:/|out of|of)\s*(\d+)", text):
+        return float(match[1]) / float(match[2]) if float(match[2]) else None
+    if match := re.fullmatch(r"[01],\d+", text):
+        return float(text.replace(",", "."))
+    percent = re.fullmatch(r"\d+(?:\.\d+)?", text)
+    return float(text) / 100 if percent and 10 < float(text) <= 100 else None
 
 
 def _one_line(text: Any) -> str:

@@ -21,16 +21,20 @@ URL = "/v1/chat/completions"
 
 
 def write_batch(
-    path: Path, requests: Iterable[Request], parameters: Callable[[Request], dict]
+    path: Path,
+    requests: Iterable[Request],
+    parameters: Callable[[Request], dict],
+    messages: Callable[[Request], list[dict]],
 ) -> int:
     """Write each distinct request as one line; returns how many there are.
 
-    `parameters(request)` returns the parameters that the request's model accepts.
+    `parameters(request)` returns the parameters that the request's model accepts, and
+    `messages(request)` its messages in a form that the model accepts.
     """
     distinct = {request.key: request for request in requests}
     with replace_file(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
         for key, request in distinct.items():
-            body = {"model": request.model, "messages": request.messages, **parameters(request)}
+            body = {"model": request.model, "messages": messages(request), **parameters(request)}
             line = {"custom_id": key, "method": "POST", "url": URL, "body": body}
             handle.write(json.dumps(line, ensure_ascii=False) + "\n")
     return len(distinct)

@@ -3,10 +3,11 @@
     answer(requests, store, endpoint) -> {key of the request: Reply}
 
 A raw reply is stored under the key of its request before it is read, so that an interrupt, a crash
-or a better parser costs nothing. There are three kinds of failure, each a `Reply` whose `error` is
+or a better parser costs nothing. There are four kinds of failure, each a `Reply` whose `error` is
 not empty:
 
     the provider failed     nothing was received; not stored, asked again by the next call
+    a filter refused it     an error instead of a reply; not stored, asked again by the next call
     the budget is spent     nothing was sent; not stored, asked by the next call with a budget
     a reply without text    refused, truncated or empty; paid for, so stored; another `repetition`
                             asks again
@@ -32,12 +33,20 @@ from typing import Any
 from autointerp.llm.budget import Budget, Meter, Pace, room
 from autointerp.llm.endpoint import (
     Endpoint,
-    refused_parameter,
+    is_filtered,
     server_text,
     unreachable,
     wrong_key,
 )
-from autointerp.llm.replies import Reply, ReplyStore, Request, is_completion, one_line, read_reply
+from autointerp.llm.replies import (
+    Reply,
+    ReplyStore,
+    Request,
+    is_completion,
+    one_line,
+    read_reply,
+    stated_error,
+)
 from core.errors import ProviderError
 
 LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer pause has failed
@@ -70,12 +79,18 @@ class _Fault(Exception):
     """One attempt failed.
 
     `wait` is the seconds that the server asked to wait, if it did; `final` means that another
-    attempt would fail too.
+    attempt would fail too. `kind` is that of the Reply: provider or refused.
     """
 
-    def __init__(self, message: str, wait: float | None = None, final: bool = False):
+    def __init__(
+        self,
+        message: str,
+        wait: float | None = None,
+        final: bool = False,
+        kind: str = "provider",
+    ):
         super().__init__(message)
-        self.wait = wait
+        self.wait, self.kind = wait, kind
         self.final = final or (wait or 0.0) > LONGEST_WAIT
 
 
@@ -117,7 +132,8 @@ class _Exchange:
                 await asyncio.gather(*workers, return_exceptions=True)
 
     def _count(self, reply: Reply) -> None:
-        if reply.error != "budget":
+        # a filter's verdict on one text says nothing about the next
+        if reply.error not in ("budget", "refused"):
             self.failures_in_row = self.failures_in_row + 1 if reply.error else 0
         self.received(reply)
         if self.failures_in_row >= self.max_failures:
@@ -149,7 +165,7 @@ class _Exchange:
                 raw = await self._attempt(client, request)
             except _Fault as fault:
                 message = f"{fault} (attempt {attempt + 1})"
-                failure = Reply(request.key, None, error="provider", message=message)
+                failure = Reply(request.key, None, error=fault.kind, message=message)
                 if fault.final or attempt == self.retries or clock() > ends_at:
                     break
                 if fault.wait is None:
@@ -179,35 +195,50 @@ class _Exchange:
         import aiohttp
         import openai
 
-        while True:  # each round but the last learns of one parameter that the model refuses
+        while True:  # each round but the last learns of one thing that the model refuses
             sent = self.endpoint.adapt(request)
+            messages = self.endpoint.adapt_messages(request)
             try:
                 # The client's own timeout counts from the last byte.
                 async with asyncio.timeout(self.timeout):
                     response = await client.chat.completions.with_raw_response.create(
-                        model=request.model, messages=request.messages, extra_body=sent
+                        model=request.model,
+                        messages=messages,
+                        extra_body=sent,
                     )
                 break
             except openai.APIStatusError as error:
-                refused = ""
-                if error.status_code in (400, 422):
-                    text = server_text(self.endpoint, error)
-                    refused = refused_parameter(sent, str(error.param or ""), text)
-                if not refused:
+                text, named = server_text(self.endpoint, error), str(error.param or "")
+                status = error.status_code
+                answered = {**sent, "messages": messages}
+                if not self.endpoint.learn_refusal(request, answered, status, named, text):
                     raise self._status_fault(request, error) from None
-                self.endpoint.refused.setdefault(request.model, set()).add(refused)
             except (openai.APIConnectionError, aiohttp.ClientError) as error:
                 raise self._connection_fault(error) from None
             except TimeoutError:
                 raise _Fault(f"no reply within {self.timeout:g} s") from None
         raw = self.endpoint.hide(response.text)
         if not is_completion(raw):
-            raise _Fault(f"not a whole chat completion: {one_line(raw, 120)!r}")
+            raise self._stated_fault(raw)
         return raw
+
+    def _stated_fault(self, raw: str) -> _Fault:
+        """The error to raise for a reply with status 200 that is no completion."""
+        error = stated_error(raw)
+        if error is None:
+            return _Fault(f"not a whole chat completion: {one_line(raw, 120)!r}")
+        code = error.get("code") if isinstance(error, dict) else None
+        message = error.get("message") if isinstance(error, dict) else error
+        said = one_line(f"the provider answered with an error: {message or error}")
+        if is_filtered(code if isinstance(code, int) else 400, error):
+            return _Fault(said, final=True, kind="refused")
+        return _Fault(said)
 
     def _status_fault(self, request: Request, error: Any) -> Exception:
         """The error to raise for an HTTP status."""
         status, said = error.status_code, server_text(self.endpoint, error)
+        if is_filtered(status, error.body or error.response.text):
+            return _Fault(f"HTTP {status}: {said}", final=True, kind="refused")
         # After a first reply, a 403 is a gateway's verdict on one text.
         if status == 401 or (status == 403 and not self.n_paid):
             return wrong_key(self.endpoint, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import re
 from typing import Any
@@ -15,6 +16,23 @@ from core.errors import ProviderError, UsageError
 OPENAI = "https://api.openai.com/v1"
 CONNECT_SECONDS = 10.0  # a host that does not accept a connection within this is unreachable
 SHORTEST_SECRET = 8  # characters; hiding shorter ones ("none", "x") would damage replies
+# The texts with which templates and providers refuse a system role, and a text itself
+NO_SYSTEM = re.compile(
+    r"system[ _-]?(role|prompt|message|instruction)s?\b|\brole\W{1,4}system|\bsystem\W{1,3}role"
+    r"|roles? must alternate|only user|(user|assistant)\W+(and|or)\W+(assistant|user)\W.*\brole"
+    r"|developer instruction"
+    r"|(support|allow|accept|expect|enabled|unknown|invalid)\w*\W.{0,24}['\"]system",
+    re.IGNORECASE,
+)
+FILTERED = re.compile(
+    r"content.{0,3}(filter|management|polic|moderation|violation|exists risk)|content.{0,20}blocked"
+    r"|moderation|flagged|responsible.?ai|usage polic|safety (system|polic|filter|setting|reason)"
+    r"|data_?inspection|inappropriate|prohibited|harmful|sensitive|unsafe"
+    r"|\b(blocked|rejected) (by|due to|because of) .{0,30}(polic|safety|filter|guardrail)|guardrail"
+    r"|violat\w* .{0,40}polic",
+    re.IGNORECASE,
+)
+FEWER = (5, 2)  # alternatives asked for where more are refused
 SECRET_NAMES = re.compile(r"key|token|secret|sig|auth|pass", re.IGNORECASE)
 
 
@@ -41,7 +59,8 @@ class Endpoint:
             )
         self.url = public_url(given)
         self.host = parts.hostname
-        self.refused: dict[str, set[str]] = {}  # model -> names of parameters
+        self.refused: dict[str, set[str]] = {}  # model -> names of parameters, and "system"
+        self.most_alternatives: dict[str, int] = {}  # model -> top_logprobs that it allows
         self._query = dict(parse_qsl(parts.query))
         self._key = (api_key or os.environ.get("OPENAI_API_KEY", "")).strip()
         if not (self._key.isascii() and self._key.isprintable()):
@@ -127,7 +146,51 @@ class Endpoint:
         sent = {name: value for name, value in request.parameters.items() if name not in refused}
         if "max_tokens" in refused and "max_tokens" in request.parameters:
             sent["max_completion_tokens"] = request.parameters["max_tokens"]
+        most = self.most_alternatives.get(request.model)
+        if most and sent.get("top_logprobs", 0) > most:
+            sent["top_logprobs"] = most
         return sent
+
+    def adapt_messages(self, request: Request) -> list[dict]:
+        """The request's messages, in a form that its model takes.
+
+        Where the model refuses the system role, its text stands in front of the first user turn.
+        """
+        if "system" not in self.refused.get(request.model, set()):
+            return request.messages
+        front = [m["content"] for m in request.messages if m["role"] == "system"]
+        turns = [dict(m) for m in request.messages if m["role"] != "system"]
+        for turn in turns:
+            if turn["role"] == "user":
+                turn["content"] = "\n\n".join([*front, turn["content"]])
+                return turns
+        return [{"role": "user", "content": "\n\n".join(front)}, *turns]
+
+    def learn_refusal(
+        self, request: Request, sent: dict, status: int, named: str, text: str
+    ) -> bool:
+        """Learn from an error what the model refuses; whether another form is worth a try.
+
+        `sent` holds the messages and the parameters that the error answers, `named` is its own
+        `param`, if any.
+        """
+        refused = self.refused.setdefault(request.model, set())
+        has_system = any(m["role"] == "system" for m in sent["messages"])
+        # llama.cpp answers with 500 where a template raises
+        stated = status < 500 or "role" in text.casefold()
+        if has_system and stated and NO_SYSTEM.search(text):
+            refused.add("system")
+            return True
+        if status not in (400, 422):
+            return False
+        if name := refused_parameter(sent, named, text):
+            refused.add(name)
+            return True
+        fewer = [n for n in FEWER if n < sent.get("top_logprobs", 0)]
+        if fewer and "logprob" in (named + text).casefold():
+            self.most_alternatives[request.model] = fewer[0]
+            return True
+        return False
 
     def hide(self, text: str) -> str:
         """`text` without the credentials, in case a server repeats them."""
@@ -157,6 +220,15 @@ def server_text(endpoint: Endpoint, error: Any) -> str:
     """The text of an error response, in one line, without credentials."""
     said = error.body.get("message") if isinstance(error.body, dict) else None
     return one_line(endpoint.hide(str(said or error.response.text or "no explanation")))
+
+
+def is_filtered(status: int, stated: Any) -> bool:
+    """Whether an error is the verdict of a content filter on one text.
+
+    `stated` is what the error says: an object or a text.
+    """
+    said = stated if isinstance(stated, str) else json.dumps(stated, ensure_ascii=False)
+    return status == 451 or (status in (400, 403, 422) and bool(FILTERED.search(said)))
 
 
 def wrong_key(endpoint: Endpoint, error: Any) -> ProviderError:

@@ -6,6 +6,15 @@ import json
 import re
 from typing import Any
 
+from autointerp.llm.repair import (
+    THOUGHTS,
+    lower_keys,
+    note_repair,
+    repair_numbered,
+    repair_object,
+)
+
+MOST_STARTS = 500  # opening braces at which an answer is looked for
 # What may open the marker << or a special token of a chat template, such as <|im_end|>, </s> or
 # <start_of_turn>.
 OPENING = re.compile(r"<(?=[<|｜]|/?\w+>|$)|(?<=<)<")
@@ -31,9 +40,11 @@ def messages(system: str, lines: list[str]) -> list[dict]:
 def final_part(text: str | None) -> str | None:
     """The text after a reasoning model's thoughts; None when they were cut off."""
     text = text or ""
-    if "<think>" in text and "</think>" not in text:
-        return None
-    return text.rpartition("</think>")[2].strip()
+    for opening, closing in THOUGHTS:
+        if opening in text and closing not in text:
+            return None
+        text = text.rpartition(closing)[2]
+    return text.strip()
 
 
 def json_at(text: str, start: int) -> Any:
@@ -44,21 +55,45 @@ def json_at(text: str, start: int) -> Any:
         return None
 
 
-def last_object(text: str | None, *fields: str) -> dict | None:
+def last_object(text: str | None, *fields: str) -> dict[str, Any] | None:
     """The last JSON object of a reply that has all the fields, or None.
 
-    Any text may stand around it. Objects within a reasoning model's thoughts do not count.
+    Any text may stand around it. Objects within a reasoning model's thoughts do not count. Where no
+    object is JSON, one that is nearly JSON counts, as `repair` reads it.
     """
     part = final_part(text) or ""
-    for start in reversed([brace.start() for brace in re.finditer(r"\{", part)]):
+    starts = [brace.start() for brace in re.finditer(r"\{", part)]
+    # each try may read to the end, so a reply of thousands of braces is not tried at each of them
+    for start in [*reversed(starts[-MOST_STARTS:]), *starts[:-MOST_STARTS][:1]]:
         value = json_at(part, start)
         if isinstance(value, dict) and all(field in value for field in fields):
-            return value
-    return None
+            return lower_keys(value)
+    table = repair_object(part, fields)
+    if table is not None:
+        note_repair()
+    return table
+
+
+def numbered_part(text: str | None) -> str | None:
+    """A reply whose answer names numbers, as strict JSON; the reply itself where it is strict.
+
+    None when it holds only thoughts.
+    """
+    part = final_part(text)
+    if not text or not part:
+        return None
+    repaired = repair_numbered(part)
+    if repaired is None:
+        return text
+    note_repair()
+    return repaired
 
 
 def number(value: object) -> float | None:
-    """A JSON number, or a string that holds one, as a float."""
+    """A JSON number, a string that holds one, or a list of one of these, as a float."""
+    if isinstance(value, list) and len(value) == 1:
+        note_repair()
+        return number(value[0])
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

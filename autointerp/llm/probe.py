@@ -4,8 +4,8 @@ A status of 200 proves nothing: servers accept `response_format`, `logprobs` or 
 ignore them. The answer to each question here shows whether the parameter was honoured. The verdict
 is kept in the reply store, so an endpoint is probed once; the replies are kept like all others.
 
-    plain     the name of the limit on tokens, whether temperature is accepted, whether the model
-              thinks aloud (and needs room for it)
+    plain     the name of the limit on tokens, whether temperature and a system role are accepted,
+              whether the model thinks aloud (and needs room for it)
     schema    a strict JSON schema whose only valid answer nobody would give by chance
     object    a JSON object where the question asks for none
     logprobs  log-probabilities of the answer's tokens and of their alternatives
@@ -20,12 +20,14 @@ from typing import Any
 
 from autointerp.llm.budget import Budget
 from autointerp.llm.client import answer
-from autointerp.llm.endpoint import Endpoint
+from autointerp.llm.endpoint import FEWER, Endpoint
 from autointerp.llm.messages import final_part
-from autointerp.llm.replies import Reply, ReplyStore, prompt_logprobs
+from autointerp.llm.repair import THOUGHTS
+from autointerp.llm.replies import Reply, ReplyStore, prompt_logprobs, thoughts
 from core.errors import ProviderError
 
-VERSION = 1
+VERSION = 2
+SYSTEM = "Answer as briefly as you can."  # questions have a system role, as all others do
 PLAIN_TOKENS, THINKING_TOKENS = 256, 8192
 TOP_LOGPROBS = 10
 SIGN = "q7-teal"  # an answer that no question asks for
@@ -51,7 +53,8 @@ class Abilities:
     json: str = "none"  # schema, object, none
     top_logprobs: int = 0  # alternatives that it returns for each token of an answer
     prompt_logprobs: bool = False
-    refuses: tuple[str, ...] = ()  # parameters that must not be sent, of max_tokens and temperature
+    # what must not be sent, of max_tokens, temperature and the role `system`
+    refuses: tuple[str, ...] = ()
     thinks: bool = False  # spends tokens before it answers
     version: int = 0  # of the probe; 0 when nothing was asked
     asked: int = 0  # times that the probe was repeated
@@ -84,7 +87,10 @@ class Interview:
     def ask(self, text: str, max_tokens: int, **parameters: Any) -> Reply:
         """The reply to `text`; raises ProviderError when the budget is too small."""
         parameters = {"temperature": 0.0, "max_tokens": max_tokens, **parameters}
-        question = [{"role": "user", "content": text}]
+        question = [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": text},
+        ]
         request = self.endpoint.request(self.model, question, self.repetition, **parameters)
         reply = answer(
             [request],
@@ -141,6 +147,7 @@ def probe(interview: Interview) -> Abilities:
     endpoint, model = interview.endpoint, interview.model
     refused = endpoint.refused.setdefault(model, set())
     refused.clear()
+    endpoint.most_alternatives.pop(model, None)
     plain = interview.ask("Say the word yes, and nothing else.", PLAIN_TOKENS)
     if plain.error and not plain.raw:
         raise ProviderError(
@@ -150,7 +157,7 @@ def probe(interview: Interview) -> Abilities:
     thinking = thinks(plain)
     size = THINKING_TOKENS if thinking else PLAIN_TOKENS
     form = probe_json(interview, refused, size)
-    listed = interview.ask("Name a digit.", size, logprobs=True, top_logprobs=TOP_LOGPROBS)
+    listed = ask_alternatives(interview, size)
     prompted = interview.ask("Name another digit.", size, prompt_logprobs=1)
     return Abilities(
         json=form,
@@ -160,6 +167,15 @@ def probe(interview: Interview) -> Abilities:
         thinks=thinking,
         version=VERSION,
     )
+
+
+def ask_alternatives(interview: Interview, size: int) -> Reply:
+    """The reply with the most alternatives a token; fewer are asked for where an error answers."""
+    for count in (TOP_LOGPROBS, *FEWER):
+        reply = interview.ask("Name a digit.", size, logprobs=True, top_logprobs=count)
+        if reply.raw or not reply.message.startswith(("HTTP 400", "HTTP 422")):
+            break
+    return reply
 
 
 def probe_json(interview: Interview, refused: set[str], size: int) -> str:
@@ -188,10 +204,9 @@ def thinks(reply: Reply) -> bool:
     table = json.loads(reply.raw)
     message = table["choices"][0].get("message") or {}
     details = (table.get("usage") or {}).get("completion_tokens_details") or {}
-    visible = "<think>" in (reply.text or "") or bool(
-        message.get("reasoning_content") or message.get("reasoning")
-    )
-    return visible or bool(details.get("reasoning_tokens")) or reply.error == "truncated"
+    visible = any(opening in (reply.text or "") for opening, _ in THOUGHTS)
+    kept_apart = bool(thoughts(message)) or bool(details.get("reasoning_tokens"))
+    return visible or kept_apart or reply.error == "truncated"
 
 
 def follows_schema(reply: Reply) -> bool:

@@ -10,6 +10,7 @@ import sqlite3
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from core.errors import UsageError
@@ -72,6 +73,8 @@ def read_reply(key: str, raw: str) -> Reply:
     text = said.get("content")
     if isinstance(text, list):  # a few endpoints answer in parts
         text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
+    if not (text or "").strip() and finish in ("", "stop") and not said.get("refusal"):
+        text = thoughts(said)  # servers that take the whole answer for thoughts
     error = message = ""
     if prompt_logprobs(table):  # the question itself was asked about; its answer is not read
         text = text or ""
@@ -94,17 +97,39 @@ def read_reply(key: str, raw: str) -> Reply:
     )
 
 
+def thoughts(message: dict) -> str:
+    """The text of a message that its server keeps apart as reasoning; empty without any."""
+    texts = (message.get("reasoning_content"), message.get("reasoning"))
+    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
+
+
 def is_completion(raw: str) -> bool:
     """Whether `raw` is the whole JSON of a chat completion.
 
-    False where it is cut off, a page of HTML, or an error that was sent with status 200.
+    False where it is cut off, a page of HTML, or an error that was sent with status 200, for the
+    whole reply or in its choice.
     """
     try:
         table = json.loads(raw)
     except (ValueError, RecursionError):
         return False
     choices = table.get("choices") if isinstance(table, dict) else None
-    return isinstance(choices, list) and bool(choices) and isinstance(choices[0], dict)
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return False
+    return choices[0].get("finish_reason") != "error" and not choices[0].get("error")
+
+
+def stated_error(raw: str) -> Any:
+    """The error in a reply with status 200: an object or a text, or None where it states none."""
+    try:
+        table = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(table, dict):
+        return None
+    choices = table.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    return table.get("error") or (choice.get("error") if isinstance(choice, dict) else None)
 
 
 def prompt_logprobs(table: dict) -> list:

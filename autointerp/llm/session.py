@@ -26,6 +26,7 @@ from autointerp.llm.budget import Budget, Meter, Pace, Prices, estimate
 from autointerp.llm.client import answer
 from autointerp.llm.endpoint import Endpoint
 from autointerp.llm.probe import THINKING_TOKENS, Abilities, abilities, stored_abilities
+from autointerp.llm.repair import keep_repairs, reading
 from autointerp.llm.replies import Reply, ReplyStore, Request, read_reply
 from autointerp.settings import LLMSettings
 from core.errors import ProviderError, Stop, UsageError
@@ -75,7 +76,8 @@ def open_session(run: Run, settings: LLMSettings) -> Iterator[Asker]:
             Pace(settings.rpm, settings.tpm),
         )
         try:
-            yield asker
+            with keep_repairs(asker.repaired):
+                yield asker
         except DryRun:
             asker.finish()  # raises Stop
             raise
@@ -98,6 +100,7 @@ class Asker:
         self.settings, self.budget, self.pace = settings, budget, pace
         self.meter = budget.meter  # replies that this command pays for
         self.used = Meter(self.meter.prices)  # replies that were read, paid for now or earlier
+        self.repaired: set[str] = set()  # keys of replies that were nearly JSON and were read
         self._abilities: Abilities | None = None
         self._answers: tuple[dict[str, str], int] = ({}, 0)
         if settings.batch_in:
@@ -222,6 +225,9 @@ class Asker:
     def summary(self) -> dict:
         """For a manifest: every reply that was read, and what this command paid for.
 
+        `repaired` counts the replies that were not JSON, or held a value in another form than was
+        asked for, and were read nevertheless.
+
         Money stands in it only where prices were given.
         """
         llm: dict[str, Any] = {
@@ -231,6 +237,7 @@ class Asker:
             "asked_now": self.meter.n_received,
             "tokens_in": self.used.tokens_in,
             "tokens_out": self.used.tokens_out,
+            "repaired": len(self.repaired),
         }
         if self.meter.prices:
             llm |= {"cost": round(self.used.cost, 6), "paid_now": round(self.meter.cost, 6)}
@@ -258,7 +265,7 @@ class Asker:
         if not self.settings.batch_out:
             raise Stop(text, "Nothing was asked. Without --estimate the same command asks.")
         path = Path(self.settings.batch_out)
-        n = write_batch(path, self._batch, self.endpoint.adapt)
+        n = write_batch(path, self._batch, self.endpoint.adapt, self.endpoint.adapt_messages)
         raise Stop(
             f"{text}\n{n:,} requests are in {path}.",
             "When they are answered: the same command with --batch-in FILE.",
@@ -326,7 +333,8 @@ def ask_until_read(
         replies = ask([questions[key] for key in left], repetition) if left else []
         again = []
         for key, (reply_key, reply) in zip(left, replies, strict=True):
-            value = read(key, reply)
+            with reading(reply_key):
+                value = read(key, reply)
             if value is not None and not isinstance(value, Unread):
                 values[key] = merge(values[key], value) if merge and key in values else value
                 reply_keys[key] = reply_key

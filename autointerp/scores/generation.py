@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from autointerp.llm.messages import last_object
+from autointerp.llm.repair import note_repair
 from autointerp.llm.session import AnswerFormat, Unread, ask_until_read, read_whole
 from autointerp.scores.context import Context, Scored, list_failures, undefined_score
 from autointerp.scores.prompts import GENERATE_PROMPT, generate_messages
@@ -78,6 +79,9 @@ def score_generation(context: Context, features: list[int]) -> Scored:
 def parse_texts(text: str | None) -> list[str] | None:
     """Return the texts of an answer, at most TEXTS; None when it holds none."""
     texts = (last_object(text, "texts") or {}).get("texts")
+    if isinstance(texts, str):
+        note_repair()
+        texts = [texts]
     if not isinstance(texts, list):
         return None
     return [t for t in texts if isinstance(t, str) and t.strip()][:TEXTS] or None

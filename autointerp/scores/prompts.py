@@ -19,7 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from autointerp.llm.messages import final_part, json_at, messages, number, quoted
+from autointerp.llm.messages import (
+    final_part,
+    json_at,
+    messages,
+    number,
+    numbered_part,
+    quoted,
+)
 from core.text.tokens import find_shown
 
 SIMULATE_PROMPT, DIGITS_PROMPT = "simulate-1", "digits-1"
@@ -89,7 +96,7 @@ def parse_simulation(text: str | None, lengths: list[int]) -> list[np.ndarray | 
     out of range, or when a token is listed twice with different values. A reply that is cut off in
     one window keeps the windows before it.
     """
-    part = final_part(text) or ""
+    part = final_part(numbered_part(text)) or ""
     answers = {int(key[1]): json_at(part, key.end()) for key in SEQUENCE_KEY.finditer(part)}
     return [_read_window(answers.get(place), length) for place, length in enumerate(lengths, 1)]
 
@@ -135,6 +142,7 @@ def parse_digits(
     is the mean over the digits that could have stood in its place, weighted by their probability
     (Bills et al. 2023), where these hold at least half of the probability.
     """
+    text = numbered_part(text)
     start = answer_start(text)
     if text is None or start is None:
         return [None] * len(lengths)
@@ -154,9 +162,8 @@ def parse_digits(
 
 def answer_start(text: str | None) -> int | None:
     """Return where a reasoning model's answer begins; None when it has only thoughts."""
-    if text and final_part(text):
-        return text.rfind("</think>") + 1
-    return None
+    part = final_part(text)
+    return text.rindex(part) if text and part else None
 
 
 def expected_digits(text: str, tokens: list[dict]) -> dict[int, float]:
@@ -216,6 +223,7 @@ def parse_ratings(text: str | None, count: int, tokens: list[dict]) -> np.ndarra
     Where `tokens` (see `parse_digits`) tell log-probabilities, a rating is an expected digit.
     """
     out = np.full(count, np.nan)
+    text = numbered_part(text)
     start = answer_start(text)
     if text is None or start is None:
         return out

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from autointerp.llm.messages import last_object, messages, quoted
+from autointerp.llm.messages import last_object, messages, number, quoted
+from autointerp.llm.repair import note_repair
 from autointerp.llm.session import Ask, ask_until_read, read_whole
 from autointerp.titles.contrast import MIXED, are_alike
 from core.records import Failure
@@ -85,6 +86,9 @@ def intruder_messages(title: str, labels: list[str]) -> list[dict]:
 
 def clean(value: object) -> str | None:
     """A title on one line of at most 60 characters, or None where `value` is no title."""
+    if isinstance(value, list) and len(value) == 1:
+        note_repair()
+        value = value[0]
     text = " ".join(value.split()) if isinstance(value, str) else ""
     text = "".join(c for c in text if c.isprintable()).strip('."')
     return text if 0 < len(text) <= LONGEST and re.search(r"\w", text) else None
@@ -104,12 +108,10 @@ def read_apart(text: str | None) -> tuple[str, str] | None:
 
 def read_outsider(text: str | None) -> int | None:
     """The number of the outsider in a reply, 1 to 5, or None."""
-    value = (last_object(text, "outsider") or {}).get("outsider")
-    if isinstance(value, str) and value.strip().isdigit():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
+    value = number((last_object(text, "outsider") or {}).get("outsider"))
+    if value is None or value != int(value):
         return None
-    return value if 1 <= value <= 5 else None
+    return int(value) if 1 <= value <= 5 else None
 
 
 # ------------------------------------------------------------ name clusters

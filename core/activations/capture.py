@@ -48,7 +48,8 @@ from core.progress import say
 from core.records import SPLITS, Site
 from core.run import Run, differences
 from core.settings import CaptureSettings, key_table
-from core.subject.subject import Subject, load_subject
+from core.subject.load import load_subject
+from core.subject.subject import Subject
 from core.text import splits as corpus
 from core.text.documents import read_corpus, text_hash
 from core.text.tokens import find_respelled, write_arrays, write_texts

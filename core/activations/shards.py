@@ -18,7 +18,8 @@ from core.parallel import make_shards
 from core.progress import progress, say
 from core.records import Site
 from core.run import Run
-from core.subject.subject import Subject, load_subject
+from core.subject.load import load_subject
+from core.subject.subject import Subject
 
 BATCH_SIZE = ".batch.json"  # keeps the measured batch size while the capture is partial
 DTYPE = ".dtype.json"  # keeps the type of the subject's weights, likewise

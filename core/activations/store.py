@@ -20,7 +20,8 @@ from core.errors import NotReady, UsageError
 from core.files import read_array, write_array
 from core.records import Site
 from core.run import Run
-from core.subject.subject import Subject, load_subject
+from core.subject.load import load_subject
+from core.subject.subject import Subject
 
 
 class Activations(Protocol):

@@ -30,7 +30,8 @@ from core.records import Clamp, Site
 from core.run import Run
 from core.saes import SAE
 from core.subject.decoding import Edit
-from core.subject.subject import Subject, load_subject
+from core.subject.load import load_subject
+from core.subject.subject import Subject
 
 DOSE_TEMPERATURE = 0.7
 

@@ -23,7 +23,8 @@ from core.saes import SAE
 from core.settings import EffectsSettings
 from core.subject.behind import Behind
 from core.subject.decoding import Edit
-from core.subject.subject import Subject, load_subject
+from core.subject.load import load_subject
+from core.subject.subject import Subject
 from core.training.unit import read_directions
 
 TOP = 20  # tokens kept at either end
@@ -44,10 +45,10 @@ def effects(run: Run, settings: EffectsSettings, folder: Path) -> dict[str, Any]
         write_changes(folder, subject, site, sae, values)
     raw = torch.from_numpy(read_directions(run, mapped=False))
     directions = subject.to_residual(site, raw)
-    if directions is None or subject.family is None:
+    if directions is None or not subject.final_norm:
         why = (
             "the site does not write to the residual stream"
-            if subject.family
+            if subject.final_norm
             else "the architecture's final norm is not known"
         )
         return {"features": len(raw), "skipped": why}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from core.errors import UsageError
 from core.records import Site
 
 if TYPE_CHECKING:
@@ -121,6 +123,8 @@ class Decoding:
             self.seen.append(new.float().cpu())
             return None if self.edit is None else new
 
+        for place in (self.site, *(site for site, _ in self.also)):
+            self.subject.module(place)  # an unknown architecture is run once, which no hook may see
         stack = contextlib.ExitStack()
         for site, edit in self.also:
             stack.enter_context(self.subject.edit_site(site, edit, lambda: self.editable))
@@ -131,6 +135,16 @@ class Decoding:
         seen = torch.cat(self.seen, 1)  # (R, T + steps, D)
         width = self.tokens.shape[1]
         return [(n, seen[row, int(self.first[row]) : width + len(n)]) for row, n in enumerate(new)]
+
+
+def check_cache(model: Any, architecture: str) -> None:
+    """Raise UsageError for a model that takes no key-value cache, such as Mamba and RWKV."""
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise UsageError(
+            f"The architecture {architecture!r} keeps a state of its own instead of a key-value "
+            "cache, so it cannot generate here.",
+            "Reading works: leave --generate out, or use a subject with attention to generate.",
+        )
 
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Say where the sites of each known architecture are. Any other architecture needs module paths.
+"""Say where the sites of each known architecture are. Those of others `discover` finds.
 
 The definitions are the same for every family. resid_pre and resid_post are the input and the
 output of a layer. attn_out and mlp_out are what its two halves write to the residual stream, so
@@ -33,10 +33,15 @@ class Family:
     def path(self, site: Site) -> tuple[str, str]:
         """(module path, "input" or "output") of a named site; raises UsageError without one."""
         layer = self.layer.format(site.layer)
-        if site.kind == "resid_mid" and self.middle is None:
+        if site.kind == "resid_mid" and self.middle is None and self.attn:
             raise UsageError(
                 "Attention and MLP run in parallel here, so there is no resid_mid.",
                 "Use resid_pre, resid_post, attn_out or mlp_out.",
+            )
+        if site.kind in ("attn_out", "attn_z", "mlp_out", "resid_mid") and not self.attn:
+            raise UsageError(
+                f"The halves of layer {site.layer} could not be told apart, so there is no {site}.",
+                "Use resid_pre or resid_post, or a module path and a side.",
             )
         return {
             "resid_pre": (layer, "input"),

@@ -20,19 +20,20 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from core.devices import CLEARLY, bfloat16_gain, pick_device, pick_dtype
+from core.devices import pick_device, pick_dtype
 from core.errors import UsageError
 from core.hub import subject_errors
-from core.progress import say
 from core.records import Site
-from core.run import Run
 from core.subject.chat import chat_text
-from core.subject.decoding import Decoding, Edit, Generation, Where
+from core.subject.decoding import Decoding, Edit, Generation, Where, check_cache
+from core.subject.discover import discover_family
 from core.subject.embedded import find_subject
-from core.subject.families import FAMILIES
+from core.subject.families import FAMILIES, Family
 from core.subject.hooks import hook_module
+from core.subject.sites import find_module
 from core.subject.texts import TextAccess
 from core.subject.token_texts import find_ends, special_ids, token_texts
+from core.subject.weights import load_weights, weight_shape
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -57,6 +58,7 @@ class Subject(TextAccess):
         self.device: torch.device = next(model.parameters()).device
         self.architecture: str = model.config.model_type
         self.family = FAMILIES.get(self.architecture)
+        self._discovered: dict[int, Family] = {}  # of layers, where the family is not known
         self.bos: int | None = tokenizer.bos_token_id
         self.ends: frozenset[int] = find_ends(model, tokenizer)
         self.n_vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
@@ -75,15 +77,18 @@ class Subject(TextAccess):
         dtype: str = "auto",
         weights: str = "trained",
         seed: int = 0,
+        trust_remote_code: bool = False,
     ) -> Subject:
         """The subject called `name` on the hub, or in the local folder `name`.
 
-        `weights="random"` leaves it untrained, initialised from `seed`. Raises UsageError for a
-        name that is neither, and NotReady for a repository that needs a token.
+        `weights="random"` leaves it untrained, initialised from `seed`. Code that comes with a
+        checkpoint runs only with `trust_remote_code`. Raises UsageError for a name that is neither
+        and for weights that are not whole, and NotReady for a repository that needs a token.
         """
         name = find_subject(name)
         place = pick_device(device)
-        source = {"revision": revision} if revision else {}
+        source: dict[str, Any] = {"revision": revision} if revision else {}
+        source["trust_remote_code"] = trust_remote_code
         transformers_logging.disable_progress_bar()
         # without this it warns of right padding without a mask, which a causal model never sees
         transformers_logging.set_verbosity_error()
@@ -93,9 +98,10 @@ class Subject(TextAccess):
             kind = pick_dtype(dtype, place, weight_shape(config))
             if weights == "random":
                 torch.manual_seed(seed)
-                model = AutoModelForCausalLM.from_config(config).to(kind)
+                code = {"trust_remote_code": trust_remote_code}
+                model = AutoModelForCausalLM.from_config(config, **code).to(kind)
             else:
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, **source)
+                model = load_weights(name, kind, **source)
         return cls(model.to(place), tokenizer)
 
     # ------------------------------------------------------------ sites
@@ -104,26 +110,32 @@ class Subject(TextAccess):
         """The module of `site` and its side, "input" or "output"; raises UsageError without one."""
         path, side = self._path(site)
         try:
-            return self.model.get_submodule(path), side
+            return find_module(self.model, path), side
         except AttributeError:
-            layers = (
-                f"layers 0 to {self.n_layers - 1}"
-                if self.family
-                else "no known layers: give a module path"
-            )
             raise UsageError(
-                f"The subject has no site {site}: there is no module {path}.", f"It has {layers}."
+                f"The subject has no site {site}: there is no module {path}.",
+                f"It has layers 0 to {self.n_layers - 1}.",
             ) from None
 
     def _path(self, site: Site) -> tuple[str, str]:
         if site.module is not None:
             return site.module, site.kind
-        if self.family is None:
-            raise UsageError(
-                f"Named sites are not known for the architecture {self.architecture!r}.",
-                "Give a module path and a side, such as model.layers.3.output.",
+        return self._layer_family(site.layer or 0).path(site)
+
+    @property
+    def final_norm(self) -> str:
+        """The path of the norm in front of the unembedding; empty where it is not known."""
+        return self._layer_family(0).final_norm
+
+    def _layer_family(self, number: int) -> Family:
+        """The sites of layer `number`: those of its family, else found by running the model."""
+        if self.family is not None:
+            return self.family
+        if number not in self._discovered:
+            self._discovered[number] = discover_family(
+                self.model, self.n_layers, self.width, number
             )
-        return self.family.path(site)
+        return self._discovered[number]
 
     @cached_property
     def n_layers(self) -> int:
@@ -186,6 +198,8 @@ class Subject(TextAccess):
                 )
             return [seen[site] for site in wanted]
 
+        for site in sites:  # an unknown architecture is run once, which no hook may see
+            self.module(site)
         with contextlib.ExitStack() as hooks:
             for site in set(sites):
                 hooks.enter_context(self.hook(site, partial(keep, site)))
@@ -326,6 +340,7 @@ class Subject(TextAccess):
                 f"Cannot generate {n_new} tokens in a context of {self.context}.",
                 f"Give 0 to {self.context - 1}.",
             )
+        check_cache(self.model, self.architecture)
         ids = [self._cut(self.prompt_tokens(p), self.context - n_new) for p in prompts]
         decoding = Decoding(self, ids, site, edit, also, where)
         rows = decoding.run(n_new, temperature, seeds or list(range(len(prompts))))
@@ -381,41 +396,13 @@ class Subject(TextAccess):
         The length of a direction does not matter, because the norm divides by it. Raises
         UsageError for an architecture whose final norm is not known.
         """
-        if self.family is None:
+        if not self.final_norm:
             raise UsageError(
                 f"The final norm of the architecture {self.architecture!r} is not known.",
                 "Effects need a known architecture.",
             )
-        norm: Any = copy.deepcopy(self.model.get_submodule(self.family.final_norm)).float()
+        norm: Any = copy.deepcopy(self.model.get_submodule(self.final_norm)).float()
         directions = directions.to(self.device, torch.float32)
         normed: Tensor = norm(directions) - norm(torch.zeros_like(directions[:1]))
         unembedding: Tensor = self.model.get_output_embeddings().weight.float()
         return normed @ unembedding.T
-
-
-def weight_shape(config: Any) -> tuple[int, int]:
-    """(inputs, outputs) of the MLP's first matrix in the model of a Hugging Face `config`."""
-    text = config.get_text_config()
-    sizes = (getattr(text, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
-    return text.hidden_size, next(filter(None, sizes), 4 * text.hidden_size)
-
-
-def load_subject(run: Run, dtype: str = "") -> Subject:
-    """The subject that the run is about, its weights in `dtype` or as the run's settings say.
-
-    Where those say auto, the weights have the type in which the run's capture was read, so that no
-    later stage changes it, also on another machine; without a capture, the faster one here.
-    """
-    s, kept = run.settings, run.find("capture")
-    kind = dtype or s.dtype
-    if kind == "auto" and not dtype and kept is not None:
-        kind = kept.summary.get("dtype", kind)
-    subject = Subject.load(s.subject, s.revision, s.device, kind, s.weights, s.seed)
-    if s.dtype == "auto" and kind == "bfloat16" and subject.device.type == "cpu":
-        gain = bfloat16_gain(subject.device, weight_shape(subject.model.config))
-        if gain < 1 / CLEARLY:
-            say(
-                f"{run.name} was captured in bfloat16, which is {1 / gain:.1f} times as slow as "
-                "float32 on this machine; a new run with --dtype float32 is faster here."
-            )
-    return subject

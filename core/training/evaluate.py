@@ -40,7 +40,8 @@ from core.run import Run
 from core.saes import SAE
 from core.settings import EvaluateSettings
 from core.subject.decoding import Edit
-from core.subject.subject import Subject, load_subject
+from core.subject.load import load_subject
+from core.subject.subject import Subject
 from core.text.tokens import Tokens
 
 RESAMPLES = 1000

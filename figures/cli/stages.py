@@ -31,12 +31,19 @@ def new(run: str, **values: Any) -> None:
 
 
 def _describe_published(run: str, values: dict[str, Any]) -> str:
-    """Describe a published SAE, take its site; the command that its context asks for."""
+    """Describe a published SAE, take its subject and site; the command its context asks for."""
     from core.errors import UsageError
+    from core.progress import say
     from core.saes import SAE
+    from core.saes.formats.names import is_same_subject
 
     published = SAE.load(values["sae"])
-    if "site" not in given(values):
+    typed = given(values)
+    if published.subject and "subject" not in typed:
+        values["subject"] = published.subject
+    elif published.subject and not is_same_subject(published.subject, values["subject"]):
+        say(f"warning: this SAE was trained on {published.subject}, not on {values['subject']}")
+    if "site" not in typed:
         if published.site is None:
             raise UsageError(
                 f"{values['sae']} does not say which site it reads.",

@@ -1,10 +1,10 @@
 """An OpenAI-compatible server that fails at random, in a process of its own: what an endpoint does
 on a bad day.
 
-    python -m tests.support.fault_server PORT [--faults 0.35] [--latency 0.02]
+    python -m tests.support.fault_server PORT [--faults 0.35] [--latency 0.02] [--provider NAME]
 
-Faults, one drawn for each attempt: 429 with Retry-After, 500, connection reset, a hang of 30 s,
-half a body, JSON that is no completion, an answer with wrong counts, a refusal, null content, slow
+`--provider` answers in a form of `providers.PROVIDERS`, without other faults. Faults, one drawn for each attempt: 429 with Retry-After, 500, connection reset, a hang of 30 s,
+half a body, JSON that is no completion, a choice that ended with an error, an answer with wrong counts, a refusal, null content, slow
 tokens. An answer whose body was sent whole counts as paid. GET /stats: attempts and paid answers of
 each question, requests in flight at most. Latency in seconds.
 """
@@ -19,26 +19,12 @@ from collections import Counter
 
 from aiohttp import web
 
-UNPAID = ("429", "429ms", "500", "reset", "hang", "half", "wrong_json")
+from tests.support.providers import PROVIDERS, completion
+
+UNPAID = ("429", "429ms", "500", "reset", "hang", "half", "wrong_json", "finish_error")
 PAID = ("wrong_counts", "refusal", "null", "slow")
 attempts, paid = Counter(), Counter()
 load = {"now": 0, "most": 0}
-
-
-def completion(content, finish="stop", **message) -> dict:
-    choice = {
-        "index": 0,
-        "finish_reason": finish,
-        "message": {"role": "assistant", "content": content, **message},
-    }
-    return {
-        "id": "c",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [choice],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 3},
-    }
 
 
 async def unpaid(request: web.Request, kind: str) -> web.StreamResponse:
@@ -47,6 +33,8 @@ async def unpaid(request: web.Request, kind: str) -> web.StreamResponse:
         return web.json_response({"error": {"message": "slow down"}}, status=429, headers=headers)
     if kind == "500":
         return web.json_response({"error": {"message": "down"}}, status=500)
+    if kind == "finish_error":
+        return web.json_response(PROVIDERS["finish-error choice"]({}, "")[1])
     if kind == "wrong_json":
         return web.Response(text='{"choices": [{"mess', content_type="application/json")
     if kind == "hang":
@@ -74,7 +62,11 @@ async def slow(request: web.Request, body: bytes) -> web.StreamResponse:
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
-    question = (await request.json())["messages"][-1]["content"]
+    body = await request.json()
+    if name := request.app["provider"]:
+        status, table = PROVIDERS[name](body, request.app["answer"])
+        return web.json_response(table, status=status)
+    question = body["messages"][-1]["content"]
     attempts[question] += 1
     luck = random.Random(f"{question} {attempts[question]}")
     load["now"] += 1
@@ -110,9 +102,12 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--faults", type=float, default=0.35)
     parser.add_argument("--latency", type=float, default=0.02)
+    parser.add_argument("--provider", choices=PROVIDERS)
+    parser.add_argument("--answer", default="ok", help="text of a provider's answers")
     arguments = parser.parse_args()
     app = web.Application(client_max_size=2**24)
     app["faults"], app["latency"] = arguments.faults, arguments.latency
+    app["provider"], app["answer"] = arguments.provider, arguments.answer
     app.add_routes([web.post("/v1/chat/completions", chat), web.get("/stats", stats)])
     web.run_app(app, host="127.0.0.1", port=arguments.port, print=None, backlog=2048)
 

@@ -13,6 +13,10 @@ HOOKS = {  # TransformerLens, below `blocks.L.`
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "attn_z",
+    "hook_in": "resid_pre",  # these four are TransformerLens 3's
+    "hook_out": "resid_post",
+    "attn.hook_out": "attn_out",
+    "mlp.hook_out": "mlp_out",
 }
 GEMMA = re.compile(r"gemma-[23]-")  # they normalise a module's output before adding it
 AFTER_NORM = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
@@ -40,6 +44,15 @@ def hub_name(name: str) -> str:
         if match := re.fullmatch(pattern, name):
             return match.expand(replacement)
     return name
+
+
+def is_same_subject(one: str, other: str) -> bool:
+    """Whether two names mean the same subject: equal but for the owner, the folder and the case."""
+
+    def plain(name: str) -> str:
+        return hub_name(name.rstrip("/")).rpartition("/")[2].casefold().replace("_", "-")
+
+    return plain(one) == plain(other)
 
 
 def site_of_hook(hook: str, subject: str = "") -> Site | None:

@@ -296,7 +296,7 @@ def test_a_403_after_replies_concerns_one_text(store):
     with FakeLLM([completion("ok"), failure(403, "flagged")]) as server:
         assert [reply.error for reply in ask(Endpoint(server.url), store, n=3)] == [
             "",
-            "provider",
+            "refused",
             "",
         ]
 

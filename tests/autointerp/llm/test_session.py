@@ -223,7 +223,15 @@ def test_a_batch_goes_out_and_comes_back(tmp_path):
     endpoint = Endpoint("http://h/v1")
     endpoint.refused["m"] = {"max_tokens"}
     requests = requests_for(endpoint, 3)
-    assert write_batch(tmp_path / "out.jsonl", [*requests, requests[0]], endpoint.adapt) == 3
+    assert (
+        write_batch(
+            tmp_path / "out.jsonl",
+            [*requests, requests[0]],
+            endpoint.adapt,
+            endpoint.adapt_messages,
+        )
+        == 3
+    )
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["custom_id"] for line in lines] == [r.key for r in requests] and lines[0]["body"][
         "max_completion_tokens"

@@ -26,7 +26,8 @@ from core.activations.store import (
 from core.errors import NotReady, UsageError
 from core.records import SPLITS, Site
 from core.settings import CaptureSettings
-from core.subject.subject import Subject, load_subject
+from core.subject.load import load_subject
+from core.subject.subject import Subject
 from core.text.documents import text_hash
 from core.text.tokens import Tokens
 from tests.support.stages import capture

@@ -15,7 +15,7 @@ from core.firings.postings import maxima
 from core.records import Clamp, Site
 from core.saes import SAE
 from core.settings import EffectsSettings, IndexSettings
-from core.subject.subject import load_subject
+from core.subject.load import load_subject
 from core.text.tokens import Tokens
 from core.training.controls import make_control
 from tests.support.stages import effects, index

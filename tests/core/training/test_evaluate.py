@@ -11,7 +11,7 @@ from core.files import write_array
 from core.records import Site
 from core.saes import SAE, SAEConfig
 from core.settings import EvaluateSettings
-from core.subject.subject import load_subject
+from core.subject.load import load_subject
 from core.text.tokens import Tokens
 from core.training.evaluate import (
     MIN_DOCUMENTS,

@@ -1,0 +1,212 @@
+"""Load the weights of a subject, and refuse those that are not whole.
+
+A model whose weights do not all come from its file would run with random ones: transformers only
+warns of it. Prefixes that wrappers leave in names (`torch.compile`, data parallelism, PEFT) are
+stripped and said. Weights that share their values with others (tied) need not be in the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from core.errors import UsageError
+from core.progress import say
+
+WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
+POINTER = b"version https://git-lfs"
+PACKAGES = {  # of quantisation methods, where the name differs
+    "awq": "gptqmodel",
+    "gptq": "gptqmodel",
+    "mxfp4": "kernels",
+    "fp8": "kernels",
+    "fbgemm_fp8": "fbgemm-gpu",
+    "quanto": "optimum-quanto",
+    "auto-round": "auto-round",
+}
+# What transformers, safetensors and torch raise for files that are damaged or of another model
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    ImportError,
+    RuntimeError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+)
+SHOWN = 3  # names in a message
+
+
+def load_weights(name: str, kind: torch.dtype, **source: Any) -> Any:
+    """The causal language model `name` with its trained weights.
+
+    `source` holds `revision` and `trust_remote_code`. Raises UsageError where a weight is not in
+    the file, where an adapter is not merged, or where the files are not whole.
+    """
+    check_files(Path(name))
+    model, info = _load(name, kind, source, {})
+    wrapped = find_wrappers(info["unexpected_keys"])
+    if info["missing_keys"] and wrapped:
+        say(f"subject: the names of the weights begin with {' '.join(wrapped)}, which is left out")
+        pattern = "^(?:" + "|".join(re.escape(prefix) for prefix in wrapped) + ")+"
+        model, info = _load(name, kind, source, {"key_mapping": {pattern: ""}})
+    check_names(name, info)
+    return model
+
+
+def _load(name: str, kind: torch.dtype, source: dict[str, Any], renamed: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with readable_weights(name):
+        return AutoModelForCausalLM.from_pretrained(
+            name, dtype=kind, output_loading_info=True, **source, **renamed
+        )
+
+
+def find_wrappers(names: Iterable[str]) -> list[str]:
+    """The prefixes of wrappers with which all the names begin that do not fit, outermost first."""
+    left, prefixes = list(names), []
+    while left:
+        common = [p for p in WRAPPERS if all(name.startswith(p) for name in left)]
+        if not common:
+            break
+        prefixes.append(common[0])
+        left = [name.removeprefix(common[0]) for name in left]
+    return list(dict.fromkeys(prefixes))
+
+
+def check_names(name: str, info: dict[str, Any]) -> None:
+    """Raise UsageError where a weight did not come from the file, or an adapter was left out."""
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if missing:
+        given = f"; it holds {_list(unexpected)} instead" if unexpected else ""
+        raise UsageError(
+            f"{len(missing)} weights of the subject {name!r} are not in its file, such as "
+            f"{_list(missing)}{given}.",
+            "Give the checkpoint that its config.json describes: they would be random.",
+        )
+    if mismatched := info.get("mismatched_keys"):
+        raise UsageError(
+            f"Weights of the subject {name!r} have another shape than its config.json says: "
+            f"{_list(sorted(str(key) for key in mismatched))}.",
+            "Give the checkpoint that its config.json describes.",
+        )
+    if adapters := [key for key in unexpected if "lora_" in key]:
+        raise UsageError(
+            f"The subject {name!r} holds an adapter that is not merged: {_list(adapters)}.",
+            "Merge it first (PEFT: model.merge_and_unload()), then save the model.",
+        )
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+# ------------------------------------------------------------ files
+
+
+def check_files(folder: Path) -> None:
+    """Raise UsageError where a file of weights in a local folder is a pointer or cut off."""
+    if not folder.is_dir():
+        return
+    for index in sorted(folder.glob("*.index.json")):
+        check_index(folder, index)
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        with open(path, "rb") as handle:
+            start = handle.read(64)
+        if start.startswith(POINTER):
+            raise UsageError(
+                f"{path} is a pointer of Git LFS, not the weights.",
+                "Fetch them in their repository: git lfs pull",
+            )
+        if path.suffix == ".safetensors":
+            check_size(path, start)
+
+
+def check_index(folder: Path, index: Path) -> None:
+    """Raise UsageError where a file that the index of the weights names is not there."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError):
+        raise UsageError(
+            f"{index} is no index of weights.", "Download the subject again."
+        ) from None
+    if absent := sorted(name for name in names if not (folder / name).is_file()):
+        raise UsageError(
+            f"{folder} lacks {_list(absent)}, of {len(names)} files of weights.",
+            "Download the subject again; what is there is kept.",
+        )
+
+
+def check_size(path: Path, start: bytes) -> None:
+    """Raise UsageError where a safetensors file is shorter than its header says."""
+    size = path.stat().st_size
+    length = int.from_bytes(start[:8], "little")
+    whole = 0
+    if len(start) >= 8 and 8 + length <= size:
+        with open(path, "rb") as handle, contextlib.suppress(ValueError, KeyError, TypeError):
+            header = json.loads(handle.read(8 + length)[8:])
+            header.pop("__metadata__", None)
+            ends = [entry["data_offsets"][1] for entry in header.values()]
+            whole = 8 + length + max(ends, default=0)
+    if not whole or size < whole:
+        raise UsageError(
+            f"{path} is not whole: {size:,} bytes are there"
+            + (f" of {whole:,}." if whole else ", and its header cannot be read."),
+            "Download the subject again.",
+        )
+
+
+@contextlib.contextmanager
+def readable_weights(name: str) -> Iterator[None]:
+    """Context manager: turns what libraries raise for unreadable weights into UsageError."""
+    try:
+        yield
+    except UNREADABLE as error:
+        method = quantisation(name)
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        if method:
+            package = PACKAGES.get(method, method)
+            raise UsageError(
+                f"The subject {name!r} is quantised ({method}) and cannot be loaded here: {said}",
+                f"Install what reads it: pip install {package}; or give the subject that is not "
+                "quantised.",
+            ) from None
+        raise UsageError(
+            f"The weights of the subject {name!r} cannot be loaded: {said}",
+            "Give a causal language model in Hugging Face layout, downloaded whole.",
+        ) from None
+
+
+def quantisation(name: str) -> str:
+    """The method with which a subject is quantised, as its config says; empty without one."""
+    from transformers import PretrainedConfig
+
+    try:
+        table, _ = PretrainedConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        return ""
+    said = table.get("quantization_config") or {}
+    method = str(said.get("quant_method") or "")
+    if not method and (said.get("load_in_4bit") or said.get("load_in_8bit")):
+        return "bitsandbytes"
+    return method
+
+
+def weight_shape(config: Any) -> tuple[int, int]:
+    """(inputs, outputs) of the MLP's first matrix in the model of a Hugging Face `config`."""
+    text = config.get_text_config()
+    sizes = (getattr(text, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
+    return text.hidden_size, next(filter(None, sizes), 4 * text.hidden_size)

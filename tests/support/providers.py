@@ -1,0 +1,163 @@
+"""How providers of OpenAI-compatible endpoints differ: one function for each form that is met.
+
+`PROVIDERS[name](body, usual)` answers a request, given as its JSON body, with (HTTP status, JSON).
+`usual` is the text that a provider without peculiarities would answer with. The scripted servers
+(`fault_server`, and `judge` of `fake_llm`) answer through it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tests.support.fake_llm import Answer, Seen
+
+Served = tuple[int, dict]
+
+
+def completion(content: Any, finish: str = "stop", choice: dict | None = None, **message) -> dict:
+    message = {"role": "assistant", "content": content, **message}
+    choice = {"index": 0, "finish_reason": finish, "message": message, **(choice or {})}
+    usage = {"prompt_tokens": 9, "completion_tokens": 3}
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def error(status: int, message: str, **fields) -> Served:
+    return status, {"error": {"message": message, **fields}}
+
+
+# what servers say where the template of the model has no system role
+NO_SYSTEM = {
+    "vllm": (400, "System role not supported"),
+    "vllm-alternate": (
+        400,
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+    ),
+    "llama.cpp": (500, "Jinja Exception: System role not supported at row 1, column 33"),
+    "mistral": (400, "Only user and assistant roles are supported!"),
+    "tgi": (422, "Template error: invalid operation: System role not supported"),
+    "openai-o1": (
+        400,
+        "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
+    ),
+    "google": (400, "Developer instruction is not enabled for models/gemma-3-4b-it"),
+}
+# what filters of providers say: (status, the error's fields)
+FILTERS = {
+    "azure": (
+        400,
+        {
+            "message": "The response was filtered due to the prompt triggering Azure OpenAI's "
+            "content management policy.",
+            "code": "content_filter",
+            "innererror": {"code": "ResponsibleAIPolicyViolation"},
+        },
+    ),
+    "openai": (
+        400,
+        {
+            "message": "Invalid prompt: your prompt was flagged as potentially violating our "
+            "usage policy.",
+            "code": "invalid_prompt",
+        },
+    ),
+    "deepseek": (400, {"message": "Content Exists Risk", "type": "invalid_request_error"}),
+    "dashscope": (
+        400,
+        {
+            "message": "Input data may contain inappropriate content.",
+            "code": "DataInspectionFailed",
+        },
+    ),
+    "openrouter": (403, {"message": "google/gemini requires moderation. Your input was flagged"}),
+    "legal": (451, {"message": "Unavailable for legal reasons"}),
+}
+
+
+def _refuse_system(status: int, message: str) -> Callable[[dict, str], Served]:
+    def serve(body: dict, usual: str) -> Served:
+        if any(turn["role"] == "system" for turn in body["messages"]):
+            return error(status, message)
+        return 200, completion(usual)
+
+    return serve
+
+
+def _filter(status: int, fields: dict) -> Callable[[dict, str], Served]:
+    def serve(body: dict, usual: str) -> Served:
+        if "forbidden" in json.dumps(body["messages"]):
+            return status, {"error": fields}
+        return 200, completion(usual)
+
+    return serve
+
+
+def _filter_in_the_choice(body: dict, usual: str) -> Served:
+    if "forbidden" in json.dumps(body["messages"]):
+        return 200, completion(None, "content_filter")
+    return 200, completion(usual)
+
+
+def _reason(name: str) -> Callable[[dict, str], Served]:
+    def serve(body: dict, usual: str) -> Served:
+        return 200, completion(None, **{name: usual})
+
+    return serve
+
+
+def _alternatives(most: int, message: str, answer: str = "7") -> Callable[[dict, str], Served]:
+    def serve(body: dict, usual: str) -> Served:
+        wanted = body.get("top_logprobs", 0)
+        if wanted > most:
+            return error(400, message)
+        tops = [{"token": str(i), "logprob": -0.5 - i} for i in range(wanted)]
+        token = {"token": answer, "logprob": -0.1, "top_logprobs": tops}
+        return 200, completion(usual, choice={"logprobs": {"content": [token]}} if wanted else {})
+
+    return serve
+
+
+def _error_in_the_choice(body: dict, usual: str) -> Served:
+    stated = {"code": 502, "message": "the upstream provider broke off"}
+    return 200, completion("half an ans", "error", {"error": stated})
+
+
+def _finish_error(body: dict, usual: str) -> Served:
+    return 200, completion(None, "error")
+
+
+def _error_with_status_200(body: dict, usual: str) -> Served:
+    return 200, {"error": {"message": "no instance is free", "code": 503}}
+
+
+PROVIDERS: dict[str, Callable[[dict, str], Served]] = {
+    **{f"no-system {name}": _refuse_system(*said) for name, said in NO_SYSTEM.items()},
+    **{f"filter {name}": _filter(*said) for name, said in FILTERS.items()},
+    "filter choice": _filter_in_the_choice,
+    "reasoning_content": _reason("reasoning_content"),
+    "reasoning": _reason("reasoning"),
+    "five-alternatives named": _alternatives(5, "top_logprobs must be at most 5"),
+    "five-alternatives unnamed": _alternatives(5, "Input validation error"),
+    "two-alternatives": _alternatives(2, "logprobs: must be less than or equal to 2"),
+    "finish-error": _finish_error,
+    "finish-error choice": _error_in_the_choice,
+    "error 200": _error_with_status_200,
+}
+
+
+def judge(name: str, usual: str = "ok") -> Callable[[Seen], Answer]:
+    """What `FakeLLM(judge=...)` takes: the provider of this name."""
+
+    def answer(seen: Seen) -> Answer:
+        status, table = PROVIDERS[name](seen.body, usual)
+        return Answer(json.dumps(table), status)
+
+    return answer
