@@ -6,6 +6,7 @@
     study.features                        a DataFrame, one row a feature
     study[1012]                           one feature, with its snippets
     study.top("any text")                 the features that fire on a text
+    study.why("A prompt")                 the features behind the next token, checked by ablation
     study.clamp({1012: "4x"}, "A prompt") texts with and without the clamp
 
 and without a run: `ai.Subject.load(...)`, `ai.SAE.load(...)`. Importing this package loads no
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from autointerp.answers import ClampedTexts, TopFeatures
     from autointerp.card import Card
     from autointerp.study import Study, new, open
+    from core.attribution.record import Attribution
     from core.clamps.experiments import Experiment
     from core.records import Clamp, Site
     from core.saes.sae import SAE
@@ -32,6 +34,7 @@ _HOMES = {
     "TopFeatures": "autointerp.answers",
     "ClampedTexts": "autointerp.answers",
     "Card": "autointerp.card",
+    "Attribution": "core.attribution.record",
     "Experiment": "core.clamps.experiments",
     "Clamp": "core.records",
     "Site": "core.records",
@@ -40,6 +43,7 @@ _HOMES = {
 }
 __all__ = [
     "SAE",
+    "Attribution",
     "Card",
     "Clamp",
     "ClampedTexts",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from autointerp.card import Card
+    from core.attribution.record import Attribution
     from core.clamps.live import LoadedModel
 
 
@@ -226,6 +227,22 @@ class Study:
         ]
         return TopFeatures(reading.tokens, firings, self.model.sae.n_features)
 
+    def why(
+        self, prompt: str, token: str = "", against: str = "", *, top: int = 10, steps: int = 1
+    ) -> Attribution:
+        """Which features, at which tokens, make the next token of `prompt`; checked by ablation.
+
+        The logit of `token` (default: the likeliest) less that of `against`; `top` firings and as
+        many random ones are ablated. `steps` above 1 averages gradients. Raises UsageError for a
+        text that is not one token.
+        """
+        from core.attribution.attribute import Question, attribute
+
+        model, question = self.model, Question(token, against, top, steps)
+        made = attribute(model.subject, model.site, model.sae, prompt, question)
+        fired = {firing.feature for firing in made.firings}
+        return replace(made, labels={f: self.known.label(f) for f in fired})
+
     # ------------------------------------------------------------ clamps
 
     def maxima(self, features: Sequence[int]) -> dict[int, float]:
@@ -245,14 +262,15 @@ class Study:
         also: Mapping[str, Sequence[Clamp]] | None = None,
         doses: Sequence[float] = (),
         budget: DoseBudget | None = None,
+        logprobs: int = 0,
     ) -> ClampedTexts:
         """Continue prompts with and without features clamped, from the same random seeds, and keep
         both.
 
         `clamps` maps a feature to a value in SAE units or to "4x", four times its maximum; a list
         of `Clamp` says modes. `also` maps other runs of the same subject to their clamps. `doses`
-        also measures the clamps at multiples of their values. Raises UsageError for an unknown
-        feature.
+        also measures the clamps at multiples of their values; `logprobs` compares so many of the
+        likeliest next tokens. Raises UsageError for an unknown feature.
         """
         from core.clamps.clamp import Sampling
         from core.clamps.live import Positions
@@ -262,10 +280,11 @@ class Study:
         writing = Sampling(texts, tokens, temperature, tuple(range(samples)))
         places = Positions(positions, at)
         others = tuple(self._other(name, theirs) for name, theirs in (also or {}).items())
-        record = self.model.clamp(
-            chosen, self.maxima([c.feature for c in chosen]), writing, places, others
-        )
+        what = (chosen, self.maxima([c.feature for c in chosen]), writing, places, others)
+        record = self.model.clamp(*what)
         record = replace(record, labels={c.feature: self.known.label(c.feature) for c in chosen})
+        if logprobs:
+            record = replace(record, next_tokens=self.model.next_tokens(*what, n=logprobs))
         if doses:
             effort = budget or DoseBudget()
             measured = measure_doses(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 from core.clamps.experiments import Experiment
-from figures.layout import terminal_width, wrap_text
-from figures.text import describe_useful, to_line
+from figures.layout import Column, lay_table, terminal_width, wrap_text
+from figures.text import describe_useful, quote, to_line
 
 MEASURES = (  # key in the row of a dose, name, format
     ("target", "own tokens, nats", "+.2f"),
@@ -36,9 +38,35 @@ def clamp_text(record: Experiment) -> str:
         lines += wrap_text(f"-- {to_line(prompt)}   (seed {seed})", width)
         lines += hang_text("   baseline  ", to_line(baseline), width)
         lines += hang_text("   clamped   ", to_line(clamped), width)
+    for entry in record.next_tokens or ():
+        lines += ["", *next_token_lines(entry, width)]
     if record.doses is not None:
         lines += ["", *dose_lines(record, width)]
     return "\n".join(lines)
+
+
+def next_token_lines(entry: dict[str, Any], width: int) -> list[str]:
+    """The next tokens at a prompt's end: probabilities without and with the clamp, and the change.
+
+    The change is that of the log-probability, in nats.
+    """
+    columns = [
+        Column("   next token"),
+        Column("baseline", right=True),
+        Column("clamped", right=True),
+        Column("nats", right=True),
+    ]
+    rows = [
+        [
+            f"   {quote(row['token'])}",
+            f"{math.exp(row['baseline']):.2%}",
+            f"{math.exp(row['clamped']):.2%}",
+            f"{row['clamped'] - row['baseline']:+.2f}",
+        ]
+        for row in entry["tokens"]
+    ]
+    table = lay_table(columns, rows, width).splitlines()
+    return [*wrap_text(f"-- {to_line(entry['prompt'])} ...", width), *table]
 
 
 def hang_text(name: str, text: str, width: int) -> list[str]:

@@ -27,6 +27,7 @@ METHODS = [
     "find",
     "note",
     "top",
+    "why",
     "clamp",
     "replay",
     "map",
@@ -111,6 +112,17 @@ def test_the_features_of_a_text(study):
     assert top.activations[strongest["position"], strongest["feature"]] == top.activations.max()
     same = study.top("a few words of text", against="a few words of text")
     assert not same.firings and not np.any(same.activations)
+
+
+def test_why_the_next_token(study):
+    found = study.why("a few words of text", top=2)
+    whole = found.features + sum(found.errors) + found.bias + found.first + found.rest
+    assert whole == pytest.approx(found.logit, abs=1e-3)
+    assert {f.feature for f in found.firings} == set(
+        study.top("a few words of text").table["feature"]
+    )
+    assert found.label(found.firings[0].feature) == study.known.label(found.firings[0].feature)
+    assert [t.which for t in found.together] == ["strongest", "random", "all"]
 
 
 def test_a_clamp_is_kept_with_and_without(study):

@@ -122,7 +122,8 @@ def cluster(run: Run, settings: ClusterSettings, folder: Path) -> dict:
     unit.write_graph_clusters(folder, graph_clusters)
     write_directions(folder, graph, steps, alive, len(density))
     shutil.rmtree(steps)
-    summary = count_features(density, alive) | summarise_families(families, found)
+    summary = count_features(density, alive) | {"without_direction": n_empty}
+    summary |= summarise_families(families, found)
     summary |= summarise(graph, levels.labels, records, proof, len(pairs))
     say("\n".join(render_summary(summary)))
     return summary
@@ -159,7 +160,8 @@ def check_distinct(x: np.ndarray, n_empty: int, seed: int) -> None:
 
     Rows are told apart by their projection on one random direction.
     """
-    projection = x @ np.random.default_rng([seed, 11]).standard_normal(x.shape[1]).astype(x.dtype)
+    line = np.asarray(np.random.default_rng([seed, 11]).standard_normal(x.shape[1]), x.dtype)
+    projection = x @ line
     n_distinct = len(np.unique(projection.round(5)))
     if n_distinct < LEAST:
         empty = f"; {n_empty} more are of length zero" if n_empty else ""

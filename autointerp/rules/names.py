@@ -14,6 +14,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -56,7 +57,7 @@ ENDINGS = ("tion", "sion", "ment", "ness", "able", "ible", "ity", "ism", "ist", 
 BEGINNINGS = ("un", "re", "pre", "dis", "inter", "trans", "over", "under", "anti", "non", "sub",
               "super", "multi")  # fmt: skip
 # name -> ({ending: what may stand in its place in the stem}, endings that are no such form)
-FORMS = {
+FORMS: dict[str, Any] = {
     "plurals": ({"ies": ("y",), "es": ("",), "s": ("",)}, ("ss", "us", "is")),
     "past forms": ({"ied": ("y",), "ed": ("", "e")}, ("eed",)),
     "-ing forms": ({"ing": ("", "e")}, ("thing",)),

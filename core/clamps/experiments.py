@@ -47,6 +47,9 @@ class Experiment:
     sae: str = ""  # key of the unit `train` that the experiment was made with
     labels: Mapping[int, str] = field(default_factory=dict)
 
+    # next tokens at each prompt's end, see `core.clamps.next_tokens`; None where not asked for
+    next_tokens: tuple[Table, ...] | None = None
+
     # Dose and response, see `core.clamps.doses`; all are None without doses.
     doses: tuple[Table, ...] | None = None  # a row of measures for each dose
     unclamped: Table | None = None  # the measures of unclamped text
@@ -98,7 +101,7 @@ ORDER = (  # of the keys in a file
     "clamps", "values", "features", "also", "baseline", "clamped", "prompts", "seeds",
     "temperature", "tokens", "positions", "at", "resolved", "sae", "labels",
     "doses", "unclamped", "useful", "useful_found", "measured_on",
-    "shown_by", "promoted", "replay", "number",
+    "next_tokens", "shown_by", "promoted", "replay", "number",
 )  # fmt: skip
 REQUIRED = ORDER[: ORDER.index("doses")]
 

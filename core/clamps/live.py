@@ -23,6 +23,7 @@ from core.clamps.clamp import (
 )
 from core.clamps.doses import DoseData, Doses, at_dose_one
 from core.clamps.experiments import Experiment, OtherClamps
+from core.clamps.next_tokens import compare_next_tokens
 from core.effects.effects import generate_clamped
 from core.errors import NotReady, UsageError
 from core.firings.postings import maxima
@@ -60,6 +61,10 @@ class Positions:
 
 
 EVERYWHERE = Positions()
+
+
+# the model of another run, its clamps, and the maxima of their features
+AlsoClamped = tuple["LoadedModel", list[Clamp], dict[int, float]]
 
 
 class LoadedModel:
@@ -131,7 +136,7 @@ class LoadedModel:
         maxima: dict[int, float],
         sampling: Sampling,
         places: Positions = EVERYWHERE,
-        also: tuple[tuple[LoadedModel, list[Clamp], dict[int, float]], ...] = (),
+        also: tuple[AlsoClamped, ...] = (),
         seconds: float = math.inf,
     ) -> Experiment:
         """Generate baseline and clamped continuations of each prompt from each seed.
@@ -140,6 +145,54 @@ class LoadedModel:
         of the same subject. Raises UsageError for a feature that does not exist, for two runs at
         one site, and after `seconds`.
         """
+        edits, resolved, others = self._edits(clamps, maxima, places, also)
+        pairs = generate_pairs(self.subject, self.site, edits, sampling, seconds)
+        return Experiment(
+            clamps=tuple(str(clamp) for clamp in clamps),
+            features=tuple(clamp.feature for clamp in clamps),
+            prompts=tuple(pair.prompt for pair in pairs),
+            baseline=tuple(pair.baseline for pair in pairs),
+            clamped=tuple(pair.clamped for pair in pairs),
+            seeds=tuple(pair.seed for pair in pairs),
+            values=tuple(clamp.value for clamp in resolved),
+            resolved=tuple(resolved),
+            also=others,
+            temperature=sampling.temperature,
+            tokens=sampling.tokens,
+            positions=places.positions,
+            at=places.at,
+            sae=self.run.manifest("train").key,
+        )
+
+    def next_tokens(
+        self,
+        clamps: list[Clamp],
+        maxima: dict[int, float],
+        sampling: Sampling,
+        places: Positions = EVERYWHERE,
+        also: tuple[AlsoClamped, ...] = (),
+        n: int = 10,
+    ) -> tuple[dict[str, Any], ...]:
+        """Compare the `n` likeliest next tokens at the end of each prompt without and with clamps.
+
+        See `core.clamps.next_tokens`; the other arguments are those of `clamp`, and so are the
+        errors. Raises UsageError for an `n` below 1.
+        """
+        if n < 1:
+            raise UsageError(f"{n} next tokens are no table.", "Give 1 or more: --logprobs 10")
+        edits, _, _ = self._edits(clamps, maxima, places, also)
+        return compare_next_tokens(
+            self.subject, self.site, edits, sampling.prompts, n, sampling.tokens
+        )
+
+    def _edits(
+        self,
+        clamps: list[Clamp],
+        maxima: dict[int, float],
+        places: Positions,
+        also: tuple[AlsoClamped, ...],
+    ) -> tuple[Edits, list[Clamp], tuple[OtherClamps, ...]]:
+        """Return (what the clamps edit, the run's own in SAE units, those of other runs)."""
         edit, resolved = self.edit(clamps, maxima)
         others = [(model, *model.edit(theirs, known)) for model, theirs, known in also]
         for model, _, _ in others:
@@ -153,23 +206,8 @@ class LoadedModel:
             where_to_clamp(self.subject, places.positions, places.at),
             tuple((model.site, other_edit) for model, other_edit, _ in others),
         )
-        pairs = generate_pairs(self.subject, self.site, edits, sampling, seconds)
-        return Experiment(
-            clamps=tuple(str(clamp) for clamp in clamps),
-            features=tuple(clamp.feature for clamp in clamps),
-            prompts=tuple(pair.prompt for pair in pairs),
-            baseline=tuple(pair.baseline for pair in pairs),
-            clamped=tuple(pair.clamped for pair in pairs),
-            seeds=tuple(pair.seed for pair in pairs),
-            values=tuple(clamp.value for clamp in resolved),
-            resolved=tuple(resolved),
-            also=tuple(OtherClamps(model.run.name, tuple(theirs)) for model, _, theirs in others),
-            temperature=sampling.temperature,
-            tokens=sampling.tokens,
-            positions=places.positions,
-            at=places.at,
-            sae=self.run.manifest("train").key,
-        )
+        named = tuple(OtherClamps(model.run.name, tuple(theirs)) for model, _, theirs in others)
+        return edits, resolved, named
 
     def edit(self, clamps: list[Clamp], maxima: dict[int, float]) -> tuple[Edit, list[Clamp]]:
         """Return (the edit, the clamps in SAE units).

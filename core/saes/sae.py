@@ -247,6 +247,11 @@ class SAE(nn.Module):
             z = (z - mean) / (scale + EPSILON if self.config.norm == "layer_norm" else scale)
         return z - self.b_dec if self.config.subtract_b_dec else z
 
+    def token_scale(self, x: Tensor) -> Tensor:
+        """Return what the directions of each token of x (..., D) are multiplied by (..., 1)."""
+        scale = self._statistics(x.float())[1] if self.config.norm != "none" else 1.0
+        return torch.ones_like(x[..., :1], dtype=torch.float32) * scale
+
     def _statistics(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """Return the (mean, scale) (..., 1) that bring a reconstruction back to its token."""
         centre = self.config.centred or self.config.norm == "layer_norm"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def find_layers(model: nn.Module, n_layers: int) -> str:
             "The subject's layers could not be found.",
             "Give a module path and a side, such as model.layers.3.output.",
         )
-    return min(lists, key=lambda path: (bool(SIDE_TOWER.search(path)), path.count(".")))
+    return str(min(lists, key=lambda path: (bool(SIDE_TOWER.search(path)), path.count("."))))
 
 
 @torch.inference_mode()
@@ -108,7 +108,9 @@ def watch(model: nn.Module, layer: nn.Module, width: int) -> tuple[Seen, str]:
             )
         )
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
-    handles.append(head.register_forward_pre_hook(lambda _m, a: into.append(hidden_of(a, width))))
+    handles.append(
+        head.register_forward_pre_hook(lambda _m, a: into.append(cast(Tensor, hidden_of(a, width))))
+    )
     tokens = torch.tensor([TOKENS], device=next(model.parameters()).device)
     try:
         model(input_ids=tokens, use_cache=False)

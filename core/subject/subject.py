@@ -341,7 +341,7 @@ class Subject(TextAccess):
                 f"Give 0 to {self.context - 1}.",
             )
         check_cache(self.model, self.architecture)
-        ids = [self._cut(self.prompt_tokens(p), self.context - n_new) for p in prompts]
+        ids = [self.cut_prompt(self.prompt_tokens(p), self.context - n_new) for p in prompts]
         decoding = Decoding(self, ids, site, edit, also, where)
         rows = decoding.run(n_new, temperature, seeds or list(range(len(prompts))))
         return [
@@ -349,7 +349,7 @@ class Subject(TextAccess):
             for p, i, (new, activations) in zip(prompts, ids, rows, strict=True)
         ]
 
-    def _cut(self, ids: list[int], room: int) -> list[int]:
+    def cut_prompt(self, ids: list[int], room: int) -> list[int]:
         """The last `room` tokens of a prompt, led by BOS if there is room for more than it."""
         if len(ids) <= room or self.bos is None or room == 1:
             return ids[-room:]

@@ -23,7 +23,7 @@ GROUPS: dict[str, list[str]] = {
         "capture", "train", "evaluate", "index", "effects", "cluster", "label", "score", "title",
         "relate", "report", "sweep", "control",
     ],
-    "Look": ["show", "list", "find", "text", "pair", "explore", "compare"],
+    "Look": ["show", "list", "find", "text", "why", "pair", "explore", "compare"],
     "Change": ["clamp", "replay", "gallery", "note"],
     "Share": ["export", "import", "results", "completion"],
 }  # fmt: skip
@@ -89,7 +89,8 @@ def completion(shell: str) -> None:
 
 for _command in (
     *stages.stage_commands(), stages.new, stages.run_all, stages.status, stages.control,
-    reading.show, reading.list_features, reading.find, reading.pair, reading.text, reading.note,
+    reading.show, reading.list_features, reading.find, reading.pair, reading.text,
+    reading.why, reading.note,
     clamps.clamp, clamps.replay, clamps.gallery,
     sharing.compare, sharing.explore, sharing.export, sharing.import_labels,
     demo.demo, results.results, completion,

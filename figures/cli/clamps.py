@@ -48,6 +48,12 @@ def clamp_flags(command: Any) -> Any:
 @click.option("--at", default="", metavar="REGEX", help="only on tokens whose text matches")
 @click.option("--chat", is_flag=True, help="each prompt is a user's turn in the chat template")
 @click.option(
+    "--logprobs",
+    default=0,
+    metavar="N",
+    help="also the N likeliest next tokens at the prompt's end, with and without",
+)
+@click.option(
     "--doses",
     default="",
     help="also measure these multiples of the maximum, such as 0.5,1,2,4; "

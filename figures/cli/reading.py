@@ -1,6 +1,8 @@
-"""Verbs that look: show, list, find, pair, text, note."""
+"""Verbs that look: show, list, find, pair, text, why, note."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -122,6 +124,31 @@ def text(run: str, words: str, against: str, chat: bool, limit: int, as_json: bo
     maxima = study.maxima(sorted({firing["feature"] for firing in top.firings}))
     shown = {"tokens": top.tokens, "firings": top.firings}
     emit(shown, lambda: reading_text(top.tokens, top.firings, maxima, limit), as_json)
+
+
+@click.command()
+@run_argument
+@click.argument("prompt")
+@click.option(
+    "--token", default="", help='the next token, such as " the"; without it the likeliest'
+)
+@click.option("--against", default="", help="explain the token's logit less that of this token")
+@click.option("--top", default=10, show_default=True, help="firings to ablate, and random ones")
+@click.option(
+    "--steps",
+    default=1,
+    show_default=True,
+    help="gradients to average, from all ablated to the prompt; 1: that at the prompt",
+)
+@click.option("--chat", is_flag=True, help="the prompt is a user's turn in the chat template")
+@json_flag
+def why(run: str, prompt: str, chat: bool, as_json: bool, **asked: Any) -> None:
+    """Which features, at which tokens, make the next token what it is; checked by ablation."""
+    from figures.why_lines import why_text
+
+    study = open_study(run)
+    made = study.why(study.as_chat(prompt, answer=True) if chat else prompt, **asked)
+    emit(made.to_dict(), lambda: why_text(made), as_json)
 
 
 @click.command()

@@ -35,7 +35,7 @@ from core.settings import (
     TrainSettings,  # noqa: E402
     from_table,  # noqa: E402
 )
-from core.subject.subject import load_subject  # noqa: E402
+from core.subject.load import load_subject  # noqa: E402
 from core.text.tokens import Tokens  # noqa: E402
 from core.training.train import (
     Trainer,  # noqa: E402

@@ -168,6 +168,16 @@ def test_text_says_what_fires_where_and_not_on_the_other(job, call):
     )
 
 
+def test_why_prints_parts_and_ablations(job, call):
+    code, out, _ = call("why", job, "the cat", "--top", 3, "--json")
+    made = json.loads(out)
+    parts = sum(made[part] for part in ("features", "bias", "first", "rest")) + sum(made["errors"])
+    assert code == 0 and abs(parts - made["logit"]) < 1e-3
+    assert len([f for f in made["firings"] if f["change"] is not None]) == 3 + len(made["random"])
+    code, out, _ = call("why", job, "the cat", "--token", "e", "--against", "d", "--steps", 4)
+    assert code == 0 and "less that of ‹d›" in out and "every firing" in out
+
+
 def test_clamp_prints_pairs_and_keeps_the_experiment(job_copy, call):
     code, out, _ = call(
         "clamp",
@@ -216,6 +226,18 @@ def test_clamp_prints_pairs_and_keeps_the_experiment(job_copy, call):
         code == 0 and both["features"] == [3, 5] and [d["dose"] for d in both["doses"]] == [0.5, 2]
     )
     assert both["measured_on"]["prompts"] > 1 and (job_copy / "clamps" / "0002.png").exists()
+
+
+def test_clamp_compares_next_tokens(job_copy, call):
+    words = ["--set", "3=5x", "--prompt", "the cat", "--tokens", 2, "--samples", 1]
+    code, out, _ = call("clamp", job_copy, *words, "--logprobs", 4, "--json")
+    entry = json.loads(out)["next_tokens"][0]
+    assert code == 0 and entry["prompt"] == "the cat" and 4 <= len(entry["tokens"]) <= 8
+    kept = json.loads((job_copy / "clamps" / "0001.json").read_text())
+    assert kept["next_tokens"] == [entry]
+    code, out, _ = call("clamp", job_copy, *words, "--logprobs", 4)
+    assert code == 0 and "next token" in out and "nats" in out
+    assert json.loads(call("replay", job_copy, 1, "--json")[1])["replay"]["same"] == 2
 
 
 def test_an_experiment_is_replayed_exactly(job_copy, call):
@@ -382,6 +404,11 @@ def test_a_sweep_prints_its_table_and_one_of_it_is_taken(job_copy, call):
             2,
             "not a regular expression",
         ),
+        (
+            ["clamp", "{run}", "--set", "3=5x", "--prompt", "x", "--logprobs", "-1"],
+            2,
+            "no table",
+        ),
         (["replay", "{run}", "9"], 2, "no clamp experiment 9"),
         (["clamp", "{run}", "--set", "nowhere:3=5x", "--prompt", "x"], 2, "nothing to clamp"),
         (
@@ -391,6 +418,8 @@ def test_a_sweep_prints_its_table_and_one_of_it_is_taken(job_copy, call):
         ),
         (["export", "{run}", "{run}", "--to", "site"], 2, "no export wrote"),
         (["text", "{run}", ""], 2, "two tokens"),
+        (["why", "{run}", ""], 2, "two tokens"),
+        (["why", "{run}", "the cat", "--token", "zebra zebra"], 2, "tokens of the subject"),
         (["note", "{run}", "3", "  "], 2, "empty"),
         (["label", "{run}", "--features", "1-x"], 2, "not a feature number"),
         (["score", "{run}", "--labels", "llm-nobody"], 3, "label/llm-nobody"),

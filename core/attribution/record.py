@@ -1,0 +1,73 @@
+"""The record of an attribution: what made a logit, part by part, and what ablation measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Firing:
+    """One feature at one token, and what it does to the logit."""
+
+    feature: int
+    position: int  # among the prompt's tokens, the first of the row left out
+    activation: float  # SAE units
+    attribution: float  # logits: ablating it is predicted to change the logit by minus this
+    change: float | None = None  # measured when it alone is ablated, logits; None: not ablated
+
+
+@dataclass(frozen=True)
+class Together:
+    """Firings that were ablated together."""
+
+    which: str  # strongest, random, all
+    firings: int
+    predicted: float  # change of the logit, logits: minus the sum of their attributions
+    change: float  # measured
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Why a prompt's next token is what it is, see `core.attribution.attribute.attribute`.
+
+    `logit` is that of `token` at the prompt's end, minus that of `against` where there is one. It
+    equals the attributions of all firings plus `errors`, `bias`, `first` and `rest`.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]  # (T - 1,) of the prompt, the first of the row left out
+    token: str
+    against: str  # "" where the logit is of one token
+    logit: float
+    probability: float  # of `token`
+    site: str
+    firings: tuple[Firing, ...]  # every one, largest attribution by absolute value first
+    errors: tuple[float, ...]  # (T - 1,) what the SAE does not reconstruct at each token, logits
+    bias: float  # the decoder's bias, and what is put back of a token's mean, over all tokens
+    first: float  # the first position of the row
+    rest: float  # constants behind the site, and what is not linear in the site's activations
+    gap: float  # sum of the parts minus gradient times activations: rounding alone
+    strongest: int  # the first firings so many were ablated
+    random: tuple[int, ...]  # places in `firings` of the random ones that were ablated
+    together: tuple[Together, ...]
+    rank_correlation: float | None  # Spearman, predicted with measured, over the single ablations
+    steps: int  # gradients averaged; 1: the gradient at the prompt itself
+    labels: Mapping[int, str] = field(default_factory=dict)
+
+    def label(self, feature: int) -> str:
+        """Return the feature's label, or ""."""
+        return self.labels.get(feature, "")
+
+    @property
+    def features(self) -> float:
+        """The sum of all firings' attributions, logits."""
+        return sum(f.attribution for f in self.firings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what --json prints."""
+        table = asdict(self) | {"features": self.features}
+        table["firings"] = [f | {"label": self.label(f["feature"])} for f in table["firings"]]
+        del table["labels"]
+        return table
