@@ -25,10 +25,10 @@ check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(RUN) -m pytest -n 2 -m "not slow and not numeric and not browser and not cluster and not server"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -m "not slow and not numeric and not browser and not cluster and not server"
 
 test: setup
-	$(RUN) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
 # The numeric tests as older processors would run them: torch, oneDNN, MKL and OpenBLAS each pick instructions by
 # themselves. `make -j2 -O test-portable` runs both at once, on one thread each.

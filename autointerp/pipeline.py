@@ -135,7 +135,7 @@ STAGES = {
         ),
         Stage(
             "evaluate", 3, EvaluateSettings, ("capture", "train"), "core.training.evaluate",
-            ("fvu", "l0", "ce_clean", "ce_spliced", "recovered_mean"),
+            ("fvu", "l0", "ce_clean", "ce_spliced", "recovered_mean", "loss_tokens"),
         ),
         Stage(
             "index", 3, IndexSettings, ("capture", "train"), "core.firings.index",

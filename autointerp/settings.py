@@ -20,11 +20,11 @@ class ClusterSettings:
         "share of the covariance of all directions that is removed before clustering: 0 to 1",
     )
     nulls: int = setting(
-        5,
+        4,
         "proof: clouds of random directions with the same mean and covariance; a verdict needs at "
         "least 3",
     )
-    seeds: int = setting(3, "proof: repetitions of the clustering with another random seed")
+    seeds: int = setting(1, "proof: repetitions of the clustering with another random seed")
     subsamples: int = setting(8, "proof: repetitions of the clustering on 80 % of the features")
 
 

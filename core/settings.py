@@ -225,7 +225,9 @@ class EvaluateSettings:
         200_000, "stored vectors for FVU, L0 and dead features; 0: the whole split"
     )
     loss_tokens: int = setting(
-        40_000, "tokens of whole rows for the cross-entropy with the SAE spliced in"
+        0,
+        "tokens of whole rows for the cross-entropy with the SAE spliced in; "
+        "0: until its increase is known to .005 nats, or for two minutes",
     )
 
 

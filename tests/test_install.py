@@ -35,6 +35,7 @@ def test_every_import_is_a_requirement():
         "faiss": "faiss-cpu",
         "umap": "umap-learn",
         "huggingface_hub": "huggingface-hub",
+        "json_repair": "json-repair",
     }
     known = {name.split("[")[0] for name in PINS} | {
         "cycler",  # comes with matplotlib

@@ -24,6 +24,7 @@ LOOSEST, TIGHTEST, STEP = 0.88, 0.05, 0.01  # cosine distances that are tried as
 MIN_SIZE = 4  # members of a family, at least
 SHARE_OF_NULL = 0.01  # families of the null, as a share of those found, stay below this
 SUBSAMPLE = 0.8  # of the features, in each fresh subsample
+LEAST_LEFT = 2  # members there, at least: of four, one in five draws leaves two or fewer
 COMES_BACK = 0.5  # mean best Jaccard from which a family counts as found again
 MIN_FAMILIES = 5  # fewer could be chance where one null cloud has none (Poisson, 99 %)
 MAX_PAIRS = 4_000_000  # a looser cut than gives so many near pairs is not tried
@@ -187,10 +188,10 @@ def loosest_cut(x: np.ndarray, rng: np.random.Generator) -> float:
     return float(min(LOOSEST, max(TIGHTEST, 1 - cosines[allowed])))
 
 
-def large_clusters(labels: np.ndarray) -> np.ndarray:
-    """(n,) int64: clusters of at least MIN_SIZE renumbered from 0, largest first; -1 elsewhere."""
+def large_clusters(labels: np.ndarray, least: int = MIN_SIZE) -> np.ndarray:
+    """(n,) int64: clusters of at least `least` vectors, largest first, from 0; -1 elsewhere."""
     counts = np.bincount(labels, minlength=1)
-    kept = np.flatnonzero(counts >= MIN_SIZE)
+    kept = np.flatnonzero(counts >= least)
     kept = kept[np.argsort(-counts[kept], kind="stable")]
     number = np.full(len(counts), -1)
     number[kept] = np.arange(len(kept))
@@ -237,7 +238,7 @@ def _resample(
     for _ in range(subsamples):
         chosen = np.sort(rng.choice(n, int(SUBSAMPLE * n), replace=False))
         merges = average_linkage(x[chosen], cut, pairs.among(chosen, n, cut))
-        yield chosen, large_clusters(merges.cut(cut))
+        yield chosen, large_clusters(merges.cut(cut), LEAST_LEFT)
 
 
 def members_of(family: np.ndarray) -> list[np.ndarray]:

@@ -45,13 +45,16 @@ def summarise_families(table: pd.DataFrame, found: dict[str, Any]) -> dict[str, 
     """The families' part of the summary: counts, cut, null, shares that come back."""
     n = len(found["family"])
     by_chance = {cut: chance for cut, _, chance in found["counts"]}
-    kinds = table["kind"].value_counts()
+    kinds, by_chance_jaccard = table["kind"].value_counts(), table["null_jaccard"]
     tried = bool(len(table)) and bool(table["jaccard"].notna().all())
     return {
         "families": len(table),
         "family_cut": found["cut"],
         "families_null": by_chance.get(found["cut"], 0),
         "families_come_back": round(float(table["comes_back"].mean()), 4) if tried else None,
+        "families_null_back": round(float((by_chance_jaccard >= COMES_BACK).mean()), 4)
+        if tried
+        else None,
         "family_jaccard": round(float(table["jaccard"].mean()), 4) if tried else None,
         "family_null_jaccard": round(float(table["null_jaccard"].mean()), 4) if tried else None,
         "family_kinds": {k: int(n) for k, n in sorted(kinds.items()) if k},

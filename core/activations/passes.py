@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,11 +61,14 @@ class Reader:
     def __exit__(self, *raised: object) -> None:
         self._stack.close()
 
-    def start(self, rows: np.ndarray, sites: list[Site]) -> Callable[[], list[Tensor]]:
+    def start(
+        self, rows: np.ndarray, sites: list[Site], advance: Callable[[int], Any] = int
+    ) -> Callable[[], list[Tensor]]:
         """Submit rows (by number) and return at once.
 
         Returns a function that waits and gives their activations at each of `sites`: (n, D) of
-        the kept tokens, in the order of `rows`. Rows of similar length are read together.
+        the kept tokens, in the order of `rows`. Rows of similar length are read together, and
+        `advance` is called with the number of tokens of each pass, from its thread.
         """
         lengths = self.rows.offsets[rows + 1] - self.rows.offsets[rows]
         places = np.r_[0, np.cumsum(lengths)]
@@ -81,6 +85,7 @@ class Reader:
             for i, row in enumerate(batch):
                 for whole, part in zip(activations, hidden, strict=True):
                     whole[places[row] : places[row + 1]] = part[i, 1 : 1 + int(lengths[row])]
+            advance(int(lengths[batch].sum()))
 
         by_length, at, futures = np.argsort(-lengths, kind="stable"), 0, []
         while at < len(by_length):

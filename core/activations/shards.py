@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,7 @@ class ShardMaker:
         rows = TextRows.open(folders[0], subject.bos)
         self.reader = Reader(subject, sites, rows, batch_tokens)
         self.folders, self.sites, self.shards, self.offsets = folders, sites, shards, rows.offsets
+        self.advance: Callable[[int], Any] = int  # called with the number of tokens of each pass
 
     def __enter__(self) -> ShardMaker:
         self.reader.__enter__()
@@ -97,8 +99,10 @@ class ShardMaker:
             if not shard_path(folder, number).exists()
         ]
         if not missing:
+            self.advance(self.n_tokens(number))
             return list
-        wait = self.reader.start(np.arange(*self.shards[number]), [site for _, site in missing])
+        rows = np.arange(*self.shards[number])
+        wait = self.reader.start(rows, [site for _, site in missing], self.advance)
 
         def list_jobs() -> list[Callable[[], None]]:
             return [
@@ -155,6 +159,7 @@ def capture_shards(
             make_shards(range(n_shards), maker, ShardMaker.make, workers, bar.update)
             return
         with maker(subject=subject) as one, ThreadPoolExecutor(1) as writer:
+            one.advance = bar.update
             writing: list[Future[None]] = []
             reading = one.start(0)
             for number in range(n_shards):
@@ -163,6 +168,5 @@ def capture_shards(
                 for write in writing:  # no more than one shard waits to be written
                     write.result()
                 writing = [writer.submit(job) for job in jobs]
-                bar.update(one.n_tokens(number))
             for write in writing:
                 write.result()

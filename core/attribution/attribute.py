@@ -135,9 +135,10 @@ def attribute(
 ) -> Attribution:
     """Attribute the logit that `question` asks about, and ablate what it is attributed to.
 
-    Raises UsageError for a prompt shorter than two tokens or longer than the subject's context, and
-    for a `token` or `against` that is not one token, or the same one.
+    Raises UsageError for a transcoder, for a prompt shorter than two tokens or longer than the
+    subject's context, and for a `token` or `against` that is not one token, or the same one.
     """
+    sae.check_one_site("an attribution")
     ids = _read_prompt(subject, prompt, question)
     x = subject.read(site, torch.tensor([ids]))[0].clone().float()
     ending, probability = _ask(subject, site, ids, prompt, question)

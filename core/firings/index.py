@@ -10,6 +10,7 @@ among the k largest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,12 @@ def index(run: Run, settings: IndexSettings, folder: Path) -> dict[str, Any]:
     say_size(inputs)
     with progress(total=len(tokens), label="index", unit="tok") as bar:
         make = partial(index_shard, folder=folder, batch=BATCH)
-        prepare = partial(open_inputs, run.path) if settings.workers > 1 else lambda: inputs
-        make_shards(missing, prepare, make, settings.workers, bar.update)
+        if settings.workers > 1:
+            prepare = partial(open_inputs, run.path)
+            make_shards(missing, prepare, make, settings.workers, bar.update)
+        else:  # the bar moves within a shard
+            make = partial(make, advance=bar.update)
+            make_shards(missing, lambda: inputs, make, 1, int)
     write_token_postings(folder, *invert_tokens(np.asarray(tokens.ids), len(tokens.vocabulary)))
     counts = count_firings(folder, n_shards)
     return summarise(counts, int(tokens.counted.sum()), n_features)
@@ -73,20 +78,29 @@ def say_size(inputs: Inputs) -> None:
     say(f"index: about {firings:,.0f} firings; {(8 * firings + fixed) / 1e6:,.0f} MB on disk")
 
 
-def index_shard(inputs: Inputs, number: int, folder: Path, batch: int) -> int:
-    """Write shard `number` into `folder`; returns the number of its tokens."""
+def index_shard(
+    inputs: Inputs, number: int, folder: Path, batch: int, advance: Callable[[int], Any] = int
+) -> int:
+    """Write shard `number` into `folder`; returns the number of its tokens.
+
+    `advance` is called with the number of tokens of each batch.
+    """
     sae, source, counted = inputs
     start, end = (int(bound) for bound in source.bounds[number : number + 2])
     write_shard(
         folder,
         number,
-        *invert_shard(sae, source.shard(number), batch, np.asarray(counted[start:end])),
+        *invert_shard(sae, source.shard(number), batch, np.asarray(counted[start:end]), advance),
     )
     return end - start
 
 
 def invert_shard(
-    sae: SAE, activations: Tensor, batch: int, counted: np.ndarray
+    sae: SAE,
+    activations: Tensor,
+    batch: int,
+    counted: np.ndarray,
+    advance: Callable[[int], Any] = int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(offsets (F + 1,), positions (m,), firings (m,)) of one shard's activations (n, D).
 
@@ -108,6 +122,7 @@ def invert_shard(
             positions.append(row[kept] + start)
             features.append(feature[kept])
             values.append(value[kept])
+            advance(min(starts.step, len(activations) - start))
     feature = np.concatenate(features)
     # numpy sorts 16-bit keys by radix, which is 7 times faster
     keys = feature.astype(np.uint16) if sae.n_features <= 2**16 else feature

@@ -27,6 +27,10 @@ def save_own(sae: SAE, folder: Path) -> None:
     if sae.site or sae.subject or sae.context:
         site = str(sae.site) if sae.site else ""
         header["about"] = {"site": site, "subject": sae.subject, "context": sae.context}
+    if sae.config.transcoder:
+        header["site_out"] = str(sae.site_out or "")
+    else:
+        del header["transcoder"]
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in sae.state_dict().items()}
     # a single header entry: safetensors writes several in a random order
@@ -47,12 +51,21 @@ def load_own(folder: Path, source: str = "") -> SAE:
     if not isinstance(header, dict):
         raise UsageError(f"{path} has a header that is not ours.", TRAIN_AGAIN)
     about = header.pop("about", {})
+    place = header.pop("site_out", "")
     try:
         config = SAEConfig(**header)
     except TypeError as error:
         raise UsageError(f"{path} has a header that is not ours: {error}.", TRAIN_AGAIN) from None
     site = Site.parse(about["site"]) if about.get("site") else None
     try:
-        return SAE(config, tensors, site, about.get("subject", ""), about.get("context", 0), source)
+        return SAE(
+            config,
+            tensors,
+            site,
+            about.get("subject", ""),
+            about.get("context", 0),
+            source,
+            Site.parse(place) if place else None,
+        )
     except UsageError as error:
         raise UsageError(f"{path} does not fit its header: {error.message}", TRAIN_AGAIN) from None

@@ -15,6 +15,10 @@
     jumprelu     ReLU(pre) where pre > threshold
     gated        ReLU(r (pre - b_enc) + b_mag) where pre > 0; r, b_mag: `gate_scale`, `gate_bias`
 
+A transcoder (Dunefsky et al. 2024, arXiv 2406.11944) reads at one site and predicts another: its
+x_hat (d_out) stands for the activations at `site_out`. With W_skip (d_in, d_out), x W_skip is added
+to x_hat (Paulo et al. 2025, arXiv 2501.18823).
+
 Constant input scaling is folded into the weights, so f is in the SAE's own units on raw
 activations. A scale that depends on the token cannot be folded, so `decode` then needs the vectors
 that f came from. Directions are rows of W_dec (F, D).
@@ -33,6 +37,7 @@ from torch import Tensor, nn
 from core.errors import UsageError
 from core.records import Site
 from core.saes.selection import largest
+from core.saes.shapes import check_shapes
 
 ACTIVATIONS = ("relu", "topk", "topk_signed", "groupmax", "jumprelu", "gated")
 NORMS = ("none", "layer_norm", "constant_norm")
@@ -57,6 +62,7 @@ class SAEConfig:
     norm: str = "none"
     subtract_b_dec: bool = True
     centred: bool = False
+    transcoder: bool = False  # it predicts another site than it reads
 
 
 @dataclass(frozen=True)
@@ -73,30 +79,13 @@ class ClampEdit:
         return torch.where(editable[..., None], x + self.change(x, self.targets), x)
 
 
-def check_shapes(tensors: dict[str, Tensor]) -> None:
-    """Raise UsageError where a tensor does not fit W_dec (F, D)."""
-    if tensors["W_dec"].ndim != 2:
-        raise UsageError(
-            f"W_dec has shape {tuple(tensors['W_dec'].shape)}; it must be (features, width).",
-            "Load a whole SAE.",
-        )
-    n_features, d_in = tensors["W_dec"].shape
-    shapes = {"W_enc": (d_in, n_features), "W_dec": (n_features, d_in), "b_dec": (d_in,)}
-    for name, tensor in tensors.items():
-        shape = shapes.get(name, (n_features,))
-        if tensor.shape != shape:
-            raise UsageError(
-                f"{name} has shape {tuple(tensor.shape)}; the decoder asks for {shape}.",
-                "Load a whole SAE.",
-            )
-
-
 class SAE(nn.Module):
     """A sparse autoencoder without gradients: W_enc (D, F), b_enc (F,), W_dec (F, D), b_dec (D,).
 
     `site`, `subject` and `context` say what the SAE reads: a site of a subject (its name on the
     hub), in rows of `context` tokens. `source` says where it was loaded from. Each is None, "" or 0
-    where that is not known.
+    where that is not known. A transcoder reads at `site` and writes at `site_out`; for any other
+    SAE the two are the same.
     """
 
     W_enc: Tensor
@@ -106,6 +95,7 @@ class SAE(nn.Module):
     threshold: Tensor
     gate_scale: Tensor
     gate_bias: Tensor
+    W_skip: Tensor
 
     def __init__(
         self,
@@ -115,6 +105,7 @@ class SAE(nn.Module):
         subject: str = "",
         context: int = 0,
         source: str = "",
+        site_out: Site | None = None,
     ) -> None:
         """Raise UsageError for an unknown config and for tensors that do not fit it or each other.
 
@@ -124,7 +115,9 @@ class SAE(nn.Module):
         _check_config(config, tensors)
         self.config = config
         self.site, self.subject, self.context, self.source = site, subject, context, source
-        self.n_features, self.d_in = tensors["W_dec"].shape
+        self.site_out = site_out if config.transcoder else site
+        self.n_features, self.d_out = tensors["W_dec"].shape
+        self.d_in = len(tensors["W_enc"])
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().float())
 
@@ -134,6 +127,16 @@ class SAE(nn.Module):
         return self.config.name
 
     @property
+    def site_in(self) -> Site | None:
+        """Where it reads; another name of `site`."""
+        return self.site
+
+    @property
+    def has_skip(self) -> bool:
+        """Whether part of what it decodes bypasses the features."""
+        return "W_skip" in self._buffers
+
+    @property
     def is_sparse(self) -> bool:
         """Whether at most k features fire on a token by construction; `encode_sparse` needs it."""
         return self.config.activation in ("topk", "topk_signed", "groupmax")
@@ -141,7 +144,7 @@ class SAE(nn.Module):
     @property
     def per_token(self) -> bool:
         """Whether decoding needs the vectors that were encoded."""
-        return self.config.norm != "none" or self.config.centred
+        return self.config.norm != "none" or self.config.centred or self.has_skip
 
     # ------------------------------------------------------------ files
 
@@ -174,7 +177,8 @@ class SAE(nn.Module):
     def with_origin(self, site: Site | None, subject: str, context: int) -> SAE:
         """Return an SAE on the same tensors that says it reads `site` of `subject`."""
         tensors = dict(self.named_buffers())
-        return SAE(self.config, tensors, site, subject, context, self.source)
+        place = self.site_out
+        return SAE(self.config, tensors, site, subject, context, self.source, place)
 
     # ------------------------------------------------------------ forward
 
@@ -219,19 +223,21 @@ class SAE(nn.Module):
         return torch.addmm(self.b_enc, self.prepare(x), self.W_enc), floor
 
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return raw reconstructions (..., D) of activations f (..., F).
+        """Return raw reconstructions (..., d_out) of activations f (..., F).
 
-        `x` (..., D) are the raw vectors that f came from. Only an SAE that scales or centres each
-        token needs them; it raises ValueError without them.
+        `x` (..., d_in) are the raw vectors that f came from. Only an SAE that scales or centres
+        each token, or has a skip connection, needs them; it raises ValueError without them.
         """
         out = f @ self.W_dec + self.b_dec
         if not self.per_token:
             return out
         if x is None:
             raise ValueError(
-                f"a {self.config.norm} SAE scales or centres every token: "
+                f"a {self.config.norm} SAE scales or centres every token, or has a skip: "
                 "decode needs the encoded vectors"
             )
+        if self.has_skip:
+            out = out + x.to(out.dtype) @ self.W_skip
         mean, scale = self._statistics(x.float())
         return out * scale + mean
 
@@ -242,7 +248,7 @@ class SAE(nn.Module):
     def prepare(self, x: Tensor) -> Tensor:
         """Return what the encoder's matrix multiplies (..., D): raw x (..., D), normalised."""
         z = x.to(self.W_enc.dtype)
-        if self.per_token:
+        if self.config.norm != "none" or self.config.centred:
             mean, scale = self._statistics(z)
             z = (z - mean) / (scale + EPSILON if self.config.norm == "layer_norm" else scale)
         return z - self.b_dec if self.config.subtract_b_dec else z
@@ -290,6 +296,15 @@ class SAE(nn.Module):
             self.site, targets, self.editor(torch.tensor(list(values), dtype=torch.long))
         )
 
+    def check_one_site(self, what: str) -> None:
+        """Raise UsageError for a transcoder: `what` needs an SAE that writes where it reads."""
+        if self.config.transcoder:
+            raise UsageError(
+                f"It is a transcoder: it reads {self.site or 'one site'} and writes at "
+                f"{self.site_out or 'another'}; {what} needs one site.",
+                "Use an autoencoder; effects --clamp 0, index, cluster, label and score take both.",
+            )
+
     def check_features(self, features: Any) -> None:
         """Raise UsageError where an iterable of feature numbers holds one that does not exist."""
         unknown = [feature for feature in features if not 0 <= feature < self.n_features]
@@ -310,6 +325,7 @@ class SAE(nn.Module):
 
     def editor(self, features: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return `edit` for fixed `features` (m,): their rows and columns are taken out once."""
+        self.check_one_site("a clamp")
         read, directions = self._reader(features), self.W_dec[features]
 
         def edit(x: Tensor, values: Tensor) -> Tensor:
@@ -358,12 +374,20 @@ def _check_config(config: SAEConfig, tensors: dict[str, Tensor]) -> None:
             f"and normalisation {config.norm!r}.",
             "Load another one.",
         )
-    if tensors.keys() != wanted:
+    if tensors.keys() - {"W_skip"} != wanted:
         raise UsageError(
             f"A {config.activation} SAE has tensors {sorted(wanted)}; found {sorted(tensors)}.",
             "Load a whole SAE.",
         )
-    check_shapes(tensors)
+    check_shapes(tensors, config.transcoder)
+    if config.transcoder and (config.subtract_b_dec or config.norm != "none" or config.centred):
+        raise UsageError(
+            "A transcoder that centres or scales what it reads is not known.", "Load another one."
+        )
+    if "W_skip" in tensors and (config.norm != "none" or config.centred):
+        raise UsageError(
+            "A skip connection beside scaled or centred tokens is not known.", "Load another one."
+        )
     n_features = len(tensors["W_dec"])
     sparse = config.activation in ("topk", "topk_signed", "groupmax")
     if (sparse and not 1 <= config.k <= n_features) or (

@@ -38,17 +38,14 @@ class Seen:
 
 
 def find_layers(model: nn.Module, n_layers: int) -> str:
-    """The path of the list of the decoder's layers; raises UsageError without one."""
+    """The path of the list of the decoder's layers; empty without one."""
     lists = [
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == n_layers
     ]
-    if not lists:
-        raise UsageError(
-            "The subject's layers could not be found.",
-            "Give a module path and a side, such as model.layers.3.output.",
-        )
+    if not lists or not n_layers:
+        return ""
     return str(min(lists, key=lambda path: (bool(SIDE_TOWER.search(path)), path.count("."))))
 
 
@@ -57,9 +54,11 @@ def discover_family(model: nn.Module, n_layers: int, width: int, number: int) ->
     """The sites of layer `number`, and the final norm.
 
     Where no two modules sum to what the layer adds, `attn`, `attn_projection` and `mlp` are empty.
-    Raises UsageError where there are no layers, or no such layer.
+    All are empty where there are no layers. Raises UsageError where there is no such layer.
     """
     path = find_layers(model, n_layers)
+    if not path:
+        return Family("", "", "", "", None, "")
     if not 0 <= number < n_layers:
         raise UsageError(f"There is no layer {number}.", f"There are layers 0 to {n_layers - 1}.")
     layer = model.get_submodule(f"{path}.{number}")

@@ -32,6 +32,11 @@ class Family:
 
     def path(self, site: Site) -> tuple[str, str]:
         """(module path, "input" or "output") of a named site; raises UsageError without one."""
+        if not self.layer:
+            raise UsageError(
+                "The layers of this architecture could not be found.",
+                "Give a module path and a side, such as model.layers.3.output.",
+            )
         layer = self.layer.format(site.layer)
         if site.kind == "resid_mid" and self.middle is None and self.attn:
             raise UsageError(

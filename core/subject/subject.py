@@ -132,14 +132,13 @@ class Subject(TextAccess):
         if self.family is not None:
             return self.family
         if number not in self._discovered:
-            self._discovered[number] = discover_family(
-                self.model, self.n_layers, self.width, number
-            )
+            found = discover_family(self.model, self.n_layers, self.width, number)
+            self._discovered[number] = found
         return self._discovered[number]
 
     @cached_property
     def n_layers(self) -> int:
-        return int(self.model.config.get_text_config().num_hidden_layers)
+        return int(getattr(self.model.config.get_text_config(), "num_hidden_layers", 0))
 
     # ------------------------------------------------------------ hooks
 
@@ -397,10 +396,7 @@ class Subject(TextAccess):
         UsageError for an architecture whose final norm is not known.
         """
         if not self.final_norm:
-            raise UsageError(
-                f"The final norm of the architecture {self.architecture!r} is not known.",
-                "Effects need a known architecture.",
-            )
+            raise UsageError("The subject's final norm is not known.", "Use another subject.")
         norm: Any = copy.deepcopy(self.model.get_submodule(self.final_norm)).float()
         directions = directions.to(self.device, torch.float32)
         normed: Tensor = norm(directions) - norm(torch.zeros_like(directions[:1]))

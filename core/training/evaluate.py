@@ -15,12 +15,14 @@ squares, so they are left out of FVU, L0, bias and L2 ratio; `norm_outliers` cou
 `fvu_with_outliers` is the FVU over all vectors.
 
 The SAE is spliced in, or the site ablated, at every position but the first, on whole rows.
-Intervals are percentile bootstraps over documents, the units of sampling. docs/metrics.md says how
-other tools define these numbers.
+Intervals are percentile bootstraps over documents, the units of sampling. Unless a number of tokens
+is asked for, cross-entropies are measured until their increase is known to PRECISION nats, or for
+SECONDS. docs/metrics.md says how other tools define these numbers.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,10 @@ from core.text.tokens import Tokens
 
 RESAMPLES = 1000
 MIN_DOCUMENTS = 20  # below it a percentile bootstrap does not cover 95 %
+PRECISION = 0.005  # nats either side of ce_increase, at which enough tokens are measured
+SECONDS = 120.0  # after which cross-entropies are measured no further
+LEAST_TOKENS = 8192  # before the precision is looked at: an early narrow interval may be luck
+ROUND = 1024  # tokens between two looks, at least
 LOGITS = 3e7  # largest number of logits held in float32 at once, about
 VECTORS = 4096  # encoded at once
 OUTLIER = 10.0  # median norms
@@ -72,6 +78,7 @@ def measure_sae(sae: SAE, sample: Sample) -> Measures:
 
     The cross-entropies are measured only where the sample has rows for them.
     """
+    sae.check_one_site("this measure")
     documents = sample.tokens.document_of(sample.ordinals)
     parts = np.array_split(sample.ordinals, max(1, len(sample.ordinals) // VECTORS))
     batches = (sample.source.read(part).float() for part in parts)
@@ -88,11 +95,8 @@ def measure_sae(sae: SAE, sample: Sample) -> Measures:
     if sample.subject is not None and len(sample.loss_rows):
         device = sample.subject.device
         edits = replacements(sae.to(device), mean.to(device).float())
-        of_row = sample.tokens.row_document[sample.loss_rows]
-        losses = document_losses(
-            sample.subject, sample.site, edits, sample.rows, sample.loss_rows, of_row
-        )
-        measures |= losses_of(losses.sum(0))
+        losses, ended = measure_losses(sample.subject, sample, edits)
+        measures |= losses_of(losses.sum(0)) | {"loss_ended_by": ended}
         bounds |= intervals(losses, losses_of, sample.seed)
     return measures | {"intervals": bounds}
 
@@ -110,14 +114,16 @@ class Sample:
     tokens: Tokens
     rows: TextRows
     ordinals: Array  # (n,) of counted tokens of the test split
-    loss_rows: Array  # rows of theirs for cross-entropies
+    loss_rows: Array  # rows of theirs for cross-entropies, in a random order
+    to_precision: bool  # stop before the last of them where that is enough
     seed: int
 
 
 def draw_sample(run: Run, n_tokens: int, loss_tokens: int | None) -> Sample:
     """Draw rows of the test split at random until they hold `n_tokens` tokens.
 
-    The first of them are for losses, until they hold `loss_tokens` (0: all; None: no rows).
+    The first of them are for losses, until they hold `loss_tokens` (0: as many as the precision
+    needs; None: no rows).
     """
     subject = None if loss_tokens is None else load_subject(run)
     tokens = Tokens(run.folder("capture"))
@@ -131,6 +137,7 @@ def draw_sample(run: Run, n_tokens: int, loss_tokens: int | None) -> Sample:
         TextRows.open(tokens.folder, None if subject is None else subject.bos),
         counted_ordinals(tokens, rows),
         loss_rows,
+        loss_tokens == 0,
         run.settings.seed,
     )
 
@@ -281,6 +288,52 @@ def replacements(sae: SAE, mean: Tensor) -> dict[str, Edit]:
     return {"spliced": splice, "zero": set_zero, "mean": set_mean}
 
 
+def measure_losses(
+    subject: Subject,
+    sample: Sample,
+    edits: dict[str, Edit],
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Array, str]:
+    """Return (sums (documents, len(LOSSES)) of the rows measured, what ended the measurement).
+
+    That is "precision", "time", or "tokens" where all rows of the sample were measured.
+    """
+    chosen, of_row = sample.loss_rows, sample.tokens.row_document[sample.loss_rows]
+    lengths = np.diff(sample.tokens.row_offsets)[chosen]
+    known, own = np.unique(of_row, return_inverse=True)
+    sums, start = np.zeros((len(known), len(LOSSES))), clock()
+    size = max(ROUND, int(LOGITS // subject.n_vocabulary)) if sample.to_precision else lengths.sum()
+    rounds = np.split(np.arange(len(chosen)), _ends_of_rounds(lengths, int(size)))
+    with progress(total=int(lengths.sum()), label="evaluate", unit="tok") as bar:
+        for part in rounds:
+            losses = document_losses(
+                subject, sample.site, edits, sample.rows, chosen[part], own[part], bar.update
+            )
+            sums[np.unique(own[part])] += losses
+            measured = sums[sums[:, 0] > 0]
+            if sample.to_precision and part is not rounds[-1]:
+                if is_precise(measured, sample.seed):
+                    return measured, "precision"
+                if clock() - start >= SECONDS:
+                    return measured, "time"
+    return measured, "tokens"
+
+
+def _ends_of_rounds(lengths: Array, size: int) -> Array:
+    """Return where rows of `lengths` (n,) tokens are cut into rounds of about `size` tokens."""
+    number = (np.cumsum(lengths) - 1) // size
+    ends: Array = np.flatnonzero(np.diff(number)) + 1
+    return ends
+
+
+def is_precise(losses: Array, seed: int) -> bool:
+    """Return whether ce_increase is known to PRECISION from sums (documents, len(LOSSES))."""
+    if losses[:, LOSSES.index("n")].sum() < LEAST_TOKENS:
+        return False
+    low, high = intervals(losses, losses_of, seed).get("ce_increase", (-np.inf, np.inf))
+    return bool(high - low <= 2 * PRECISION)
+
+
 def document_losses(
     subject: Subject,
     site: Site,
@@ -288,17 +341,20 @@ def document_losses(
     rows: TextRows,
     chosen: Array,
     documents: Array,
+    advance: Callable[[int], Any] = int,
 ) -> Array:
     """Return sums (documents, len(LOSSES)) over the predictions in the `chosen` rows.
 
-    The rows are of `documents` (len(chosen),). Losses are clean and with each edit.
+    The rows are of `documents` (len(chosen),). Losses are clean and with each edit. `advance` is
+    called with the number of predictions of each batch.
     """
     known, own = np.unique(documents, return_inverse=True)
     sums = np.zeros((len(known), len(LOSSES)))
     place = dict(zip(chosen.tolist(), own.tolist(), strict=True))
     batches = split_by_length(rows, chosen, subject.n_vocabulary)
-    for batch in progress(batches, "evaluate", unit="batch"):
+    for batch in batches:
         losses = row_losses(subject, site, rows.tokens(batch), edits)
+        advance(int(losses[:, 0].sum()))
         np.add.at(sums, [place[row] for row in batch.tolist()], losses)
     return sums
 

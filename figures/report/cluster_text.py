@@ -64,7 +64,11 @@ def families_parts(features: Features, s: dict) -> list[str]:
         ["families", f"{s['families']:,}", f"{s['families_null']:,} (a Gaussian cloud)"],
         ["cosine distance at which they are cut", f"{s['family_cut']:.2f}", ""],
         ["features in one", f"{s['family_share']:.0%}", ""],
-        ["come back in subsamples", format_tried(s["families_come_back"], ".0%"), ""],
+        [
+            "come back in subsamples",
+            format_tried(s["families_come_back"], ".0%"),
+            f"{format_tried(s['families_null_back'], '.0%')} (a random feature and its nearest)",
+        ],
         [
             "Jaccard in subsamples",
             format_tried(s["family_jaccard"], ".2f"),

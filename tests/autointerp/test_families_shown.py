@@ -35,6 +35,7 @@ SUMMARY = {
     "family_cut": 0.8,
     "families_null": 0,
     "families_come_back": 0.5,
+    "families_null_back": 0.0,
     "family_jaccard": 0.55,
     "family_null_jaccard": 0.1,
     "family_share": 0.2,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autointerp.examples import Examples
-from autointerp.labels.prompt import label_messages
+from autointerp.labels.prompt import Shown, label_messages
 from autointerp.scores import prompts
 from autointerp.scores.detection import write_window
 from autointerp.scores.simulator import MODES, read_windows
@@ -40,13 +40,13 @@ def test_no_prompt_holds_a_broken_character_and_whole_ones_are_shown(examples):
         simulation = [str(mode.messages("a label", windows)) for mode in MODES.values()]
         firing = (np.array([ordinal]), np.ones(1, np.float32))
         (snippet,) = examples.cut(0, firing, np.array([ordinal]), ["top"], [0.0])
-        label = str(label_messages([snippet], [], [], 0.1, 1.0))
+        label = str(label_messages(Shown([snippet], [], [], 0.1, 1.0, [])))
         for shown in (detection, fuzzing, label, *simulation):
             assert "\ufffd" not in shown and "\\ufffd" not in shown
         marked = fuzzing[fuzzing.index("<<") + 2 : fuzzing.index(">>")]
         assert marked, "a mark on a later part marks the character"
         assert marked in "".join(tokens.spell(start, end))
-        assert f"<<{marked}>>" in label and '"":' not in label
+        assert f"\u27e6{marked}\u27e7" in label
         assert len(windows[0]) == end - start and all(windows[0])
 
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/families.py --features 16384 --width 768 [--fit]
 
 Directions are random, with planted families of six in an eighth of them. `--fit` also times one fit
-of the regions of the map, of which the stage makes 19 with its default settings; it fits only rows
+of the regions of the map, of which the stage makes 16 with its default settings; it fits only rows
 that are nearer to another than chance, here the planted ones.
 """
 

@@ -377,7 +377,7 @@ def test_what_only_changes_the_speed_is_not_in_the_key_and_all_else_is():
         for kind in (RunSettings, CaptureSettings, TrainSettings)
         for name in asdict(kind()).keys() - key_table(kind()).keys()
     }
-    assert outside == {"device", "batch_tokens", "workers"}
+    assert outside == {"device", "batch_tokens", "workers", "trust_remote_code"}
 
 
 def test_differences_lists_each_change():

@@ -35,8 +35,9 @@ def test_every_stage_is_done_and_doing_it_again_takes_no_time(job, call):
         and [s["stage"] for s in stages] == UNITS
         and {s["state"] for s in stages} == {"done"}
     )
-    started = time.time()
-    assert call("run", job)[0] == 0 and time.time() - started < 5
+    code, _, err = call("run", job)
+    assert code == 0
+    assert "done in" not in err
 
 
 def test_the_report_holds_what_the_run_measured(job):
@@ -118,7 +119,7 @@ def test_a_readme_gets_its_figures_and_markdown(job, call, tmp_path):
 def test_list_filters_and_sorts(job, call):
     rows = json.loads(call("list", job, "--sort", "density", "--json")[1])
     assert [r["density"] for r in rows] == sorted((r["density"] for r in rows), reverse=True)
-    assert set(rows[0]) == {"feature", "label", "score", "density", "cluster"}
+    assert set(rows[0]) == {"feature", "label", "coverage", "score", "density", "cluster"}
     strict = json.loads(call("list", job, "--min-score", "0.5", "--json")[1])
     assert {r["feature"] for r in strict} == {
         r["feature"] for r in rows if r["score"] is not None and r["score"] >= 0.5
@@ -143,7 +144,7 @@ def test_a_note_in_the_language_of_rules_is_labelled_and_scored(job_copy, call):
     labels = json.loads(call("show", job_copy, 4, "--json")[1])["labels"]
     assert [label["set"] for label in labels] == ["hand", "rules"] and labels[0]["scores"][0][
         "kind"
-    ] == "simulation"
+    ] == "coverage"
     assert (
         call("note", job_copy, 4, '"dog"')[0] == 0
         and call("label", job_copy, "--labels", "hand")[0] == 0
@@ -478,7 +479,7 @@ def test_documents_that_are_too_short(tmp_path, subject_folder, call):
     (tmp_path / "short").mkdir()
     (tmp_path / "short" / "a.txt").write_text("", encoding="utf-8")
     code, _, err = call("capture", made(tmp_path, subject_folder, corpus=tmp_path / "short"))
-    assert code == 2 and "two tokens" in two_lines(err)[0] + two_lines(err)[1]
+    assert code == 2 and "without a word" in two_lines(err)[0]
 
 
 def test_activations_that_are_not_numbers(tmp_path, call):

@@ -15,6 +15,7 @@ import math
 import random
 import re
 
+from autointerp.llm.probe import SYSTEM as PROBE
 from tests.support.fake_llm import Answer, completion
 
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -42,7 +43,7 @@ class Oracle:
 
     def __call__(self, seen) -> Answer:
         messages = seen.body["messages"]
-        if len(messages) == 1:
+        if messages[0]["content"] == PROBE or len(messages) == 1:
             return self._probe(seen.body)
         if "prompt_logprobs" in seen.body:
             return self._slots(messages)
@@ -63,7 +64,7 @@ class Oracle:
                 completion("yes"), [None, {"5": {"logprob": -1.0, "decoded_token": "x"}}]
             )
         return spelt(
-            "7" if "digit" in body["messages"][0]["content"] else "yes",
+            "7" if "digit" in body["messages"][-1]["content"] else "yes",
             self.logprobs and body.get("logprobs"),
         )
 

@@ -28,7 +28,8 @@ from core.saes.formats.names import hub_name, site_of_hook
 from core.saes.formats.refusal import refusal
 from core.saes.formats.sources import Source
 from core.saes.formats.tensors import as_floats
-from core.saes.sae import SAE, SAEConfig, check_shapes
+from core.saes.sae import SAE, SAEConfig
+from core.saes.shapes import check_shapes
 
 CLASSES = {  # class -> (activation, whether b_dec is subtracted from the input)
     "AutoEncoder": ("relu", True),

@@ -22,7 +22,8 @@ from core.saes.formats.names import site_of_hook
 from core.saes.formats.refusal import refusal
 from core.saes.formats.sources import Source
 from core.saes.formats.tensors import as_floats
-from core.saes.sae import SAE, SAEConfig, check_shapes
+from core.saes.sae import SAE, SAEConfig
+from core.saes.shapes import check_shapes
 
 SUBJECT, CONTEXT = "meta-llama/Llama-3.1-8B", 1024
 DISTILLED = "log_jumprelu_threshold"

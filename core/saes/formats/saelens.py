@@ -26,7 +26,8 @@ from core.saes.formats.refusal import refusal
 from core.saes.formats.saelens_settings import ARCHITECTURES, NORMS, Settings, read_settings
 from core.saes.formats.sources import Source
 from core.saes.formats.tensors import as_floats
-from core.saes.sae import SAE, SAEConfig, check_shapes
+from core.saes.sae import SAE, SAEConfig
+from core.saes.shapes import check_shapes
 
 HOOK_Z_CHANGES = (  # options of TransformerLens that change hook_z itself
     "fold_value_biases",

@@ -31,13 +31,19 @@ GATED = {"b_enc": "b_gate", "gate_bias": "b_mag"}
 def save_saelens(sae: SAE, folder: Path) -> None:
     """Write `sae` into `folder`.
 
-    Raises UsageError for an SAE that does not say its site, and for what SAELens cannot describe:
-    groups of features of which one fires, and the input of a module.
+    Raises UsageError for an SAE that does not say its site, for transcoders and skip connections,
+    and for what SAELens cannot describe: groups of features of which one fires, and the input of a
+    module.
     """
     config = sae.config
     if config.activation not in ARCHITECTURES:
         raise UsageError(
             f"SAELens has no SAE with activation {config.activation!r}.",
+            "Keep it in this program's own sae.safetensors.",
+        )
+    if config.transcoder or sae.has_skip:
+        raise UsageError(
+            "A transcoder or a skip connection is not written in SAELens' layout.",
             "Keep it in this program's own sae.safetensors.",
         )
     if sae.site is None:

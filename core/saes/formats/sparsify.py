@@ -1,10 +1,11 @@
 """sparsify (EleutherAI): a folder per hook point with cfg.json and sae.safetensors.
 
     encoder.weight (F, D), encoder.bias (F,), W_dec (F, D), b_dec (D,)
-    W_skip (D, D) where there is a skip connection
+    W_skip (D, D) where there is a skip connection: x W_skip^T is added to what is decoded
 
 The run's config.json lies in the folder above. b_dec is always subtracted from the input, whatever
-`normalize_decoder` says, and the tensors say the size: `num_latents` may be 0.
+`normalize_decoder` says, but for transcoders (`transcode`), which read the input of the hook
+point's module and predict its output. The tensors say the size: `num_latents` may be 0.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def matches(source: Source) -> bool:
 def load(source: Source) -> SAE:
     """Load the SAE.
 
-    Raises UsageError for transcoders, skip connections, files without a decoder and unknown
-    activations.
+    The site that a transcoder reads is the input of a module, whose whole path the files do not
+    say; it is None. Raises UsageError for files without a decoder or without the skip connection
+    that they should have, and for unknown activations.
     """
     table, run = source.config("cfg.json"), source.config("../config.json")
     tensors = as_floats(source.table)
@@ -44,19 +46,25 @@ def load(source: Source) -> SAE:
         "b_enc": tensors.pop("encoder.bias"),
         **tensors,
     }
-    subject = run.get("model") or ""
+    if "W_skip" in weights:
+        weights["W_skip"] = weights["W_skip"].T
+    subject, transcoder = run.get("model") or "", bool(table.get("transcode"))
+    place = site_of_module(_hookpoint(source.path), subject)
     return SAE(
-        SAEConfig(kind, kind, int(table["k"])),
+        SAEConfig(
+            kind, kind, int(table["k"]), subtract_b_dec=not transcoder, transcoder=transcoder
+        ),
         weights,
-        site_of_module(_hookpoint(source.path), subject),
+        None if transcoder else place,
         subject,
         int(run.get("ctx_len") or 0),
         f"sparsify, {source.name}",
+        place,
     )
 
 
 def _check(source: Source, table: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Raise UsageError for what is no plain SAE of a known activation."""
+    """Raise UsageError for what is no whole SAE of a known activation."""
     activation = table.get("activation", "topk")
     if not table.get("k"):
         raise refusal(
@@ -64,17 +72,11 @@ def _check(source: Source, table: dict[str, Any], tensors: dict[str, Tensor]) ->
             "its cfg.json with k is missing",
             "Put the cfg.json that belongs to it beside the weights.",
         )
-    if table.get("transcode"):
+    if bool(table.get("skip_connection")) != ("W_skip" in tensors):
         raise refusal(
             source.name,
-            "it is a transcoder: it does not reconstruct what it reads",
-            "Use one that was trained without `transcode`.",
-        )
-    if table.get("skip_connection") or "W_skip" in tensors:
-        raise refusal(
-            source.name,
-            "part of its reconstruction bypasses the features",
-            "Use one without `skip_connection`.",
+            "its cfg.json and its tensors disagree about a skip connection",
+            "Put the cfg.json that belongs to it beside the weights.",
         )
     if "W_dec" not in tensors:
         raise refusal(source.name, "it was saved without its decoder", "Use the whole file.")

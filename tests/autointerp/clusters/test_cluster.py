@@ -151,6 +151,12 @@ def test_what_cannot_be_grouped_is_said():
             stage.check(ClusterSettings(**wrong), 100, 100)
 
 
+def test_rows_that_are_all_equal_are_refused():
+    stage.check_distinct(np.random.default_rng(0).normal(size=(100, 16)).astype("f4"), 0, 0)
+    with pytest.raises(UsageError, match="1 different directions; 3 more are of length zero"):
+        stage.check_distinct(np.full((100, 16), 0.25, np.float32), 3, 0)
+
+
 def test_cohesion_counts_those_without_a_group_as_zero():
     x = unit_rows(np.random.default_rng(0).normal(size=(6, 4)))
     group = np.array([0, 0, 0, 1, 1, -1])
@@ -365,6 +371,8 @@ def test_planted_families_are_found_described_and_summarised(tmp_path):
     assert np.array(found["family"])[medoids].tolist() == table["family"].tolist()
     summary = summarise_families(table.assign(kind="synonyms"), found)
     assert summary["families"] == len(table) and summary["families_null"] == 0
+    back = (table["null_jaccard"] >= 0.5).mean()
+    assert summary["families_null_back"] == pytest.approx(back, abs=1e-4)
     assert summary["families_come_back"] == 1 and summary["family_share"] > 0.7
     assert summary["family_kinds"] == {"synonyms": len(table)}
     assert f"{len(table)} families" in render_families(summary)

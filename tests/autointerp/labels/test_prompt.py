@@ -263,7 +263,7 @@ def test_a_simulation_is_found_in_other_text(text):
     "answer",
     ["[[2, 5]]", "[[-1, 5]]", "[[0, 10]]", "[[0, -1]]", "[[0.5, 1]]", "[[0]]", "[[0, 1, 2]]",
      "[0, 5]", "null", "{}", "[[0, true]]", "[[0, NaN]]",
-     "[[Infinity, 1]]", '[["the", 1]]', "[[0, 1], [0, 2]]", "[[0, 5"],
+     "[[Infinity, 1]]", '[["the", 1]]', "[[0, 1], [0, 2]]"],
 )  # fmt: skip
 def test_an_unsound_window_is_a_failure_alone(answer):
     check(

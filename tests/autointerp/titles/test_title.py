@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autointerp.llm.probe import SYSTEM as PROBE
 from autointerp.llm.replies import Reply
 from autointerp.pipeline import make as make_unit
 from autointerp.settings import TitleSettings
@@ -349,7 +350,7 @@ def test_the_stage_reads_and_writes_a_run(planted_run):
 
 def test_the_stage_asks_an_endpoint_and_pays_once(planted_run):
     def judge(seen):
-        if len(seen.body["messages"]) == 1:
+        if seen.body["messages"][0]["content"] == PROBE:
             return None  # the probe
         system, user = (m["content"] for m in seen.body["messages"])
         if system == naming.INTRUDER_SYSTEM:

@@ -36,6 +36,7 @@ from tests.support.tiny import (
     SHARD_TOKENS,
     SMALL_CAPTURE,
     WIDTH,
+    Counted,
     Killed,
     byte_level_tokenizer,
     new_run,
@@ -510,6 +511,22 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
     assert (run.path / "capture" / "activations-00000.npy").stat().st_mtime_ns == made
     assert manifest.files == tiny_run.manifest("capture").files
     assert manifest.summary == tiny_run.manifest("capture").summary
+
+
+def test_the_bar_of_a_capture_moves_with_every_pass(
+    tmp_path, subject_folder, documents_folder, monkeypatch
+):
+    """Also one that is resumed: shards that are there count at once."""
+    run = new_run(tmp_path / "run", subject_folder, documents_folder)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, core.activations.shards, "write_shard", 3)
+        capture(run, replace(SMALL_CAPTURE, batch_tokens=200))
+    monkeypatch.setattr(core.activations.shards, "progress", Counted)
+    capture(run, replace(SMALL_CAPTURE, batch_tokens=200))
+    bar, (tokens, store) = Counted.last, captured(run)
+    assert sum(bar.counts) == bar.total == len(tokens)
+    assert len(bar.counts) > 2 * store.n_shards
+    assert sorted(bar.counts)[-2:] == sorted(np.diff(store.bounds)[:2].tolist())
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tests.support.tiny import (
     SHARD_TOKENS,
     SMALL_CAPTURE,
     SMALL_TRAIN,
+    Counted,
     Killed,
     sae_of,
 )
@@ -227,3 +228,11 @@ def test_a_killed_index_goes_on_to_the_same_bytes(run_copy, tiny_run, monkeypatc
     monkeypatch.setattr(core.firings.postings, "write_array", dying)
     assert index(run_copy, IndexSettings()).files == tiny_run.manifest("index").files
     assert not whole & set(written), "a whole shard is not made again"
+
+
+def test_the_bar_of_an_index_moves_with_every_batch(run_copy, monkeypatch):
+    monkeypatch.setattr(core.firings.index, "progress", Counted)
+    monkeypatch.setattr(core.firings.index, "BATCH", 64)
+    index(run_copy, IndexSettings(), redo=True)
+    assert sum(Counted.last.counts) == Counted.last.total
+    assert max(Counted.last.counts) <= 64

@@ -10,17 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from core.errors import UsageError
+from core.records import Site
 from core.saes import SAE, SAEConfig
 from core.saes.formats import saelens_releases
 from core.saes.formats.names import hub_name, site_of_hook, site_of_module
 from tests.support import published_numpy as by_hand
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
-CASES = sorted(
-    path.parent
-    for path in FIXTURES.rglob("expected.safetensors")
-    if path.parent.parent.name not in ("skip_connection", "transcoder")
-)
+CASES = sorted(path.parent for path in FIXTURES.rglob("expected.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -301,3 +298,57 @@ def test_an_edit_adds_the_difference_that_the_edited_features_make(norm, centred
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+# ---------------------------------------------------------------- transcoders and skip connections
+
+
+def test_a_transcoder_says_where_it_writes_and_refuses_what_needs_one_site(tmp_path):
+    sae = SAE.load(FIXTURES / "sparsify" / "transcoder" / "layers.5.mlp")
+    assert sae.site_in is None and str(sae.site_out) == "mlp_out.5"
+    assert sae.config.transcoder and not sae.config.subtract_b_dec
+    sae.with_origin(Site("input", module="gpt_neox.layers.5.mlp"), "x", 64).save(tmp_path)
+    again = SAE.load(tmp_path)
+    assert (str(again.site_in), str(again.site_out)) == (
+        "gpt_neox.layers.5.mlp.input",
+        "mlp_out.5",
+    )
+    for refused in (lambda: again.clamp({1: 2.0}), lambda: again.save(tmp_path, "saelens")):
+        with pytest.raises(UsageError, match="transcoder"):
+            refused()
+
+
+def test_a_transcoder_may_write_another_width_than_it_reads():
+    draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    tensors = {
+        "W_enc": draw(4, 9), "b_enc": draw(9), "W_dec": draw(9, 6), "b_dec": draw(6), "W_skip": draw(4, 6),
+    }  # fmt: skip
+    form = SAEConfig("x", "relu", subtract_b_dec=False, transcoder=True)
+    sae, x = SAE(form, tensors), draw(3, 4)
+    assert (sae.d_in, sae.d_out) == (4, 6)
+    f = (x @ tensors["W_enc"] + tensors["b_enc"]).relu()
+    y = f @ tensors["W_dec"] + tensors["b_dec"] + x @ tensors["W_skip"]
+    torch.testing.assert_close(sae.reconstruct(x), y)
+    with pytest.raises(ValueError, match="skip"):
+        sae.decode(f)
+    for wrong in ({"W_skip": draw(6, 4)}, {"b_dec": draw(4)}):
+        with pytest.raises(UsageError, match="has shape"):
+            SAE(form, tensors | wrong)
+    with pytest.raises(UsageError, match="has shape"):
+        SAE(SAEConfig("x", "relu", subtract_b_dec=False), tensors)
+    with pytest.raises(UsageError, match="centres or scales"):
+        SAE(SAEConfig("x", "relu", transcoder=True), tensors)
+
+
+def test_a_skip_connection_is_kept_and_leaves_clamps_as_they_are(tmp_path):
+    sae = SAE.load(FIXTURES / "sparsify" / "skip_connection" / "layers.5.mlp")
+    assert str(sae.site_in) == str(sae.site_out) == "mlp_out.5" and sae.has_skip
+    sae.save(tmp_path)
+    torch.testing.assert_close(SAE.load(tmp_path).W_skip, sae.W_skip)
+    x = torch.randn(5, sae.d_in, generator=torch.Generator().manual_seed(0))
+    f = sae.encode(x)
+    wanted = f.index_fill(1, torch.tensor([2]), 3.0)
+    delta = sae.edit(x, torch.tensor([2]), torch.tensor([3.0]))
+    torch.testing.assert_close(delta, sae.decode(wanted, x) - sae.decode(f, x))
+    with pytest.raises(UsageError, match="skip connection"):
+        sae.save(tmp_path, "saelens")

@@ -74,9 +74,8 @@ def test_a_missing_tensor_or_setting_is_named(copy):
 @pytest.mark.parametrize(
     ("name", "settings", "told"),
     [
-        ("skip_connection/layers.5.mlp", {}, "bypasses the features"),
-        ("skip_connection/layers.5.mlp", {"skip_connection": False}, "bypasses the features"),
-        ("transcoder/layers.5.mlp", {}, "transcoder"),
+        ("skip_connection/layers.5.mlp", {"skip_connection": False}, "disagree about a skip"),
+        ("topk/layers.5", {"skip_connection": True}, "disagree about a skip"),
         ("topk/layers.5", {"activation": "softmax"}, "softmax"),
         ("topk/layers.5", {"k": None}, "k is missing"),
         ("groupmax/layers.0", {"k": 5}, "divide"),

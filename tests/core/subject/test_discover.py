@@ -2,6 +2,8 @@
 
 import pytest
 
+from core.errors import UsageError
+from core.subject.decoding import check_cache
 from core.subject.families import FAMILIES
 from tests.support.every_family import try_family
 
@@ -22,3 +24,14 @@ def test_sites_are_found_and_text_is_that_of_the_library(name, sites):
     row = try_family(name)
     assert (row["reads"], row["sites"], row["generates"]) == ("yes", sites, "yes"), row
     assert row["final norm"] == "model.norm"
+
+
+class Recurrent:
+    def forward(self, input_ids, state=None):
+        """As Mamba and RWKV: a state of its own."""
+
+
+def test_a_model_without_a_key_value_cache_says_so():
+    with pytest.raises(UsageError, match="key-value cache") as raised:
+        check_cache(Recurrent(), "mamba")
+    assert str(raised.value).count("\n") == 1

@@ -1,9 +1,12 @@
 """Fidelity against hand calculation, cross-entropies against hooks placed by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
+import core.training.evaluate
 from core.activations.passes import TextRows
 from core.activations.store import ActivationStore
 from core.errors import UsageError
@@ -18,11 +21,13 @@ from core.training.evaluate import (
     SUMS,
     document_losses,
     document_sums,
+    draw_sample,
     draw_test_rows,
     fidelity,
     fidelity_of,
     intervals,
     losses_of,
+    measure_losses,
     replacements,
     split_by_length,
 )
@@ -286,6 +291,52 @@ def test_samples_are_of_the_size_asked_for(run_copy):
     assert 200 <= summary["tokens"] < 200 + 32 and 100 <= summary["loss_tokens"] < 100 + 32
 
 
+@pytest.fixture
+def in_small_rounds(monkeypatch):
+    """Rounds of 100 tokens, and an interval that five documents may have."""
+    for name, value in (("ROUND", 100), ("LOGITS", 1), ("LEAST_TOKENS", 1), ("MIN_DOCUMENTS", 5)):
+        monkeypatch.setattr(core.training.evaluate, name, value)
+
+
+def measured(run, clock=float):
+    sample = draw_sample(run, 0, 0)
+    edits = replacements(SAE.load(run.folder("train")), torch.zeros(WIDTH))
+    sums, ended = measure_losses(sample.subject, sample, edits, clock)
+    return losses_of(sums.sum(0)), ended, sums, sample
+
+
+@pytest.mark.usefixtures("in_small_rounds")
+def test_cross_entropies_end_when_their_increase_is_known(tiny_run, monkeypatch):
+    monkeypatch.setattr(core.training.evaluate, "PRECISION", 1e-12)
+    whole, ended, sums, sample = measured(tiny_run)
+    assert ended == "tokens" and whole["loss_tokens"] == len(sample.ordinals)
+    low, high = intervals(sums, losses_of, sample.seed)["ce_increase"]
+    monkeypatch.setattr(core.training.evaluate, "PRECISION", (high - low))
+    found, ended, sums, _ = measured(tiny_run)
+    assert ended == "precision" and found["loss_tokens"] < whole["loss_tokens"]
+    low, high = intervals(sums, losses_of, sample.seed)["ce_increase"]
+    assert high - low <= 2 * core.training.evaluate.PRECISION
+
+
+@pytest.mark.usefixtures("in_small_rounds")
+def test_cross_entropies_end_after_two_minutes(tiny_run, monkeypatch):
+    """50 seconds a round: the third ends it."""
+    monkeypatch.setattr(core.training.evaluate, "PRECISION", 1e-12)
+    found, ended, _, sample = measured(tiny_run, itertools.count(0, 50).__next__)
+    assert ended == "time"
+    lengths = np.diff(sample.tokens.row_offsets)[sample.loss_rows]
+    longest = int(lengths.max())
+    assert 300 - longest < found["loss_tokens"] <= 300
+    rows = sample.loss_rows[: int(np.searchsorted(np.cumsum(lengths), found["loss_tokens"])) + 1]
+    assert lengths[: len(rows)].sum() == found["loss_tokens"], "the first rows, whole"
+
+
+def test_a_number_of_tokens_is_measured_whole(run_copy, monkeypatch):
+    monkeypatch.setattr(core.training.evaluate, "SECONDS", 0.0)
+    summary = evaluate(run_copy, EvaluateSettings(tokens=0, loss_tokens=600)).summary
+    assert summary["loss_ended_by"] == "tokens" and summary["loss_tokens"] >= 600
+
+
 def test_rows_without_bos_have_their_own_first_token_in_front(run_copy, gpt2):
     tokens = Tokens(run_copy.folder("capture"))
     first = np.arange(len(tokens.row_document)) + 100
@@ -309,7 +360,7 @@ def test_no_score_document_is_an_error(run_copy):
 def test_vectors_of_outlying_norm_decide_no_figure_and_are_counted():
     """The figures are those of the ordinary vectors alone; with the others, the FVU is told apart."""
     generator = torch.Generator().manual_seed(5)
-    sae = sae_of(SAEConfig("topk", k=3), 12, 30)
+    sae = sae_of(SAEConfig("topk", "topk", 3), 12, 30)
     x = torch.randn(400, 12, generator=generator)
     far = torch.zeros(400, dtype=torch.bool)
     far[[7, 90, 300]] = True
