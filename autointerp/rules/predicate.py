@@ -6,33 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from autointerp.rules.annotations import CONTEXTS, RELATIONS
+from autointerp.rules.annotations import CONTEXTS
 from autointerp.rules.language import Predicate, Rule, render
 from autointerp.rules.search import Target
 from autointerp.rules.terms import Terms
 from autointerp.rules.token_table import WINDOWS, Option
-
-SLOTS = (*RELATIONS, *WINDOWS, "text", "contexts")
-STARTS = [slot for slot in SLOTS if slot != "text"]
-MAX_TERMS = {"here": 6, "after 1": 5, "within 8": 2, "text": 1}  # literals of a set, by slot
-OTHER_TERMS = 4
-# Correlation that one more term, slot or predicate must add.
-TERM_COST, SLOT_COST, PREDICATE_COST = 0.0025, 0.008, 0.008
-# Silent tokens that are added to what a predicate matches, so that a few tokens prove little.
-PHANTOMS = 3.0
-DOUBT = 0.5  # share of the mass that is discounted when it comes from one group of documents
-# Multiples of a token's typical mean activation; the tokens above one of them make a set.
-THRESHOLDS = np.array([0.1, 0.2, 0.35, 0.6, 0.9, 1.3])
-# Slots that are searched for similar words and affixes; the others only for shapes.
-GROUPED = ("here", "after 1", "before")
-GROUPS_TRIED = 16  # groups with the best scores before any discount
-SHARED = 2.5  # members that a group must have, counted as (sum of mass)^2 / (sum of mass^2)
-N_STARTS = 2
-FOLLOWED = 0.5  # share of the best start's gain that another start needs to be followed
-MAX_OPTIONS = 4  # slots of a predicate
-# More tokens are strided when options are proposed, but never when they are compared.
-PROPOSAL_TOKENS = 20_000
-WINDOW_TOKENS = 3_000  # the same for windows, which need many look-ups a token
 
 
 def make_predicate(target: Target, options: list[Option], weak: bool) -> Predicate:
