@@ -153,7 +153,7 @@ class ReportSettings:
         "runs to compare scores with, with commas: untrained subjects or directions",
     )
     features: str = setting(
-        "", "features shown in full: 1,2,5-9; nothing takes some with high, middling and low scores"
+        "", "features shown in full: 1,2,5-9; default: some with high, middling and low scores"
     )
     compare: str = setting(
         "", "other runs on the same site and text, for the figure of L0 and FVU: a,b"

@@ -4,7 +4,7 @@ A unit (`capture`, `label/rules`, `score/rules/simulation`) is a folder whose ma
 written last. Work happens in `UNIT.partial`; one rename commits it. The key of a unit hashes its
 name, the version of its code, its settings and the keys of its inputs, so a unit is *stale* when an
 input has been recomputed with another key. A killed stage leaves its partial folder, and the same
-command goes on from there; a partial folder that was begun with other settings is thrown away.
+command continues from there; a partial folder that was begun with other settings is thrown away.
 
 One process at a time writes to a run: `locked` holds a file lock, which the system releases even
 after kill -9.

@@ -12,7 +12,7 @@ the others. When a map replaces an earlier one, it is rotated to fit it.
 
 The stage also measures what the clusters are worth: see `validation`, `replicates`, `coactivation`
 and `similarity`. `unit` describes the files. Each step writes into `steps/` what the next needs,
-so that a killed stage goes on where it stopped; a committed unit has no such folder.
+so that a killed stage continues where it stopped; a committed unit has no such folder.
 """
 
 from __future__ import annotations
