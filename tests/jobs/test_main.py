@@ -98,8 +98,8 @@ def test_a_pair_is_counted_over_every_token(job, call):
     )
 
 
-def test_a_readme_gets_its_figures_and_markdown(job, call, tmp_path):
-    assert call("report", job, "--readme", tmp_path / "images")[0] == 0
+def test_a_readme_gets_its_figures_and_markdown(job_copy, call, tmp_path):
+    assert call("report", job_copy, "--readme", tmp_path / "images")[0] == 0
     text = (tmp_path / "images" / "figures.md").read_text(encoding="utf-8")
     shown = re.findall(r'(?:src|srcset)="([^"]+)"', text)
     assert (

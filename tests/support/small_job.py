@@ -7,6 +7,7 @@ import contextlib
 import io
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +57,14 @@ def job(tmp_path_factory, subject_folder, call):
         done(call("train", folder / "run", "--expansion", 8, "--k", 4, *small))
         done(call("run", folder / "run"))
 
-    return build_once(tmp_path_factory, "job", make) / "run"
+    path = build_once(tmp_path_factory, "job", make) / "run"
+    before = _commit_times(path)
+    yield path
+    assert _commit_times(path) == before, "a test wrote into the shared job"
+
+
+def _commit_times(run: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
 
 
 def done(result):
