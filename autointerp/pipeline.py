@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from autointerp.settings import (
 )
 from core.errors import Stop
 from core.malloc import give_back_memory
-from core.progress import say
+from core.progress import Steps, say
 from core.records import Manifest
 from core.settings import (
     CaptureSettings,
@@ -181,6 +181,11 @@ STAGES = {
     )
 }  # fmt: skip
 IN_RUN = [stage for stage in STAGES.values() if stage.in_run]
+# Shares of the time of a whole run, for the estimate of the rest: those of the demo
+SHARES = {
+    "capture": 0.10, "train": 0.05, "evaluate": 0.12, "index": 0.30, "effects": 0.10,
+    "cluster": 0.05, "label": 0.12, "score": 0.10, "title": 0.02, "relate": 0.01, "report": 0.03,
+}  # fmt: skip
 
 
 CONTROL: dict[str, Any] = {
@@ -272,10 +277,10 @@ def _make_unit(run: Run, stage: Stage, settings: Any, redo: bool) -> Manifest:
 def make_pending(run: Run, name: str, settings: Any = None) -> Manifest:
     """Run stage `name` unless it is done; continue or redo it with the settings it had."""
     stage = STAGES[name]
-    states = {run.state(unit): unit for unit in reversed(stage.made)}
-    if set(states) == {"done"} and not stage.follows:
+    if _is_done(run, stage):
         return run.manifest(stage.made[0])
-    if {"stale", "partial"} & set(states) and settings is None:
+    states = {run.state(unit) for unit in stage.made}
+    if {"stale", "partial"} & states and settings is None:
         settings = settings_as_made(run, name, {})
     return make(run, name, settings, redo="stale" in states)
 
@@ -292,10 +297,21 @@ def make_inputs(run: Run, name: str, settings: Any) -> None:
             make_pending(run, verb)
 
 
-def make_run(run: Run) -> None:
-    """Run every stage that is not done, with its defaults or the settings it was begun with."""
-    for stage in IN_RUN:
-        make_pending(run, stage.name)
+def make_run(run: Run, settings: Mapping[str, Any] | None = None) -> None:
+    """Run every stage that is not done, and say which it is and about how long the rest takes.
+
+    A stage has the settings that it was begun with, or those in `settings` (stage -> settings), or
+    its defaults.
+    """
+    waiting = [stage.name for stage in IN_RUN if not _is_done(run, stage)]
+    steps = Steps({name: SHARES.get(name, 0.02) for name in waiting})
+    for name in waiting:
+        steps.begin(name)
+        make_pending(run, name, (settings or {}).get(name))
+
+
+def _is_done(run: Run, stage: Stage) -> bool:
+    return not stage.follows and {run.state(unit) for unit in stage.made} == {"done"}
 
 
 def capture_together(

@@ -66,11 +66,14 @@ class RunSettings:
     )
     corpus: str = setting(
         "stdlib",
-        "stdlib; a file (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet, each also .gz or .zst) or "
-        "a folder of them; hf:name[@config][:split][:column]",
+        "prompts, what SmolLM2 wrote from our prompts; stdlib; a file (.txt, .md, .jsonl, .json, "
+        ".csv, .tsv, .parquet, each also .gz or .zst) or a folder of them; "
+        "hf:name[@config][:split][:column]",
     )
     sae: str = setting(
-        "", "load this published SAE instead of training one: a folder, a file, or hf:repo[/folder]"
+        "",
+        "load this published SAE instead of training one: smollm2-135m, which comes with the "
+        "program; a folder, a file, or hf:repo[/folder]",
     )
     seed: int = setting(0, "seed of everything random in the run")
     trust_remote_code: bool = setting(

@@ -18,6 +18,7 @@ ORDER = [
     "core.progress",
     "core.files",
     "core.malloc",
+    "core.embedded",
     "core.run",
     "core.hub",
     "core.devices",

@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from core import hub
 from core.errors import NotReady, UsageError
 from core.files import sha256
 from core.progress import say
@@ -47,6 +48,12 @@ def smollm2_folder() -> str:
         check(path)
         convert(path, target)
     return str(target)
+
+
+def check_smollm2() -> None:
+    """Raises NotReady when the subject can be had neither from the package nor from the hub."""
+    if smollm2_folder() == HUB:
+        hub.fetch(HUB, ["config.json"], "")
 
 
 def installed_file() -> Path | None:
