@@ -14,6 +14,7 @@ from core.settings import EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
     from autointerp.study import Study
+    from core.clamps.experiments import Experiment
 
 DEMO = {
     "train": TrainSettings(epochs=2.0),
@@ -36,34 +37,46 @@ def demo() -> None:
             make_pending(study.run_directory, stage.name, DEMO.get(stage.name))
     for name in ("capture", "train", "index", "label", "score"):
         make_pending(control.run_directory, name, CONTROL.get(name))
-    shown = clamp_three(study)
+    kept = clamp_three(study)
     make_pending(study.run_directory, "report", ReportSettings(control=control.name))
-    feature = shown[0] if shown else 0
+    feature = kept[0].features[0] if kept else 0
     inside = sys.prefix.startswith(os.getcwd())
     python = os.path.relpath(sys.executable) if inside else "python"
     click.echo(f"""
-Report: {study.path / "report" / "report.md"}
-
-Things to try next:
+Look at it, then try the others:
   {python} main.py explore demo
   {python} main.py show demo {feature}
   {python} main.py text demo "for name in names:" --against "import os"
-  {python} main.py clamp demo --set {feature}=2x --prompt "def main():" --figure""")
+  {python} main.py {suggest_clamp(kept)}
+Report: {study.path / "report" / "report.md"}""")
 
 
-def clamp_three(study: Study) -> list[int]:
-    """Clamp three labelled features and keep the experiments, unless there are some; returns the
-    features.
-    """
+def suggest_clamp(kept: list[Experiment]) -> str:
+    """The clamp of a kept experiment at its useful dose; where none is confirmed, the search."""
+    from autointerp.clamps import beats_controls
+
+    for record in kept:
+        for useful, key in ((record.useful, "own"), (record.useful_found, "found")):
+            if useful and beats_controls(useful, key):
+                prompt = PROMPTS[0].split("\n")[0]
+                value = f"{record.features[0]}={useful['dose']:g}x"
+                return f'clamp demo --set {value} --prompt "{prompt}" --doses 1,2,4 --figure'
+    return "gallery demo 1"
+
+
+def clamp_three(study: Study) -> list[Experiment]:
+    """Clamp three labelled features and keep the experiments, unless there are some."""
     from autointerp.clamps import DoseBudget, choose_features
     from core.clamps.experiments import experiments
     from core.progress import progress
 
     if kept := experiments(study.run_directory):
-        return [record.features[0] for record in kept]
+        return kept
     chosen = choose_features(study.known, 3)
     budget = DoseBudget(prompts=6, tokens=20, seeds=1)
+    made = []
     for feature in progress(chosen, "clamp", unit="feat"):
         clamps = {feature: "2x"}
-        study.clamp(clamps, PROMPTS, tokens=30, samples=1, doses=DOSES, budget=budget)
-    return chosen
+        texts = study.clamp(clamps, PROMPTS, tokens=30, samples=1, doses=DOSES, budget=budget)
+        made.append(texts.experiment)
+    return made
