@@ -359,13 +359,50 @@ def needs_model(settings: ScoreSettings) -> bool:
     return needs_live(settings)
 
 
+FIGURES = {  # key in a summary -> words, with {} for its value; a key that is not here is its own
+    "val_fvu": "{} of the variance missed on val (FVU)", "fvu": "{} of the variance missed (FVU)",
+    "l0": "{} features fire on a token", "dead": "{} never fire", "dense": "{} fire everywhere",
+    "ce_clean": "loss {}", "ce_spliced": "{} through the autoencoder",
+    "recovered_mean": "{} of the loss recovered", "loss_tokens": "loss on {} tokens",
+    "steps": "{} steps", "saes": "{} autoencoders", "features": "{} features",
+    "documents": "{} documents", "tokens": "{} tokens", "firings": "{} firings",
+    "families": "{} families", "family_cut": "cosine {} inside a family",
+    "families_null": "{} families in noise", "families_come_back": "{} of them come back",
+    "family_share": "{} of the features in one", "layers": "clusters by level {}",
+    "isolated": "{} isolated", "labels": "{} labels", "unclear": "{} of them unclear",
+    "median": "median {}", "low": "from {}", "high": "to {}", "null_median": "null {}",
+    "n": "{} features have a value", "share_above_null": "{} of all above their null",
+    "families_named": "{} families named", "families_solid": "{} of them solid",
+    "groups": "{} clusters", "named": "{} named", "mixed": "{} mixed", "unstable": "{} unstable",
+    "intruder_share": "intruders told {}", "agreement_z": "agreement of labels z {}",
+    "duplicate": "{} near duplicates", "splitting": "{} probably split",
+    "absorption": "{} probably absorbed", "figures": "{} figures", "architecture": "{}",
+}  # fmt: skip
+VERDICTS = {
+    "none": "no structure beyond one cloud",
+    "unstable": "clusters that do not come back",
+    "structure": "clusters beyond one cloud",
+}
+
+
 def brief(stage: Stage, summary: dict[str, Any]) -> str:
-    """The key figures of a unit on one line."""
+    """The key figures of a unit in words, on one line."""
     shown = {name: summary[name] for name in stage.shown if summary.get(name) not in (None, {})}
-    return ", ".join(f"{name} {_number(value)}" for name, value in shown.items())
+    return ", ".join(_say_figure(name, value) for name, value in shown.items())
+
+
+def _say_figure(name: str, value: Any) -> str:
+    if name == "failures" and isinstance(value, dict):
+        kinds = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in value.items())
+        return f"without a value: {kinds}"
+    if name == "verdict_kind":
+        return VERDICTS.get(value, str(value))
+    return FIGURES.get(name, name.replace("_", " ") + " {}").format(_number(value))
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_number(one) for one in value)
     if isinstance(value, float) and abs(value) < 1000:
         return f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

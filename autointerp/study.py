@@ -34,6 +34,9 @@ from core.records import Clamp, Manifest
 from core.run import Run
 from core.settings import RunSettings, from_table
 
+MOST_TRIED = 6  # features that are tried for each one that is wanted
+READ_BACK = 1.3  # what reading the written text again adds to writing it
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -330,13 +333,29 @@ class Study:
         from core.progress import progress
 
         budget, wanted = budget or DoseBudget(), count
-        for feature in progress(choose_features(self.known, 6 * count), "gallery", unit="feat"):
+        candidates = choose_features(self.known, MOST_TRIED * count)
+        for feature in progress(candidates, "gallery", unit="feat"):
             made = self._working(feature, budget)
             if made is not None:
                 yield made
                 wanted -= 1
             if not wanted:
                 return
+
+    def estimate_working(self, count: int, budget: DoseBudget | None = None) -> float:
+        """Seconds that `find_working` takes for each feature that it tries, from one timed text.
+
+        A feature takes a clamp and two controls at each dose, and one unclamped text.
+        """
+        from time import perf_counter
+
+        budget = budget or DoseBudget()
+        prompts = read_held_out_prompts(self.known.evidence, budget)
+        start = perf_counter()
+        subject = self.model.subject
+        subject.generate(prompts, budget.tokens, self.model.site, temperature=0.7)
+        once = perf_counter() - start
+        return once * budget.seeds * (1 + 3 * (len(DOSES) - 1)) * READ_BACK
 
     def _working(self, feature: int, budget: DoseBudget) -> ClampedTexts | None:
         """The clamp of one feature at its useful dose; None when no dose beats its controls."""
@@ -369,9 +388,11 @@ class Study:
 
         return map_drawing(self.known, dark)
 
-    def export(self, folder: str | Path, to: str = "site", **names: str) -> list[Path]:
+    def export(
+        self, folder: str | Path, to: str = "site", *, also: Sequence[str] = (), **names: str
+    ) -> list[Path]:
         """Write FOLDER: `site` (the explorer), `csv`, `jsonl`, `neuronpedia`, or `saelens` (the
-        SAE).
+        SAE). `also` are other runs for the same site.
         """
         from figures.explorer.site import export_site
 
@@ -382,7 +403,7 @@ class Study:
             export_saelens(self.run_directory, folder)
             return sorted(folder.iterdir())
         if to == "site":
-            export_site(self.known, folder)
+            export_site(self.known, folder, [open(name).known for name in also])
             return [folder / "index.html"]
         if to == "neuronpedia":
             from autointerp.exchange.neuronpedia import export_neuronpedia

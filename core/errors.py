@@ -1,6 +1,7 @@
 """Errors that people see: what was wrong, what the program found, and what to type next.
 
     ToolError
+      NothingFound    exit 1   the command ran, and what was asked for is not there
       UsageError      exit 2   a flag, name, file or setting cannot be used
       NotReady        exit 3   something is missing, stale or busy
       ProviderError   exit 4   the LLM endpoint failed, the budget is spent, or too many
@@ -25,6 +26,10 @@ class ToolError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.next_step}"
+
+
+class NothingFound(ToolError):
+    """The command ran, and what was asked for is not there."""
 
 
 class UsageError(ToolError):

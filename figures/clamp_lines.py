@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
 from core.clamps.experiments import Experiment
-from figures.layout import Column, lay_table, terminal_width, wrap_text
-from figures.text import describe_useful, quote, to_line
+from figures.layout import Column, fit_text, lay_table, terminal_width, wrap_text
+from figures.text import describe_change, describe_useful, quote, to_line
 
 MEASURES = (  # key in the row of a dose, name, format
     ("target", "own tokens, nats", "+.2f"),
@@ -26,13 +27,15 @@ def clamp_text(record: Experiment) -> str:
     """Continuations without and with the clamp, one above the other, then what doses do."""
     width = terminal_width()
     lines = [
-        f"{clamp}   {to_line(record.label(feature))}".rstrip()
+        fit_text(f"{clamp}   {to_line(record.label(feature))}".rstrip(), width)
         for clamp, feature in zip(record.clamps, record.features, strict=True)
     ]
     for other in record.also:
         for clamp in other.clamps:
             what = f"{clamp.mode} {clamp.feature}={clamp.value:.4g}"
             lines.append(f"{what}   in run {other.run}")
+    if said := describe_change(record):
+        lines += wrap_text(said, width)
     texts = zip(record.prompts, record.seeds, record.baseline, record.clamped, strict=True)
     for prompt, seed, baseline, clamped in texts:
         lines += wrap_text(f"-- {to_line(prompt)}   (seed {seed})", width)
@@ -70,8 +73,12 @@ def next_token_lines(entry: dict[str, Any], width: int) -> list[str]:
 
 
 def hang_text(name: str, text: str, width: int) -> list[str]:
-    """Text behind a name, wrapped between words."""
-    rows = wrap_text(text, width - len(name))
+    """Text behind a name, wrapped between words and behind line ends.
+
+    Only what is longer than a line is cut inside: a subject may write that.
+    """
+    behind = text.replace("↵", "↵ ")
+    rows = textwrap.wrap(behind, width - len(name), break_on_hyphens=False) or [""]
     return [(name if i == 0 else " " * len(name)) + row for i, row in enumerate(rows)]
 
 

@@ -77,6 +77,11 @@ class LoadedModel:
         self.site = Site.parse(run.settings.site)
         self.sae.to(self.subject.device)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether a text can be put into the subject's chat template."""
+        return bool(getattr(self.subject.tokenizer, "chat_template", None))
+
     # ------------------------------------------------------------ reading
 
     @torch.inference_mode()

@@ -159,20 +159,21 @@ def clamp_some(study: Study, plan: Plan) -> list[Experiment]:
     return experiments(study.run_directory)
 
 
-def best_clamp(kept: list[Experiment]) -> tuple[int, str]:
-    """(feature, dose) of the first experiment whose dose was found to work, else of the first."""
-    from autointerp.clamps import is_found_again, works
+def suggest_clamp(plan: Plan, kept: list[Experiment]) -> str:
+    """The clamp of a kept experiment at a dose that was confirmed; without one, the search."""
+    from autointerp.clamps import beats_controls
 
     for record in kept:
-        if works(record.useful) or is_found_again(record.useful_found):
-            useful = record.useful if works(record.useful) else record.useful_found
-            assert useful is not None
-            return record.features[0], f"{2 * useful['dose']:g}x"
-    return (kept[0].features[0], "2x") if kept else (0, "2x")
+        for useful, measure in ((record.useful, "own"), (record.useful_found, "found")):
+            if useful and beats_controls(useful, measure):
+                value = f"{record.features[0]}={useful['dose']:g}x"
+                prompt = plan.prompts[0].strip()
+                return f'clamp {plan.name} --set {value} --prompt "{prompt}" --figure'
+    return f"gallery {plan.name} 1"
 
 
 def say_next(study: Study, plan: Plan, kept: list[Experiment]) -> str:
-    feature, dose = best_clamp(kept)
+    feature = kept[0].features[0] if kept else 0
     inside = sys.prefix.startswith(os.getcwd())
     command = f"{os.path.relpath(sys.executable) if inside else 'python'} main.py"
     return f"""
@@ -181,5 +182,5 @@ What to open first:
 Then:
   {command} show {study.name} {feature}
   {command} text {study.name} "{plan.text}"
-  {command} clamp {study.name} --set {feature}={dose} --prompt "{plan.prompts[0].strip()}"
+  {command} {suggest_clamp(plan, kept)}
 Report: {study.path / "report" / "report.md"}"""

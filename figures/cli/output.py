@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.errors import UsageError
+from core.errors import ToolError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,12 +70,19 @@ def emit(value: Any, text: str | Callable[[], str], as_json: bool) -> None:
         click.echo(text() if callable(text) else text)
 
 
-def emit_table(table: pd.DataFrame, as_json: bool, limit: int) -> None:
-    """A table on standard output: every row as JSON, or `limit` rows as text."""
+def emit_table(table: pd.DataFrame, as_json: bool, limit: int, nothing: ToolError) -> None:
+    """A table on standard output: every row as JSON, or `limit` rows as text.
+
+    Raises `nothing` where it has no rows, behind `[]` as JSON.
+    """
     from autointerp.tables import plain
     from figures.terminal import table_text
 
     rows = plain(table)
+    if not rows:
+        if as_json:
+            emit(rows, "", as_json)
+        raise nothing
     emit(rows, lambda: table_text(rows, list(table.columns), limit), as_json)
 
 

@@ -62,7 +62,8 @@ def _describe_published(run: str, values: dict[str, Any]) -> str:
 @run_argument
 def run_all(run: str) -> None:
     """Run every stage that is not done, with its default settings or those it was begun with."""
-    click.echo(f"Report: {open_study(run).run()}")
+    report = open_study(run).run()
+    click.echo(f"Look: python main.py explore {run}\nReport: {report}")
 
 
 @click.command()

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from core.activations.layout import Layout, read_layout, read_vectors, write_layout
 from core.activations.store import ActivationStore, write_shard
 from core.effects.unit import has_changes, open_changes, read_changes, read_effects
+from core.errors import UsageError
 from core.firings.postings import Postings, maxima
 
 ROOT = Path(__file__).parents[3]
@@ -44,6 +46,27 @@ def test_maxima_are_those_of_the_postings(tiny_run):
         assert largest[feature] == (values.max() if len(values) else 0)
         assert postings.n_firings[feature] == len(values)
     assert (largest > 0).any()
+
+
+def test_firings_on_a_token_are_those_of_every_feature(tiny_run):
+    """In every shard, of tokens in any order and asked twice; what is not there is told."""
+    postings = Postings(tiny_run.folder("index"), tiny_run.folder("capture"))
+    asked = np.r_[postings.bounds[:-1], postings.bounds[1:] - 1, 7, 7, 3]
+    ordinals, features, values = postings.firings_at(asked)
+    expected = {}
+    for feature in range(postings.n_features):
+        where, activations = postings.firings(feature)
+        for ordinal, value in zip(where.tolist(), activations.tolist(), strict=True):
+            if ordinal in asked:
+                expected[ordinal, feature] = value
+    pairs = zip(ordinals.tolist(), features.tolist(), strict=True)
+    assert dict(zip(pairs, values.tolist(), strict=True)) == expected and len(expected) > 10
+    assert ordinals.tolist() == sorted(ordinals)
+    assert all(np.diff(values)[np.diff(ordinals) == 0] <= 0)
+    assert len(postings.firings_at(np.zeros(0, int))[0]) == 0
+    for ordinal in (-1, postings.n_tokens):
+        with pytest.raises(UsageError, match="There is no token"):
+            postings.firings_at(np.array([ordinal]))
 
 
 def test_vectors_are_read_as_the_store_reads_them(tiny_run):

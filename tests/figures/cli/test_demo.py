@@ -43,8 +43,8 @@ def test_without_package_and_hub_the_small_model_stands_in_and_a_line_says_so(mo
 
 def test_the_clamp_that_is_suggested_is_one_that_was_found_to_work():
     kept = [record(3), record(5, USEFUL), record(7, USEFUL)]
-    assert demo.best_clamp(kept) == (5, "4x")
-    assert demo.best_clamp(kept[:1]) == (3, "2x")
+    assert "--set 5=2x" in demo.suggest_clamp(demo.SMOLLM2, kept)
+    assert demo.suggest_clamp(demo.SMOLLM2, kept[:1]) == "gallery demo 1"
 
 
 def test_a_folder_of_the_same_name_comes_before_what_is_embedded(tmp_path, monkeypatch):
