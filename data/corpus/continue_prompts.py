@@ -38,7 +38,7 @@ BATCH, N_NEW, TEMPERATURE, TOP_P = 96, 300, 0.8, 0.95
 SEED = 7_000_021  # of the first prompt; each further one has the next number
 CANDIDATES = 1024  # likeliest tokens among which one is drawn
 END, CONTROL = 2, [0, 1, *range(3, 17)]  # the tokenizer's end of a turn, and what is never drawn
-SHORT, GRAM, REPEATS, DISTINCT, COPIED = 24, 8, 4, 0.25, 0.3
+SHORT, GRAM, REPEATS, DISTINCT, COPIED = 24, 8, 3, 0.25, 0.3
 
 
 # ---------------------------------------------------------------- the decoder
@@ -269,56 +269,68 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 # ---------------------------------------------------------------- sifting
 
 
-def find_fault(record: dict[str, Any], grams: set[tuple[int, ...]], seen: dict[Any, int]) -> str:
+def cut_loop(new: list[int]) -> int:
+    """How many tokens stand before a run of GRAM tokens comes for the REPEATS-th time."""
+    seen = collections.Counter[tuple[int, ...]]()
+    for start in range(len(new) - GRAM + 1):
+        gram = tuple(new[start : start + GRAM])
+        seen[gram] += 1
+        if seen[gram] == REPEATS:
+            return start
+    return len(new)
+
+
+def find_fault(new: list[int], grams: set[tuple[int, ...]], seen: dict[Any, int]) -> str:
     """Why a continuation is left out, or "".
 
     `seen` maps each run of GRAM tokens of the kept ones to the number of its first prompt.
     """
-    new = record["new"]
-    repeats = collections.Counter(zip(*[new[i:] for i in range(GRAM)], strict=False))
     others = collections.Counter(seen[gram] for gram in grams if gram in seen)
     if len(new) < SHORT:
         return "short"
-    if max(repeats.values(), default=0) > REPEATS:
-        return "loop"
     if len(set(new)) < DISTINCT * len(new):
         return "few distinct tokens"
-    if max(others.values(), default=0) > COPIED * len(grams):
-        return "near copy"
-    return "not decodable" if "\ufffd" in record["text"] else ""
+    return "near copy" if max(others.values(), default=0) > COPIED * len(grams) else ""
 
 
 def sift(folder: Path) -> None:
-    """Write corpus.jsonl.gz here and counts.json to `folder`."""
+    """Write corpus.jsonl.gz here and counts.json to `folder`.
+
+    A continuation that loops is cut where its loop begins.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
     paths = sorted((folder / "batches").glob("*.jsonl"))
     lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     records = sorted(map(json.loads, lines), key=lambda record: record["n"])
     seen: dict[Any, int] = {}
-    kept, left_out = [], collections.Counter[str]()
+    kept, counts = [], collections.Counter[str]()
     for record in records:
-        new = record["new"]
+        new = record["new"][: cut_loop(record["new"])]
+        counts["cut at a loop"] += len(new) < len(record["new"])
         grams = {tuple(new[i : i + GRAM]) for i in range(len(new) - GRAM + 1)}
-        if fault := find_fault(record, grams, seen):
-            left_out[fault] += 1
+        if fault := find_fault(new, grams, seen):
+            counts[fault] += 1
             continue
         seen |= {gram: record["n"] for gram in grams if gram not in seen}
-        kept.append(record)
+        prompt = tokenizer(record["prompt"]).input_ids
+        text = tokenizer.decode(prompt + new, clean_up_tokenization_spaces=False)
+        kept.append(record | {"new": new, "text": text.rstrip("\ufffd")})
     shipped = [{k: r[k] for k in ("text", "kind", "seed", "n_prompt")} for r in kept]
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in shipped)
     packed = gzip.compress(text.encode(), mtime=0)
     (HERE / "corpus.jsonl.gz").write_bytes(packed)
-    counts = {
+    summary = {
         "continued": len(records),
         "kept": len(kept),
-        "left_out": dict(left_out),
+        **counts,
         "tokens_prompt": sum(r["n_prompt"] for r in kept),
         "tokens_new": sum(len(r["new"]) for r in kept),
         "ended": sum(r["ended"] for r in kept),
         "characters": sum(len(r["text"]) for r in kept),
         "bytes": len(packed),
     }
-    (folder / "counts.json").write_text(json.dumps(counts, indent=1), encoding="utf-8")
-    print(json.dumps(counts, indent=1))
+    (folder / "counts.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    print(json.dumps(summary, indent=1))
 
 
 def main() -> None:
