@@ -55,6 +55,7 @@ class Limits:
     tokens: int = 128  # of a continuation
     samples: int = 4
     clamps: int = 8
+    ablations: int = 20  # of single firings, and as many random ones
     seconds: float = 60.0  # of computing, and of waiting for a turn
 
 
@@ -68,6 +69,8 @@ class LiveCalls:
     clamp: Callable[
         ..., dict[str, Any]
     ]  # the arguments of `Server.clamp` -> an experiment's record
+    # (text, position of a token in it, how many to ablate) -> why what follows follows
+    why: Callable[[str, int, int], dict[str, Any]] | None = None
 
 
 def live_calls(study: Study) -> LiveCalls:
@@ -94,7 +97,14 @@ def live_calls(study: Study) -> LiveCalls:
         record = model.clamp(clamps, maxima, sampling, Positions(positions), seconds=seconds)
         return record.to_dict()
 
-    return LiveCalls(read, clamp)
+    def why(text: str, at: int, top: int) -> dict[str, Any]:
+        tokens = model.read(text).tokens
+        if at >= len(tokens):
+            raise UsageError(f"The text has {len(tokens)} tokens.", "Choose one of them.")
+        following = tokens[at + 1] if at + 1 < len(tokens) else ""
+        return study.why("".join(tokens[: at + 1]), following, top=top).to_dict()
+
+    return LiveCalls(read, clamp, why)
 
 
 class Refused(Exception):
@@ -127,6 +137,7 @@ class Server:
             Route("/data/{name}.js", self.shard),
             Route("/api/text", partial(self.answer, self.text), methods=["POST"]),
             Route("/api/clamp", partial(self.answer, self.clamp), methods=["POST"]),
+            Route("/api/why", partial(self.answer, self.why), methods=["POST"]),
             Route("/api/note", partial(self.answer, self.note), methods=["POST"]),
         ]
         handlers: Any = {Refused: answer_refused, ToolError: answer_unusable}
@@ -237,6 +248,18 @@ class Server:
             limits.seconds,
         )
         return record | {"labels": {str(f): self.features.label(f) for f in numbers}}
+
+    def why(self, asked: dict) -> dict:
+        """Why the token behind position `at` of a text follows: the panel of one token.
+
+        The answer is that of `Attribution.to_dict`; at a text's end it is about the likeliest next
+        token.
+        """
+        if self.calls.why is None:
+            raise Refused(400, "This page cannot attribute.")
+        at = read_whole(asked, "at", 0, self.limits.characters)
+        top = read_whole(asked, "top", 1, self.limits.ablations)
+        return self.calls.why(self.words(asked, "text"), at, top)
 
     def note(self, asked: dict) -> dict:
         """Write a note: the one request that writes."""
