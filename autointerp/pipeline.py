@@ -341,12 +341,18 @@ def capture_together(
 
 
 def make_control_run(run: Run, directions: str) -> Run:
-    """The run NAME-DIRECTIONS beside `run`: untrained directions of the same activations, labelled
-    and scored.
+    """The run NAME-DIRECTIONS beside `run`, labelled and scored: untrained directions of the same
+    activations, or the subject's own neurons or heads in the same layer on the same text.
     """
-    from core.training.controls import make_control
+    from core.training.controls import make_basis_run, make_control
 
-    control = make_control(run, directions)
+    if directions in ("neurons", "heads"):
+        control = make_basis_run(run, directions)
+        if control.find("capture") is None:
+            make(control, "capture", settings_as_made(run, "capture", {"store": "auto"}))
+        make_pending(control, "train")
+    else:
+        control = make_control(run, directions)
     for name in ("index", "label", "score"):
         make_pending(control, name, CONTROL.get(name))
     return control

@@ -67,7 +67,18 @@ def new(name: str | Path, **settings: Any) -> Study:
     made = from_table(
         RunSettings, {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     )
-    check_site(made.subject, made.revision, Site.parse(made.site))
+    if made.sae:
+        from core.training.basis import Basis
+
+        if basis := Basis.parse(made.sae):
+            read, write = basis.sites(made.site)
+            made = replace(made, site=read, site_out=made.site_out or write)
+    for site in filter(None, (made.site, made.site_out)):
+        check_site(made.subject, made.revision, Site.parse(site))
+    if made.site == made.site_out:
+        raise UsageError(
+            f"The run reads and predicts {made.site}.", "Leave site_out out for an autoencoder."
+        )
     check_corpus(made.corpus)
     return Study(Run.create(str(name), made))
 
@@ -95,7 +106,8 @@ class Study:
     def __repr__(self) -> str:
         about = self.run_directory.settings
         done = ", ".join(self.run_directory.committed()) or "nothing made yet"
-        return f"<Study {self.name}: {about.subject} at {about.site}; {done}>"
+        place = f"{about.site} to {about.site_out}" if about.site_out else about.site
+        return f"<Study {self.name}: {about.subject} at {place}; {done}>"
 
     # ------------------------------------------------------------ stages
 
@@ -231,20 +243,37 @@ class Study:
         return TopFeatures(reading.tokens, firings, self.model.sae.n_features)
 
     def why(
-        self, prompt: str, token: str = "", against: str = "", *, top: int = 10, steps: int = 1
+        self,
+        prompt: str,
+        token: str = "",
+        against: str = "",
+        *,
+        top: int = 10,
+        steps: int = 1,
+        also: Sequence[str] = (),
     ) -> Attribution:
         """Which features, at which tokens, make the next token of `prompt`; checked by ablation.
 
         The logit of `token` (default: the likeliest) less that of `against`; `top` firings and as
-        many random ones are ablated. `steps` above 1 averages gradients. Raises UsageError for a
-        text that is not one token.
+        many random ones are ablated. `steps` above 1 averages gradients. `also` names other runs of
+        the same subject: the logit is attributed to their features too, with edges between the
+        `top` firings of all. Raises UsageError for a text that is not one token.
         """
-        from core.attribution.attribute import Question, attribute
+        from core.attribution.attribute import Question
+        from core.attribution.runs import why_runs
 
-        model, question = self.model, Question(token, against, top, steps)
-        made = attribute(model.subject, model.site, model.sae, prompt, question)
-        fired = {firing.feature for firing in made.firings}
-        return replace(made, labels={f: self.known.label(f) for f in fired})
+        question = Question(token, against, top, steps)
+        others = [self._same_subject(name) for name in also]
+        models = [(self.name, self.model), *((study.name, model) for study, model in others)]
+        made = why_runs(models, prompt, question)
+
+        def with_labels(found: Attribution, known: Features) -> Attribution:
+            fired = {firing.feature for firing in found.firings}
+            return replace(found, labels={f: known.label(f) for f in fired})
+
+        named = zip(made.also, (study for study, _ in others), strict=True)
+        made = replace(made, also=tuple(with_labels(a, s.known) for a, s in named))
+        return with_labels(made, self.known)
 
     # ------------------------------------------------------------ clamps
 
@@ -302,6 +331,14 @@ class Study:
 
     def _other(self, name: str, clamps: Sequence[Clamp]) -> tuple[LoadedModel, list[Clamp], dict]:
         """(the loaded model of another run on the same subject, its clamps, their maxima)."""
+        other, loaded = self._same_subject(name)
+        return loaded, list(clamps), other.maxima([c.feature for c in clamps])
+
+    def _same_subject(self, name: str) -> tuple[Study, LoadedModel]:
+        """Another run and its loaded model; raises UsageError for another subject than this run's.
+
+        The subject is loaded once for both.
+        """
         from core.clamps.live import LoadedModel
 
         other, mine = open(name), self.run_directory.settings
@@ -310,10 +347,9 @@ class Study:
         if any(getattr(mine, field) != getattr(theirs, field) for field in same):
             raise UsageError(
                 f"Run {name} is about another subject than {self.name}.",
-                "Clamp features of runs on one subject together.",
+                "Give --also a run on the same subject.",
             )
-        loaded = LoadedModel(other.run_directory, self.model.subject)
-        return loaded, list(clamps), other.maxima([c.feature for c in clamps])
+        return other, LoadedModel(other.run_directory, self.model.subject)
 
     def replay(self, number: int) -> tuple[Experiment, Experiment]:
         """Kept experiment `number`, and the same run again.

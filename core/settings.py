@@ -15,9 +15,20 @@ from core.errors import UsageError
 S = TypeVar("S")
 
 
-def setting(default: Any, text: str, *, choices: tuple[Any, ...] = (), in_key: bool = True) -> Any:
-    """A dataclass field with its help sentence; `choices` are the values that it accepts."""
-    return field(default=default, metadata={"help": text, "choices": choices, "in_key": in_key})
+def setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[Any, ...] = (),
+    in_key: bool = True,
+    optional: bool = False,
+) -> Any:
+    """A dataclass field with its help sentence; `choices` are the values that it accepts.
+
+    An `optional` one is in a unit's key only where it differs from its default.
+    """
+    about = {"help": text, "choices": choices, "in_key": in_key, "optional": optional}
+    return field(default=default, metadata=about)
 
 
 def from_table(kind: type[S], table: Mapping[str, Any]) -> S:
@@ -44,6 +55,7 @@ def key_table(settings: Any) -> dict[str, Any]:
         f.name: getattr(settings, f.name)
         for f in fields(settings)
         if f.metadata.get("in_key", True)
+        and not (f.metadata.get("optional") and getattr(settings, f.name) == f.default)
     }
 
 
@@ -64,6 +76,12 @@ class RunSettings:
         "resid_post.3",
         "where activations are read: resid_post.3, mlp_out.0, or <module path>.output",
     )
+    site_out: str = setting(
+        "",
+        "for a transcoder: the later site that it predicts from --site, such as mlp_out.3 from "
+        "mlp_in.3",
+        optional=True,
+    )
     corpus: str = setting(
         "stdlib",
         "prompts, what SmolLM2 wrote from our prompts; stdlib; a file (.txt, .md, .jsonl, .json, "
@@ -73,7 +91,8 @@ class RunSettings:
     sae: str = setting(
         "",
         "load this published SAE instead of training one: smollm2-135m, which comes with the "
-        "program; a folder, a file, or hf:repo[/folder]",
+        "program; a folder, a file, or hf:repo[/folder]; or take the subject's own units as "
+        "features: neurons, heads, or neurons:64 for the 64 largest on a token",
     )
     seed: int = setting(0, "seed of everything random in the run")
     trust_remote_code: bool = setting(
@@ -182,6 +201,9 @@ class TrainSettings:
     decay: float = setting(0.3, "last share of all steps, over which the learning rate falls to 0")
     check_every: int = setting(100, "steps between measurements on the val split")
     patience: int = setting(8, "measurements without improvement before training stops early")
+    skip: bool = setting(
+        False, "transcoders: an affine skip connection beside the features", optional=True
+    )
     take: str = setting("", "copy this SAE of a sweep, as sweep/NAME/SAE, and train nothing")
 
 

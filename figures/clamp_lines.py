@@ -69,7 +69,34 @@ def next_token_lines(entry: dict[str, Any], width: int) -> list[str]:
         for row in entry["tokens"]
     ]
     table = lay_table(columns, rows, width).splitlines()
-    return [*wrap_text(f"-- {to_line(entry['prompt'])} ...", width), *table]
+    written = written_lines(entry.get("written") or [], width)
+    return [*wrap_text(f"-- {to_line(entry['prompt'])} ...", width), *table, *written]
+
+
+def written_lines(entries: list[dict[str, Any]], width: int) -> list[str]:
+    """Each token of the clamped text, and what was likeliest there without the clamp."""
+    if not entries:
+        return []
+    columns = [
+        Column("   written"),
+        Column("baseline", right=True),
+        Column("clamped", right=True),
+        Column("nats", right=True),
+        Column("likeliest without the clamp"),
+    ]
+    rows = []
+    for entry in entries:
+        best = max(entry["tokens"], key=lambda row: row["baseline"])
+        rows.append(
+            [
+                f"   {quote(entry['token'])}",
+                f"{math.exp(entry['baseline']):.2%}",
+                f"{math.exp(entry['clamped']):.2%}",
+                f"{entry['clamped'] - entry['baseline']:+.2f}",
+                f"{quote(best['token'])} {math.exp(best['baseline']):.1%}",
+            ]
+        )
+    return ["", *lay_table(columns, rows, width).splitlines()]
 
 
 def hang_text(name: str, text: str, width: int) -> list[str]:

@@ -32,6 +32,7 @@ def test_every_import_is_a_requirement():
 
     names = {
         "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
         "faiss": "faiss-cpu",
         "umap": "umap-learn",
         "huggingface_hub": "huggingface-hub",

@@ -25,6 +25,7 @@ the intervals hold the controls' variety too.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +50,7 @@ from core.records import Clamp, Site
 from core.saes import SAE
 from core.subject.decoding import Edit, Generation, Where
 from core.subject.subject import Subject
+from core.subject.tap import Tap
 
 NAMES = {"nll": "perplexity"}
 SHARES = ("own", "distinct")  # an interval cannot leave 0 to 1
@@ -109,26 +111,30 @@ class Doses:
         maxima: dict[int, float],
         data: DoseData,
         where: Where | None = None,
+        tap: Tap | None = None,
     ) -> None:
+        """`site` is where the SAE writes; `tap` sees what a transcoder reads."""
         self.subject, self.site, self.sae, self.data, self.where = subject, site, sae, data, where
+        self.tap, self.read_at = tap, site if tap is None else tap.site
         self.clamps, self.maxima = clamps, maxima
         features = [clamp.feature for clamp in clamps]
         with torch.inference_mode():
             self.clean = subject.logits(data.rows).log_softmax(-1)
-            fires = sae.encode(subject.read(site, data.rows).float())[..., features] > 0
+            fires = sae.encode(subject.read(self.read_at, data.rows).float())[..., features] > 0
         self.silent = ~fires.any(-1)[:, 1:-1].cpu()
         following = data.rows[:, 1:, None].to(self.clean.device)
         self.real_loss = float(-self.clean[:, :-1].gather(-1, following).mean())
 
     def edits(self, dose: float, n: int) -> dict[str, Edit]:
         """Return the clamps at a dose, and their two controls for n rows."""
-        own = clamp_edit(self.sae, [replace(c, value=dose * c.value) for c in self.clamps])
+        at_dose = [replace(c, value=dose * c.value) for c in self.clamps]
+        own = clamp_edit(self.sae, at_dose, self.tap)
         others = np.random.default_rng(self.data.seed).choice(self.data.others, n)
         rows = self.sae.W_dec.detach()[torch.from_numpy(others)].float()
         directions = torch.nn.functional.normalize(rows, dim=1)
         return {
             "": own,
-            "random_": directed_edit(own, random_directions(n, self.sae.d_in, self.data.seed)),
+            "random_": directed_edit(own, random_directions(n, self.sae.d_out, self.data.seed)),
             "feature_": directed_edit(own, directions),
         }
 
@@ -137,7 +143,9 @@ class Doses:
     @torch.inference_mode()
     def measure_on_text(self, edit: Edit) -> Units:
         """Return kl, target and loss of each row (R,)."""
-        new = self.subject.logits(self.data.rows, self.site, edit, self.where).log_softmax(-1)
+        with self.tap or nullcontext():
+            new = self.subject.logits(self.data.rows, self.site, edit, self.where)
+        new = new.log_softmax(-1)
         behind, targets = slice(1, None), self.data.targets
         kl = (self.clean.exp() * (self.clean - new))[:, behind].sum(-1).mean(1)
         before = self.clean[:, behind, targets].logsumexp(-1)
@@ -155,14 +163,15 @@ class Doses:
     def generate(self, edit: Edit | None) -> list[Generation]:
         """Continue each prompt from each seed, in the order of `every`."""
         edits = Edits(edit, self.where)
-        return generate_texts(self.subject, self.site, self.data.sampling, edits)
+        with self.tap or nullcontext():
+            return generate_texts(self.subject, self.site, self.data.sampling, edits)
 
     def measure_on_generations(self, generations: list[Generation]) -> Units:
         """Return nll, distinct, found and own of each continuation.
 
         NaN for one without a token.
         """
-        units = read_back(self.subject, self.site, self.sae, self.maxima, generations)
+        units = read_back(self.subject, self.read_at, self.sae, self.maxima, generations)
         new = [g.tokens[g.n_prompt :] for g in generations]
         own = [np.isin(t, self.data.targets).mean() if t else np.nan for t in new]
         return units | {"own": np.array(own)}

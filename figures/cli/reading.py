@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -168,15 +169,33 @@ def text(run: str, words: str, against: str, chat: bool, limit: int, as_json: bo
     show_default=True,
     help="gradients to average, from all ablated to the prompt; 1: that at the prompt",
 )
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="RUN",
+    help="attribute to this run's features too, with edges between them; may be given again",
+)
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="draw the ablations into this file (.png, .svg), and a dark variant beside it",
+)
 @click.option("--chat", is_flag=True, help="the prompt is a user's turn in the chat template")
 @json_flag
-def why(run: str, prompt: str, chat: bool, as_json: bool, **asked: Any) -> None:
+def why(
+    run: str, prompt: str, chat: bool, figure: Path | None, as_json: bool, **asked: Any
+) -> None:
     """Which features, at which tokens, make the next token what it is; checked by ablation."""
     from figures.why_lines import why_text
 
     study = open_study(run)
     made = study.why(study.as_chat(prompt, answer=True) if chat else prompt, **asked)
     emit(made.to_dict(), lambda: why_text(made), as_json)
+    if figure is not None:
+        from figures.plots.why import save_why_figure
+
+        paths = ", ".join(map(str, save_why_figure(figure, made)))
+        click.echo(f"Figure: {paths}", err=True)
 
 
 @click.command()

@@ -22,6 +22,7 @@ class Limits:
     tokens: int = 128  # of a continuation
     samples: int = 4
     clamps: int = 8
+    ablations: int = 20  # of single firings, and as many random ones
     context: int = 200  # tokens on either side of a peak
     seconds: float = 60.0  # of computing, and of waiting for a turn
 

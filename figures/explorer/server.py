@@ -73,6 +73,8 @@ class LiveCalls:
     as_chat: Callable[[str, bool], str] | None = None
     # keep an experiment's record in the run -> its number
     keep: Callable[[dict[str, Any]], int] | None = None
+    # (text, position of a token in it, how many to ablate) -> why what follows follows
+    why: Callable[[str, int, int], dict[str, Any]] | None = None
 
 
 def live_calls(study: Study) -> LiveCalls:
@@ -105,7 +107,15 @@ def live_calls(study: Study) -> LiveCalls:
                 Path(save_experiment(study.run_directory, Experiment.from_dict(record))).stem
             )
 
-    return LiveCalls(read, clamp, study.as_chat if model.has_chat_template else None, keep)
+    def why(text: str, at: int, top: int) -> dict[str, Any]:
+        tokens = model.read(text).tokens
+        if at >= len(tokens):
+            raise UsageError(f"The text has {len(tokens)} tokens.", "Choose one of them.")
+        following = tokens[at + 1] if at + 1 < len(tokens) else ""
+        return study.why("".join(tokens[: at + 1]), following, top=top).to_dict()
+
+    as_chat = study.as_chat if model.has_chat_template else None
+    return LiveCalls(read, clamp, as_chat, keep, why)
 
 
 class Server:
@@ -158,6 +168,7 @@ class Server:
                     ("here", self.here),
                     ("context", self.context),
                     ("pair", self.pair),
+                    ("why", self.why),
                 )
             ),
         ]
@@ -284,6 +295,20 @@ class Server:
         if keep is None:
             raise Refused(400, "This server keeps no clamps.")
         return {"number": keep(record)}
+
+    def why(self, asked: dict) -> dict:
+        """Why the token behind position `at` of a text follows: the panel of one token.
+
+        The answer is that of `Attribution.to_dict`; at a text's end it is about the likeliest next
+        token.
+        """
+        number, _, _ = self.run_of(asked)
+        attribute = self.calls[number].why
+        if attribute is None:
+            raise Refused(400, "This page cannot attribute.")
+        at = read_whole(asked, "at", 0, self.limits.characters)
+        top = read_whole(asked, "top", 1, self.limits.ablations)
+        return attribute(self.words(asked, "text"), at, top)
 
     def note(self, asked: dict) -> dict:
         """Write a note into the run."""

@@ -33,6 +33,7 @@ BESIDE = (
     "hyperparams.json",
     "activation_scaler.json",
     "activation_whitening.safetensors",
+    "config.yaml",
 )
 
 
@@ -129,6 +130,8 @@ def files_wanted(inner: str) -> list[str]:
     if at.suffix in SUFFIXES:
         paths += [at, at.with_name(f"{at.stem}_cfg.json"), at.parent.parent / "config.json"]
         paths += [at.parent / name for name in BESIDE]
+        if at.stem.startswith("W_enc_"):  # a cross-layer transcoder's decoder
+            paths.append(at.with_name(f"W_dec_{at.stem[6:]}.safetensors"))
     return list(dict.fromkeys(path.as_posix() for path in paths))
 
 

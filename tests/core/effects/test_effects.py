@@ -9,7 +9,7 @@ from core.effects.effects import PREFIXES, clamp_each_row, measure_changes, read
 from core.records import Site
 from core.saes import SAEConfig
 from core.subject.subject import Subject
-from tests.support.tiny import FAMILY_NAMES, byte_level_tokenizer, sae_of, tiny_model
+from tests.support.tiny import FAMILY_NAMES, WIDTH, byte_level_tokenizer, sae_of, tiny_model
 
 RELU, TOPK = SAEConfig("l1", "relu"), SAEConfig("topk", "topk", k=4)
 FEATURES, VALUES = torch.tensor([3, 0, 17]), torch.tensor([5.0, 0.5, 40.0])
@@ -37,7 +37,7 @@ def compare(subject, site, form=RELU):
     sae = sae_of(form, width, 24)
     with torch.inference_mode():
         expected = by_whole_passes(subject, site, sae, FEATURES, VALUES)
-    measured = measure_changes(read_prefixes(subject, site), sae, FEATURES, VALUES)
+    measured = measure_changes(read_prefixes(subject, site, sae), sae, FEATURES, VALUES)
     assert expected.abs().max() > 0.1, "the clamps do something"
     assert measured.dtype == torch.float32
     torch.testing.assert_close(measured, expected, rtol=0, atol=1e-3)
@@ -75,7 +75,7 @@ def test_an_unknown_architecture_is_run_whole(gpt2, monkeypatch):
 def test_a_subject_without_bos_has_prefixes_that_no_edit_reaches():
     subject = Subject(tiny_model("gpt2"), byte_level_tokenizer(bos=False))
     lengths = [len(subject.prompt_tokens(text)) for text in PREFIXES]
-    texts = read_prefixes(subject, Site.parse("resid_post.0"))
+    texts = read_prefixes(subject, Site.parse("resid_post.0"), sae_of(RELU, WIDTH, 24))
     assert len(texts) == sum(length > 1 for length in lengths)
     if texts:
         compare(subject, "resid_post.0")
