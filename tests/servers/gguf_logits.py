@@ -32,15 +32,17 @@ N_NEW, TOP = 20, 10
 
 
 def answer(file: str) -> None:
-    """Print what llama.cpp writes after each prompt: tokens, and the likeliest ones at each."""
+    """Print what llama.cpp writes after each prompt of token ids, which stand in standard input:
+    the likeliest tokens at each place and their log-probabilities.
+    """
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
     settings.model.path = file
     settings.n_ctx, settings.n_parallel = 512, 1
     server = xllamacpp.Server(settings)
-    for prompt in PROMPTS:
-        asked = {"prompt": prompt, "max_tokens": N_NEW, "temperature": 0, "logprobs": TOP}
+    for ids in json.loads(sys.stdin.read()):
+        asked = {"prompt": ids, "max_tokens": N_NEW, "temperature": 0, "logprobs": TOP}
         content = server.handle_completions(asked)["choices"][0]["logprobs"]["content"]
         print("ANSWER" + json.dumps([{t["id"]: t["logprob"] for t in c["top_logprobs"]} for c in content]))  # fmt: skip
 
@@ -51,26 +53,28 @@ def compare(file: str, other: str) -> None:
     sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
     from core.subject.subject import Subject
 
-    done = subprocess.run([other, __file__, file, "--answer"], capture_output=True, text=True)
+    subject = Subject.load(file, dtype="float32")
+    prompts = [subject.prompt_tokens(prompt) for prompt in PROMPTS]
+    command = [other, __file__, file, "--answer"]
+    done = subprocess.run(command, input=json.dumps(prompts), capture_output=True, text=True)
     theirs = [json.loads(line[6:]) for line in done.stdout.splitlines() if line[:6] == "ANSWER"]
     if len(theirs) != len(PROMPTS):
         sys.exit(f"The other Python gave no answers:\n{done.stderr[-2000:]}")
-    subject, differences, same, total = Subject.load(file, dtype="float32"), [], 0, 0
-    for prompt, steps in zip(PROMPTS, theirs, strict=True):
-        ids = subject.prompt_tokens(prompt)
+    differences, same = [], 0
+    for ids, steps in zip(prompts, theirs, strict=True):
         new = [int(next(iter(step))) for step in steps]  # the greedy token stands first
         with torch.inference_mode():
             logits = subject.model(torch.tensor([ids + new])).logits[0, len(ids) - 1 : -1]
         ours = logits.log_softmax(-1)
         greedy = ours.argmax(-1).tolist()
         agree = next((i for i, (a, b) in enumerate(zip(greedy, new, strict=True)) if a != b), len(new))  # fmt: skip
-        same, total = same + (agree == len(new)), total + 1
+        same += agree == len(new)
         for row, step in zip(ours, steps, strict=True):
             differences += [abs(float(row[int(token)]) - value) for token, value in step.items()]
         print(f"{agree:3} of {len(new)} greedy tokens agree: {subject.tokenizer.decode(new)!r}")
     d = torch.tensor(differences)
     print(
-        f"{same} of {total} continuations are equal; log-probabilities of the {TOP} likeliest differ by "
+        f"{same} of {len(prompts)} continuations are equal; log-probabilities of the {TOP} likeliest differ by "
         f"{float(d.median()):.3f} nats (median), {float(d.quantile(0.95)):.3f} (95 %), {float(d.max()):.3f} (most)"
     )
 
