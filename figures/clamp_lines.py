@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -39,8 +40,8 @@ def clamp_text(record: Experiment) -> str:
     texts = zip(record.prompts, record.seeds, record.baseline, record.clamped, strict=True)
     for prompt, seed, baseline, clamped in texts:
         lines += wrap_text(f"-- {to_line(prompt)}   (seed {seed})", width)
-        lines += hang_text("   baseline  ", to_line(baseline), width)
-        lines += hang_text("   clamped   ", to_line(clamped), width)
+        lines += hang_text("   baseline  ", on_one_line(baseline), width)
+        lines += hang_text("   clamped   ", on_one_line(clamped), width)
     for entry in record.next_tokens or ():
         lines += ["", *next_token_lines(entry, width)]
     if record.doses is not None:
@@ -97,6 +98,11 @@ def written_lines(entries: list[dict[str, Any]], width: int) -> list[str]:
             ]
         )
     return ["", *lay_table(columns, rows, width).splitlines()]
+
+
+def on_one_line(text: str) -> str:
+    """The text with ↵ for each line end, and the indentation behind it left out."""
+    return to_line(re.sub(r"\n[ \t]*", "\n", text))
 
 
 def hang_text(name: str, text: str, width: int) -> list[str]:

@@ -99,7 +99,7 @@ def check_choice(known: Features, label_set: str, cluster: int | None) -> None:
             f"There is no label set {label_set!r}. There are: {', '.join(sets) or 'none'}.",
             f"Make one: python main.py label {known.run.name} --labels {label_set}",
         )
-    clusters = {} if known.clusters is None else set(known.clusters["group"])
+    clusters: set[int] = set() if known.clusters is None else set(known.clusters["group"])
     if cluster is not None and cluster != -1 and cluster not in clusters:
         there = f"There are 0 to {max(clusters)}." if clusters else "The run has none."
         raise UsageError(

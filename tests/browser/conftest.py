@@ -25,6 +25,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+WAIT = 120_000  # milliseconds: a busy machine is no failure
 HOSTILE = [
     "<script>window.hacked=1</script>",
     "</style><b>",
@@ -124,6 +125,7 @@ def page(chromium, request):
     theme, width = getattr(request, "param", ("light", 1280))
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
     made = context.new_page()
+    made.set_default_timeout(WAIT)
     made.wrong, made.asked = [], []
     made.on(
         "console", lambda m: made.wrong.append(m.text) if m.type in ("error", "warning") else None

@@ -172,7 +172,7 @@ function matchesOf(match, number, theirs, others) {
   const known = match.cosine.map((c, f) => [f, c]).filter(([, c]) => c !== null);
   const close = known.filter(([, c]) => c >= CLOSE).length;
   const best = [...known].sort((a, b) => b[1] - a[1]);
-  const named = (rows) => rows.filter(([f]) => run.start.status[f] === "alive").slice(0, 20);
+  const named = (rows) => rows.filter(([f]) => run.start.status[f] !== "dead").slice(0, 20);
   const proven = run.start.units[`compare/${run.start.runs[number].name}`]?.summary.there?.null;
   const chance = typeof proven?.mean === "number" ? `random directions of equal covariance reach ${fixed(proven.mean)} on average` : `by chance ${fixed(match.chance)}`;
   const table = (rows) => el("table.relations", {}, el("thead", {}, el("tr", {}, ["Feature", "Label", "Cosine", `Nearest in ${name}`, "Its label"].map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, rows.map(([f, c]) => {
