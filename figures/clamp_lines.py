@@ -8,7 +8,7 @@ from typing import Any
 
 from core.clamps.experiments import Experiment
 from figures.layout import Column, lay_table, terminal_width, wrap_text
-from figures.text import describe_useful, quote, to_line
+from figures.text import describe_useful, quote, short_label, to_line
 
 MEASURES = (  # key in the row of a dose, name, format
     ("target", "own tokens, nats", "+.2f"),
@@ -26,7 +26,7 @@ def clamp_text(record: Experiment) -> str:
     """Continuations without and with the clamp, one above the other, then what doses do."""
     width = terminal_width()
     lines = [
-        f"{clamp}   {to_line(record.label(feature))}".rstrip()
+        f"{clamp}   {short_label(record.label(feature))}".rstrip()
         for clamp, feature in zip(record.clamps, record.features, strict=True)
     ]
     for other in record.also:

@@ -50,6 +50,7 @@ ORDER = [
     "autointerp.scores",
     "autointerp.labels",
     "autointerp.titles",
+    "autointerp.controls",
     "autointerp.card",
     "autointerp.features",
     "autointerp.exchange",

@@ -17,7 +17,7 @@ from core.progress import progress
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins so
 STATS = ["feature", "status", "density", "n_firings", "n_documents", "max"]
-COLUMNS = [*STATS, "group", "title", "set", "label", COVERAGE, "precision", "confidence"]
+COLUMNS = [*STATS, "group", "title", "set", "label", COVERAGE, "gain", "precision", "confidence"]
 ENDINGS = {"": "value", "_low": "low", "_high": "high", "_null": "null"}  # column ending -> field
 
 
@@ -69,7 +69,9 @@ def csv_rows(card: Card) -> Iterator[dict[str, Any]]:
             "confidence": label["confidence"],
         }
         for score in label["scores"]:
-            row |= {"precision": score["precision"]} if score["kind"] == COVERAGE else {}
+            if score["kind"] == COVERAGE:
+                gains = [gain for gain in score["gains"].values() if gain is not None]
+                row |= {"precision": score["precision"], "gain": min(gains, default=None)}
             row |= {score["kind"] + ending: score[key] for ending, key in ENDINGS.items()}
         yield row
 

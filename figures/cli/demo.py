@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autointerp.pipeline import CONTROL, IN_RUN, make_pending
-from autointerp.settings import ClusterSettings, RelateSettings, ReportSettings
+from autointerp.pipeline import IN_RUN, make_controls, make_pending
+from autointerp.settings import ClusterSettings, RelateSettings
 from core.settings import EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -30,14 +30,12 @@ def demo() -> None:
     from autointerp.study import new
 
     study = new("demo")
-    control = new("demo-control", weights="random")
     for stage in IN_RUN:
         if stage.name != "report":
             make_pending(study.run_directory, stage.name, DEMO.get(stage.name))
-    for name in ("capture", "train", "index", "label", "score"):
-        make_pending(control.run_directory, name, CONTROL.get(name))
+    make_controls(study.run_directory)
     shown = clamp_three(study)
-    make_pending(study.run_directory, "report", ReportSettings(control=control.name))
+    make_pending(study.run_directory, "report")
     feature = shown[0] if shown else 0
     inside = sys.prefix.startswith(os.getcwd())
     python = os.path.relpath(sys.executable) if inside else "python"

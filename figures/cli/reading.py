@@ -55,7 +55,7 @@ def show(run: str, feature: int, stratum: str, split: str, count: int, as_json: 
 @click.option("--labels", "label_set", default="", help="labels of this set")
 @click.option(
     "--sort",
-    type=click.Choice(["feature", "coverage", "score", "density", "label", "cluster"]),
+    type=click.Choice(["feature", "coverage", "gain", "score", "density", "label", "cluster"]),
     default="feature",
 )
 @click.option("--limit", default=40, show_default=True, help="rows in the terminal")
@@ -70,7 +70,7 @@ def list_features(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Features with label, coverage, score, density and cluster."""
+    """Features with label, coverage, gain over controls, score, density and cluster."""
     known = open_study(run).known
     table = known.overview(label_set)
     if family is not None:
@@ -79,7 +79,7 @@ def list_features(
         table = table[table["cluster"] == cluster]
     if min_score is not None:
         table = table[table["score"] >= min_score]
-    ascending = sort not in ("coverage", "score", "density")
+    ascending = sort not in ("coverage", "gain", "score", "density")
     emit_table(table.sort_values(sort, ascending=ascending, kind="stable"), as_json, limit)
 
 

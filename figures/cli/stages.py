@@ -60,9 +60,15 @@ def _describe_published(run: str, values: dict[str, Any]) -> str:
 
 @click.command("run")
 @run_argument
-def run_all(run: str) -> None:
+@click.option(
+    "--controls/--no-controls",
+    default=True,
+    help="also label and score random directions, and the untrained subject on at most 200,000 "
+    "tokens, 200 labels each",
+)
+def run_all(run: str, controls: bool) -> None:
     """Run every stage that is not done, with its default settings or those it was begun with."""
-    click.echo(f"Report: {open_study(run).run()}")
+    click.echo(f"Report: {open_study(run).run(controls)}")
 
 
 @click.command()
@@ -133,7 +139,7 @@ def control(run: str, directions: str) -> None:
     from autointerp.pipeline import make_control_run
 
     made = make_control_run(open_study(run).run_directory, directions)
-    click.echo(f"{made.path}\nNext: python main.py report {run} --control {made.name} --redo")
+    click.echo(f"{made.path}\nNext: python main.py report {run}")
 
 
 # ---------------------------------------------------------------- stages

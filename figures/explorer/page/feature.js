@@ -60,7 +60,7 @@ function verdict(card) {
   const chips = [card.status, card.isolated && card.status !== "isolated" ? "isolated" : ""].filter((s) => s && s !== "alive");
   const facts = [`fires on ${percent(card.density)} of tokens`, `${thousands(card.n_firings)} firings in ${thousands(card.n_documents)} documents`, `maximum ${short(card.max)}`];
   return el("div.verdict", {},
-    el("h2", { tabindex: "-1", id: "feature-title" }, el("span.number-badge", {}, `${card.feature}`), first ? el("span", {}, visible(first.text)) : el("span.faint", {}, "no label")),
+    el("h2", { tabindex: "-1", id: "feature-title" }, el("span.number-badge", {}, `${card.feature}`), first ? labelNode(first.text) : el("span.faint", {}, "no label")),
     el("p.facts", {}, chips.map((c) => el(`span.chip.${c}`, { title: CHIPS[c] || "" }, c)), facts.map((f) => el("span", {}, f))),
     card.labels.map((label) => labelScores(label, others.length > 0)),
     (card.failures || []).map((f) => el("p.failure", {}, `${f.unit}: ${f.kind}. `, el("span.faint", {}, visible(f.message || "")))),
@@ -72,13 +72,21 @@ function labelScores(label, several) {
   const kind = label.kind ? `${label.set}, ${label.kind}` : label.set;
   const scores = label.scores.length ? label.scores.map(scoreLine) : [el("p.score.faint", {}, "not scored")];
   const confidence = label.confidence === null ? "" : `confidence ${fixed(label.confidence)}${label.evidence ? `, from ${thousands(label.evidence)} ${label.evidence > 1 ? "firings" : "firing"}` : ""}`;
-  return el("div.label-set", {}, el("p", {}, el("span.set-name", {}, visible(kind)), several ? el("span", {}, visible(label.text), " ") : "", el("span.faint", {}, confidence)), scores);
+  return el("div.label-set", {}, el("p", {}, el("span.set-name", {}, visible(kind)), several || labelParts(label.text).length > 1 ? el("span", {}, visible(label.text), " ") : "", el("span.faint", {}, confidence)), scores);
+}
+
+/* How much of the feature's activity the label names, and how much more than the labels of each control at like density. */
+function coverageText(score) {
+  const gains = Object.entries(score.gains || {}).filter(([, gain]) => gain !== null);
+  const over = gains.map(([name, gain]) => `${gain < 0 ? "" : "+"}${percent(gain)} over the ${name}`).join(", ");
+  return `names ${score.estimated ? "about " : ""}${percent(score.value)} of its activity${over ? `; ${over}` : ""}`;
 }
 
 function scoreLine(score) {
   if (score.value === null) return el("p.score", {}, el("span", {}, visible(score.kind)), el("span.faint", {}, visible(score.undefined || "undefined")));
   const span = score.low === null || score.low === undefined ? el("span.faint", {}, "no interval") : el("span", {}, `[${fixed(score.low)}, ${fixed(score.high)}]`);
   const nothing = score.null === null || score.null === undefined ? "" : el("span.faint", {}, el("span.null-mark", { "aria-hidden": "true" }), `null ${fixed(score.null)}`);
+  if (score.kind === "coverage") return el("p.score", {}, el("span", {}, "coverage"), scorePlot(score), el("strong", {}, visible(coverageText(score))), span, nothing);
   return el("p.score", {}, el("span", {}, visible(score.kind)), scorePlot(score), el("strong", {}, fixed(score.value)), span, nothing, score.n_documents ? el("span.faint", {}, `${score.n_documents} documents`) : "");
 }
 

@@ -76,8 +76,24 @@ function featureLink(feature, text) {
   return el("a.feature-link", { href: state.link({ f: feature }) }, text ?? String(feature));
 }
 
+/* The parts of a label: a rule's stand behind semicolons outside quotes, those of free words before "or:" and "weak:". */
+function labelParts(text) {
+  const parts = [];
+  let start = 0;
+  for (const cut of text.matchAll(/; (?=or: |weak: |["']|anything|digits|an? |words |indentation|punctuation)/g)) {
+    if ((text.slice(0, cut.index).split('"').length - 1) % 2) continue;
+    parts.push(text.slice(start, cut.index));
+    start = cut.index + 2;
+  }
+  return [...parts, text.slice(start)];
+}
+
+/* A label by its first part; how many others there are stands behind it, and they show on hover. */
 function labelNode(text) {
-  return text ? el("span.label-text", {}, visible(text)) : el("span.faint", {}, "no label");
+  if (!text) return el("span.faint", {}, "no label");
+  const [first, ...others] = labelParts(text);
+  const more = others.length ? el("span.faint", {}, ` (+${others.length})`) : "";
+  return el("span.label-text", { title: others.length ? visible(text) : null }, visible(others.length ? first.replace(/ \(weak\)$/, "") : first), more);
 }
 
 function announce(text) {
