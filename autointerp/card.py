@@ -34,6 +34,7 @@ class Card:
     n_documents: int
     max: float  # largest activation, SAE units
     labels: list[Row]  # text, set, kind, confidence, evidence, scores; the best set first
+    measured: list[Row]  # token, change (nats): what a clamp makes likelier, most first
     promoted: list[Row]  # token, logit; the most promoted output token first
     suppressed: list[Row]  # token, logit
     neighbours: list[Row]  # feature, cosine, label of the nearest decoder directions
@@ -140,6 +141,7 @@ class Cards:
             n_documents=stats.n_documents,
             max=stats.max,
             labels=labels,
+            measured=[{"token": t, "change": v} for t, v in self.evidence.measured(feature)],
             promoted=token_rows(self.evidence.promoted(feature)),
             suppressed=token_rows(self.evidence.suppressed(feature)),
             neighbours=self.lookup.neighbours_of(feature),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from autointerp.settings import (
@@ -100,14 +100,22 @@ def _sweep_request(run: Run, settings: SweepSettings) -> Request:
 
 
 def _report_request(run: Run, settings: ReportSettings) -> Request:
-    """The report reads what is there: label sets and scores that are not stale, and kept clamps."""
+    """The report reads what is there: label sets and scores that are not stale, and kept clamps.
+
+    It also reads the scores of the controls beside the run, so that no later report loses them.
+    """
+    from autointerp.controls import find_controls
     from core.clamps.experiments import experiments
 
     optional = ("evaluate", "effects", "cluster", "title", "relate")
     sets = [unit for unit in run.committed() if unit.startswith(("label/", "score/"))]
     current = [u for u in sets if u.split("/")[1] == "rules" or run.state(u) == "done"]
     inputs = ["capture", "train", "index", *(u for u in optional if run.find(u)), *current]
-    decides = key_table(settings) | {"clamps": len(experiments(run))}
+    scored = {
+        c.run.path.name: {u: c.run.manifest(u).key for u in c.run.committed() if "score/" in u}
+        for c in find_controls(run)
+    }
+    decides = key_table(settings) | {"clamps": len(experiments(run)), "controls": scored}
     written = {"readme": settings.readme} if settings.readme else {}
     return Request("report", decides | written, inputs)
 
@@ -142,7 +150,7 @@ STAGES = {
             ("firings", "dead", "dense"),
         ),
         Stage(
-            "effects", 3, EffectsSettings, ("capture", "train", "index"), "core.effects.effects",
+            "effects", 4, EffectsSettings, ("capture", "train", "index"), "core.effects.effects",
             ("features",),
         ),
         Stage(
@@ -175,7 +183,7 @@ STAGES = {
             ("duplicate", "splitting", "absorption"),
         ),
         Stage(
-            "report", 4, ReportSettings, ("capture", "train", "index"), "figures.report.report",
+            "report", 5, ReportSettings, ("capture", "train", "index"), "figures.report.report",
             ("figures",), follows=True, request=_report_request,
         ),
     )
@@ -183,16 +191,18 @@ STAGES = {
 IN_RUN = [stage for stage in STAGES.values() if stage.in_run]
 # Shares of the time of a whole run, for the estimate of the rest: those of the demo
 SHARES = {
-    "capture": 0.10, "train": 0.05, "evaluate": 0.12, "index": 0.30, "effects": 0.10,
-    "cluster": 0.05, "label": 0.12, "score": 0.10, "title": 0.02, "relate": 0.01, "report": 0.03,
+    "capture": 0.03, "train": 0.02, "evaluate": 0.15, "index": 0.25, "effects": 0.10,
+    "cluster": 0.05, "label": 0.08, "score": 0.07, "title": 0.02, "relate": 0.01,
+    "control": 0.20, "report": 0.02,
 }  # fmt: skip
 
 
+CONTROL_TOKENS = 200_000  # that the untrained subject reads, at most
 CONTROL: dict[str, Any] = {
-    "capture": CaptureSettings(max_tokens=800_000),
+    "capture": CaptureSettings(max_tokens=CONTROL_TOKENS),
     "train": TrainSettings(epochs=2.0),
-    "label": LabelSettings(sample=400),
-    "score": ScoreSettings(kind="simulation,detection"),
+    "label": LabelSettings(sample=200),
+    "score": ScoreSettings(kind="coverage,simulation,detection"),
 }  # a small budget: the control only has to say what chance reaches
 
 
@@ -297,21 +307,49 @@ def make_inputs(run: Run, name: str, settings: Any) -> None:
             make_pending(run, verb)
 
 
-def make_run(run: Run, settings: Mapping[str, Any] | None = None) -> None:
+def make_run(
+    run: Run,
+    settings: Mapping[str, Any] | None = None,
+    controls: bool = True,
+    without: tuple[str, ...] = (),
+) -> None:
     """Run every stage that is not done, and say which it is and about how long the rest takes.
 
     A stage has the settings that it was begun with, or those in `settings` (stage -> settings), or
-    its defaults.
+    its defaults. With `controls`, their labels are scored before the report, on the budget of
+    CONTROL. Stages in `without` are left out.
     """
-    waiting = [stage.name for stage in IN_RUN if not _is_done(run, stage)]
-    steps = Steps({name: SHARES.get(name, 0.02) for name in waiting})
-    for name in waiting:
+    names = [s.name for s in IN_RUN if s.name not in without and not _is_done(run, s)]
+    if controls:
+        names.insert(names.index("report") if "report" in names else len(names), "control")
+    steps = Steps({name: SHARES.get(name, 0.02) for name in names})
+    for name in names:
         steps.begin(name)
-        make_pending(run, name, (settings or {}).get(name))
+        if name == "control":
+            make_controls(run)
+        else:
+            make_pending(run, name, (settings or {}).get(name))
 
 
 def _is_done(run: Run, stage: Stage) -> bool:
     return not stage.follows and {run.state(unit) for unit in stage.made} == {"done"}
+
+
+def make_controls(run: Run) -> list[Run]:
+    """Make both controls of a run, each on the budget of CONTROL: random directions over its
+    activations, and the same subject with random weights.
+
+    The second is left out where the run has an autoencoder that others trained, or is a control.
+    """
+    budget = f"{CONTROL['label'].sample} labels each"
+    untrained = run.settings.weights != "random" and not run.settings.sae
+    if untrained:
+        budget += f", {CONTROL_TOKENS:,} tokens through the untrained subject at most"
+    say(f"control: {budget}; leave it out with --no-controls")
+    made = [make_control_run(run, "random")]
+    if untrained:
+        made.append(make_untrained_run(run))
+    return made
 
 
 def capture_together(
@@ -355,6 +393,26 @@ def make_control_run(run: Run, directions: str) -> Run:
         control = make_control(run, directions)
     for name in ("index", "label", "score"):
         make_pending(control, name, CONTROL.get(name))
+    return control
+
+
+def make_untrained_run(run: Run) -> Run:
+    """The run NAME-control beside `run`: the same subject with random weights, its corpus, its
+    context, and an autoencoder of its own with the run's settings; labelled and scored.
+    """
+    from core.run import Run as Runs
+
+    about = replace(run.settings, weights="random", sae="")
+    control = Runs.create(str(run.path.with_name(f"{run.path.name}-control")), about)
+    capture: CaptureSettings = settings_as_made(run, "capture", {})
+    budget = CONTROL_TOKENS if not capture.max_tokens else min(capture.max_tokens, CONTROL_TOKENS)
+    train = settings_as_made(run, "train", {"take": ""})
+    settings = CONTROL | {
+        "capture": replace(capture, max_tokens=budget),
+        "train": replace(train, epochs=min(train.epochs, CONTROL["train"].epochs)),
+    }
+    for name in ("capture", "train", "index", "label", "score"):
+        make_pending(control, name, settings.get(name))
     return control
 
 

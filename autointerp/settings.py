@@ -106,6 +106,17 @@ class LabelSettings(LLMSettings):
         0, "label a random sample of this many of them; 0 labels all", in_key=False
     )
     evidence: bool = setting(False, "llm: also show the rule label of each feature", in_key=False)
+    names: str = setting(
+        "classes",
+        "rules: who names them: classes of words, morphology and the subject's tree over words "
+        "(classes), or also an LLM, which names those that are left in one batch (llm)",
+        choices=("classes", "llm"),
+    )
+    refine: int = setting(
+        0,
+        "llm: show each label its mistakes on val and have it rewritten, so many times; the better "
+        "one on other windows of val stays; at most 1 + 2 N more requests a label",
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class ScoreSettings(LLMSettings):
     kind: str = setting(
         "",
         "kinds of score, with commas: simulation, simulation-corpus, coverage, detection, fuzzing, "
-        "effect, effect-choice, generation; default: the kinds that suit the labels",
+        "intruder, effect, effect-choice, generation; default: the kinds that suit the labels",
         in_key=False,
     )
     features: str = setting(
@@ -150,7 +161,7 @@ class ReportSettings:
 
     control: str = setting(
         "",
-        "runs to compare scores with, with commas: untrained subjects or directions",
+        "further runs to compare scores with, with commas; the run's own controls are always there",
     )
     features: str = setting(
         "", "features shown in full: 1,2,5-9; default: some with high, middling and low scores"

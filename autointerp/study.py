@@ -178,9 +178,13 @@ class Study:
         self.make("report", redo, **settings)
         return self.path / "report" / "report.md"
 
-    def run(self) -> Path:
-        """Every stage that is not done, in order; returns the path of the report."""
-        pipeline.make_run(self.run_directory)
+    def run(self, controls: bool = True) -> Path:
+        """Every stage that is not done, in order; returns the path of the report.
+
+        `controls` also labels and scores random directions and the untrained subject, on a small
+        budget (`pipeline.CONTROL`).
+        """
+        pipeline.make_run(self.run_directory, controls=controls)
         self.__dict__.pop("_features", None)
         return self.path / "report" / "report.md"
 

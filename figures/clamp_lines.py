@@ -10,7 +10,7 @@ from typing import Any
 
 from core.clamps.experiments import Experiment
 from figures.layout import Column, fit_text, lay_table, terminal_width, wrap_text
-from figures.text import describe_change, describe_useful, quote, to_line
+from figures.text import describe_change, describe_useful, quote, short_label, to_line
 
 MEASURES = (  # key in the row of a dose, name, format
     ("target", "own tokens, nats", "+.2f"),
@@ -28,7 +28,7 @@ def clamp_text(record: Experiment) -> str:
     """Continuations without and with the clamp, one above the other, then what doses do."""
     width = terminal_width()
     lines = [
-        fit_text(f"{clamp}   {to_line(record.label(feature))}".rstrip(), width)
+        fit_text(f"{clamp}   {short_label(record.label(feature))}".rstrip(), width)
         for clamp, feature in zip(record.clamps, record.features, strict=True)
     ]
     for other in record.also:

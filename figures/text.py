@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from autointerp.clamps import beats_controls
+from autointerp.rules.language import parts_of
 from core.clamps.experiments import Experiment
 
 UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn")  # Unicode categories: control, format, surrogate, ...
@@ -25,6 +26,12 @@ def _unprintable(character: str) -> bool:
 
 def _code_point(character: str) -> str:
     return f"\\u{ord(character):04x}"
+
+
+def short_label(text: str) -> str:
+    """Return the first part of a label on one line, and how many parts are folded away."""
+    first, *others = parts_of(text)
+    return to_line(first) + (f" (+{len(others)})" if others else "")
 
 
 def quote(text: str) -> str:

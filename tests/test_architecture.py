@@ -51,6 +51,7 @@ ORDER = [
     "autointerp.scores",
     "autointerp.labels",
     "autointerp.titles",
+    "autointerp.controls",
     "autointerp.card",
     "autointerp.features",
     "autointerp.exchange",

@@ -19,7 +19,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that
 STATS = ["feature", "status", "density", "n_firings", "n_documents", "max"]
 COLUMNS = [
     *STATS, "group", "title", "x", "y", "promoted",
-    "set", "label", COVERAGE, "precision", "confidence",
+    "set", "label", COVERAGE, "gain", "precision", "confidence",
 ]  # fmt: skip
 PROMOTED = 10  # tokens that a row names, as a JSON list
 ENDINGS = {"": "value", "_low": "low", "_high": "high", "_null": "null"}  # column ending -> field
@@ -84,7 +84,9 @@ def csv_rows(card: Card) -> Iterator[dict[str, Any]]:
             "confidence": label["confidence"],
         }
         for score in label["scores"]:
-            row |= {"precision": score["precision"]} if score["kind"] == COVERAGE else {}
+            if score["kind"] == COVERAGE:
+                gains = [gain for gain in score["gains"].values() if gain is not None]
+                row |= {"precision": score["precision"], "gain": min(gains, default=None)}
             row |= {score["kind"] + ending: score[key] for ending, key in ENDINGS.items()}
         yield row
 

@@ -94,8 +94,9 @@ class Context:
 
     @cached_property
     def rule_of(self) -> dict[str, rules.Rule | None]:
-        """The rule that each text of the set states; None for a text in free words."""
-        return {text: rules.read_rule(text) for text in {*self.labels, ""}}
+        """The rule that each text of the set states, and its strong reading; None for free text."""
+        texts = {*self.labels, ""}
+        return {text: rules.read_rule(text) for text in texts | set(map(rules.without_weak, texts))}
 
     def prepare(self) -> Context:
         """Compute what is computed once, before worker processes are forked; returns itself."""
@@ -105,8 +106,17 @@ class Context:
         return self
 
     def texts(self, feature: int) -> list[str]:
-        """Return the feature's label and its null label, where there is one."""
-        return [text for text in (self.labels[feature], self.others[feature]) if text]
+        """Return the feature's label, its strong reading where it has a weak part, and its null.
+
+        The null is the label of another feature; there may be none.
+        """
+        own = self.labels[feature]
+        texts = dict.fromkeys((own, self.strong(feature), self.others[feature]))
+        return [text for text in texts if text]
+
+    def strong(self, feature: int) -> str:
+        """Return the feature's label without its parts for weak firings."""
+        return rules.without_weak(self.labels[feature])
 
     def is_free(self, feature: int) -> bool:
         """Whether the feature's label is in free words, so that only an LLM can predict from it."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
+from core.effects.promoted import find_measured, find_promoted, listed_tokens
 from core.effects.unit import open_changes, write_effects
 from core.firings.postings import maxima
 from core.progress import progress, say
@@ -56,7 +56,10 @@ def effects(run: Run, settings: EffectsSettings, folder: Path) -> dict[str, Any]
             else "the architecture's final norm is not known"
         )
         return {"features": len(raw), "skipped": why}
-    table = find_promoted(subject, directions, TOP)
+    listed = listed_tokens(run, subject.n_vocabulary, TOP)
+    table = find_promoted(subject, directions, TOP, listed)
+    if settings.clamp:
+        table = table.assign(**find_measured(folder, subject.token_texts(), TOP, listed))
     write_effects(folder, table)
     strongest = table["promoted_logit"].str[0].to_numpy(float)
     return {
@@ -64,28 +67,6 @@ def effects(run: Run, settings: EffectsSettings, folder: Path) -> dict[str, Any]
         "strongest_logit": float(strongest.max()),
         "median_strongest_logit": float(np.median(strongest)),
     }
-
-
-def find_promoted(subject: Subject, directions: Tensor, top: int) -> pd.DataFrame:
-    """The `top` tokens that each direction (F, width) promotes and suppresses, a row a feature."""
-    texts, parts = subject.token_texts(), []
-    for block in torch.split(directions, 512):
-        logits = subject.logit_lens(block).cpu()
-        up, down = logits.topk(top), (-logits).topk(top)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "promoted_id": up.indices.tolist(),
-                    "promoted": [[texts[i] for i in row] for row in up.indices.tolist()],
-                    "promoted_logit": up.values.tolist(),
-                    "suppressed": [[texts[i] for i in row] for row in down.indices.tolist()],
-                    "suppressed_logit": (-down.values).tolist(),
-                }
-            )
-        )
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "feature", range(len(table)))
-    return table
 
 
 # ---------------------------------------------------------------- clamps

@@ -2,8 +2,8 @@
 
 effects.parquet   a row a feature: the tokens that its direction promotes and suppresses through
                   the subject's own final norm and unembedding. That is what the direction
-                  writes, without what the layers in between make of it. Missing where the
-                  site or the architecture allows none
+                  writes, without what the layers in between make of it; and the tokens that
+                  its clamp makes likelier. Missing where the site or the architecture allows none
 clamped.npy       (F, V) float16: the change of every token's log-probability (nats) after
                   neutral prefixes when the feature is clamped to a multiple of its maximum,
                   the mean over the prefixes; zero for features that never fired. Missing
@@ -32,8 +32,10 @@ TABLE, CHANGES = "effects.parquet", "clamped.npy"
 def read_effects(run: Run) -> pd.DataFrame | None:
     """The table of promoted tokens, a row a feature; None where the run has none.
 
-    Columns: feature, promoted_id, promoted, promoted_logit, suppressed, suppressed_logit; all but
-    the first are lists, the strongest token first.
+    Columns: feature, promoted_id, promoted, promoted_logit, suppressed, suppressed_logit and, where
+    clamps were measured, measured, measured_change (nats); all but the first are lists, the
+    strongest token first. Logits and changes are differences from the mean over features, and rare
+    tokens are left out (`promoted.py`).
     """
     import pandas as pd
 

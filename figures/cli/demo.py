@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autointerp.pipeline import CONTROL, IN_RUN, make_pending, make_run
-from autointerp.settings import ClusterSettings, ReportSettings
+from autointerp.pipeline import make_pending, make_run
+from autointerp.settings import ClusterSettings
 from core.errors import NotReady, UsageError
 from core.progress import progress, say
 from core.settings import CaptureSettings, EvaluateSettings, TrainSettings
@@ -35,7 +35,6 @@ class Plan:
     prompts: tuple[str, str]  # continued with features clamped
     text: str  # whose features are asked for
     needs: str  # minutes on two cores without matrix units, and disk
-    control: dict[str, Any] = field(default_factory=dict)  # stage -> settings; none: no control
 
 
 SMOLLM2 = Plan(
@@ -66,7 +65,6 @@ PYTHON = Plan(
     ("def main():\n    ", "class Reader:\n    "),
     "for name in names:",
     "about 10 minutes and 4 GB",
-    control=CONTROL,
 )
 PLANS = {"smollm2": SMOLLM2, "python-7m": PYTHON}
 
@@ -87,14 +85,9 @@ def demo(subject: str, train: bool) -> None:
     say(
         f"The demo takes {plan.needs} on two cores, less with matrix units. A killed one continues."
     )
-    if plan.control:
-        make_stages(study, plan.stages, leave_out="report")
-        make_untrained(study, plan)
-    else:
-        make_run(study.run_directory, plan.stages)
+    make_run(study.run_directory, plan.stages, without=("report",))
     kept = clamp_some(study, plan)
-    control = f"{study.name}-control" if plan.control else ""
-    make_pending(study.run_directory, "report", ReportSettings(control=control))
+    make_pending(study.run_directory, "report")
     click.echo(say_next(study, plan, kept))
 
 
@@ -129,21 +122,6 @@ def use_what_there_is(plan: Plan) -> Plan:
         say(f"{error.message} The demo runs on the small model of Python instead.")
         return PYTHON
     return plan
-
-
-def make_stages(study: Study, settings: dict[str, Any], leave_out: str) -> None:
-    names = [stage.name for stage in IN_RUN if stage.name != leave_out]
-    for name in names:
-        make_pending(study.run_directory, name, settings.get(name))
-
-
-def make_untrained(study: Study, plan: Plan) -> None:
-    """The same pipeline on the subject with random weights, as a control."""
-    from autointerp.study import new
-
-    control = new(f"{study.name}-control", **plan.about, weights="random")
-    for name in ("capture", "train", "index", "label", "score"):
-        make_pending(control.run_directory, name, plan.control.get(name))
 
 
 def clamp_some(study: Study, plan: Plan) -> list[Experiment]:

@@ -77,13 +77,21 @@ def emit_table(table: pd.DataFrame, as_json: bool, limit: int, nothing: ToolErro
     """
     from autointerp.tables import plain
     from figures.terminal import table_text
+    from figures.text import short_label
 
     rows = plain(table)
     if not rows:
         if as_json:
             emit(rows, "", as_json)
         raise nothing
-    emit(rows, lambda: table_text(rows, list(table.columns), limit), as_json)
+
+    def text() -> str:
+        shown = [
+            r | {"label": short_label(r["label"])} if "label" in r else r for r in rows[:limit]
+        ]
+        return table_text([*shown, *rows[limit:]], list(table.columns), limit)
+
+    emit(rows, text, as_json)
 
 
 def parse_doses(text: str) -> list[float]:

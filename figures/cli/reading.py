@@ -61,7 +61,7 @@ def show(run: str, feature: int, stratum: str, split: str, count: int, as_json: 
 @click.option("--labels", "label_set", default="", help="labels of this set")
 @click.option(
     "--sort",
-    type=click.Choice(["feature", "coverage", "score", "density", "label", "cluster"]),
+    type=click.Choice(["feature", "coverage", "gain", "score", "density", "label", "cluster"]),
     default="feature",
 )
 @click.option("--limit", default=40, show_default=True, help="rows in the terminal")
@@ -76,7 +76,7 @@ def list_features(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Features with label, coverage, score, density and cluster."""
+    """Features with label, coverage, gain over controls, score, density and cluster."""
     known = open_study(run).known
     check_choice(known, label_set, cluster)
     table = known.overview(label_set)
@@ -86,7 +86,7 @@ def list_features(
         table = table[table["cluster"] == cluster]
     if min_score is not None:
         table = table[table["score"] >= min_score]
-    ascending = sort not in ("coverage", "score", "density")
+    ascending = sort not in ("coverage", "gain", "score", "density")
     ordered = table.sort_values(sort, ascending=ascending, kind="stable")
     emit_table(ordered, as_json, limit, NothingFound("No feature is all of this.", WIDER))
 

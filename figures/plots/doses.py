@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from core.clamps.experiments import Experiment
 from figures.style import escape_text, save, use_theme
-from figures.text import to_line
+from figures.text import short_label
 
 CURVES = (  # prefix in the row of a dose, colour of the theme, line, name
     ("", "own", "-", "this clamp"),
@@ -92,7 +92,7 @@ def draw_panel(axes: Axes, rows: Sequence[dict], key: str, theme: dict) -> None:
 def dose_title(record: Experiment) -> str:
     """The clamp and its label, short enough for a heading."""
     feature = record.features[0]
-    label = to_line(record.label(feature) or "no label")
+    label = short_label(record.label(feature) or "no label")
     text = f"Clamping feature {feature}: {label}"
     if len(record.features) > 1:
         text = "Clamped together: " + ", ".join(record.clamps)

@@ -126,9 +126,17 @@ function withoutValue(scores) {
   return [...reasons].map(([reason, kinds]) => el("p.no-value", {}, `No value for ${kinds.join(", ")}: `, el("span.faint", {}, `${reason}.`)));
 }
 
+/* How much of the feature's activity the label names, and how much more than the labels of each control at like density. */
+function coverageText(score) {
+  const gains = Object.entries(score.gains || {}).filter(([, gain]) => gain !== null);
+  const over = gains.map(([name, gain]) => `${gain < 0 ? "" : "+"}${percent(gain)} over the ${name}`).join(", ");
+  return `names ${score.estimated ? "about " : ""}${percent(score.value)} of its activity${over ? `; ${over}` : ""}`;
+}
+
 function scoreLine(score) {
   const span = score.low === null || score.low === undefined ? el("span.faint", { title: "An interval needs 30 documents of the test split in which it fires." }, "no interval") : el("span", {}, `[${fixed(score.low)}, ${fixed(score.high)}]`);
   const nothing = score.null === null || score.null === undefined ? "" : el("span.faint", {}, el("span.null-mark", { "aria-hidden": "true" }), `null ${fixed(score.null)}`);
+  if (score.kind === "coverage") return el("p.score", {}, el("span", {}, "coverage"), scorePlot(score), el("strong", {}, visible(coverageText(score))), span, nothing);
   return el("p.score", {}, el("span", {}, visible(score.kind)), scorePlot(score), el("strong", {}, fixed(score.value)), span, nothing, score.n_documents ? el("span.faint", {}, `${score.n_documents} documents`) : "");
 }
 

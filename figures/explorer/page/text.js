@@ -91,8 +91,12 @@ function labelParts(text) {
   return [el(isUnclear(name) ? "em.faint" : "span.label-name", {}, visibleLabel(name)), el("span.faint", {}, `: ${visibleLabel(rest)}`)];
 }
 
+/* A label by its first clause; how many others there are stands behind it, and they show on hover. */
 function labelNode(text) {
-  return text ? el("span.label-text", {}, labelParts(text)) : el("span.faint", {}, "no label");
+  if (!text) return el("span.faint", {}, "no label");
+  const [first, ...others] = clausesOf(text);
+  const more = others.length ? el("span.faint", {}, ` (+${others.length})`) : "";
+  return el("span.label-text", { title: others.length ? visible(text) : null }, labelParts(others.length ? first.replace(/ \(weak\)$/, "") : first), more);
 }
 
 /* A button that copies a text; where the browser gives no clipboard (a page from file://), a field to copy from appears. */
@@ -126,6 +130,18 @@ function showCopy(button, text, said) {
     area.remove();
     said("Copied");
   }
+}
+
+/* The clauses of a label: a rule's stand behind semicolons outside quotes, those of free words before "or:" and "weak:". */
+function clausesOf(text) {
+  const parts = [];
+  let start = 0;
+  for (const cut of text.matchAll(/; (?=or: |weak: |["']|anything|digits|an? |words |indentation|punctuation)/g)) {
+    if ((text.slice(0, cut.index).split('"').length - 1) % 2) continue;
+    parts.push(text.slice(start, cut.index));
+    start = cut.index + 2;
+  }
+  return [...parts, text.slice(start)];
 }
 
 function announce(text) {

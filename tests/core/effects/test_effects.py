@@ -6,6 +6,7 @@ import torch
 
 from core.effects import effects
 from core.effects.effects import PREFIXES, clamp_each_row, measure_changes, read_prefixes
+from core.effects.promoted import find_measured, find_promoted
 from core.records import Site
 from core.saes import SAEConfig
 from core.subject.subject import Subject
@@ -107,3 +108,51 @@ def test_features_that_never_fired_are_zero_and_cost_nothing(gpt2, tmp_path, mon
     assert asked == [[2], [20]]
     assert written.shape == (24, gpt2.n_vocabulary)
     assert np.flatnonzero(np.abs(written).max(1)).tolist() == [2, 20]
+
+
+# ---------------------------------------------------------------- tokens that mean something
+
+
+def test_promoted_tokens_are_those_above_the_mean_over_features(gpt2):
+    directions = torch.randn(40, gpt2.width, generator=torch.Generator().manual_seed(0))
+    listed = torch.ones(gpt2.n_vocabulary, dtype=torch.bool)
+    table = find_promoted(gpt2, directions, 5, listed)
+    logits = gpt2.logit_lens(directions)
+    own = logits - logits.mean(0)
+    for feature in (0, 17, 39):
+        assert table["promoted_id"][feature] == own[feature].topk(5).indices.tolist()
+        assert table["promoted_logit"][feature][0] == pytest.approx(
+            float(own[feature].max()), abs=1e-4
+        )
+        assert table["suppressed_logit"][feature][0] == pytest.approx(
+            float(own[feature].min()), abs=1e-4
+        )
+
+
+def test_a_token_that_every_direction_promotes_leads_no_list(gpt2):
+    shared = gpt2.model.get_output_embeddings().weight[7].detach().float()
+    noise = torch.randn(60, gpt2.width, generator=torch.Generator().manual_seed(1))
+    directions = 3 * shared / shared.norm() + 0.1 * noise
+    raw = gpt2.logit_lens(directions).argmax(1).tolist()
+    listed = torch.ones(gpt2.n_vocabulary, dtype=torch.bool)
+    table = find_promoted(gpt2, directions, 3, listed)
+    first = [row[0] for row in table["promoted_id"]]
+    assert raw.count(raw[0]) > 50 and max(map(first.count, first)) < 30
+
+
+def test_rare_tokens_are_left_out(gpt2):
+    directions = torch.randn(8, gpt2.width, generator=torch.Generator().manual_seed(2))
+    listed = torch.zeros(gpt2.n_vocabulary, dtype=torch.bool)
+    listed[:40] = True
+    table = find_promoted(gpt2, directions, 5, listed)
+    assert all(max(row) < 40 for row in table["promoted_id"])
+
+
+def test_measured_tokens_are_above_the_mean_of_clamps_that_do_something(tmp_path):
+    changes = np.zeros((4, 6), np.float16)
+    changes[0], changes[1], changes[3] = [5, 1, 0, 0, 0, 0], [5, 0, 2, 0, 0, 0], [6, 0, 0, 0, 0, 3]
+    np.save(tmp_path / "clamped.npy", changes)
+    texts, listed = list("abcdef"), torch.tensor([True] * 5 + [False])
+    found = find_measured(tmp_path, texts, 2, listed)
+    assert [row[:1] for row in found["measured"]] == [["b"], ["c"], [], ["a"]]
+    assert found["measured_change"][0][0] == pytest.approx(1 - 1 / 3, abs=1e-3)
