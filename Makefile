@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser clean
+.PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser test-cluster clean
 
 setup: $(VENV)/.installed
 
@@ -47,6 +47,11 @@ test-browser: setup
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
 	command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	BROWSER=1 $(RUN) -m pytest tests/browser
+
+# A Ray cluster on this machine: every stage on it, and machines killed at random moments (ROUNDS of them).
+test-cluster: setup
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	CLUSTER=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -m cluster
 
 clean:
 	rm -rf data/runs/demo data/runs/demo-control data/runs/results data/runs/results-*

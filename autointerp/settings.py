@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UsageError
-from core.settings import setting
+from core.settings import ParallelSettings, setting
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TitleSettings(LLMSettings):
 
 
 @dataclass(frozen=True)
-class LabelSettings(LLMSettings):
+class LabelSettings(LLMSettings, ParallelSettings):
     """label: text of the train split -> a label for each feature."""
 
     labels: str = setting(
@@ -109,7 +109,7 @@ class LabelSettings(LLMSettings):
 
 
 @dataclass(frozen=True)
-class ScoreSettings(LLMSettings):
+class ScoreSettings(LLMSettings, ParallelSettings):
     """score: labels -> how well they predict activations in documents unseen by the labeller."""
 
     labels: str = setting(

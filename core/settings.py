@@ -86,7 +86,38 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class CaptureSettings:
+class ParallelSettings:
+    """Where shards are made: in this process, in several, or on a Ray cluster."""
+
+    engine: str = setting(
+        "auto",
+        "inline: this process; processes: several on this machine; ray: a Ray cluster; auto: "
+        "processes where --workers is over 1 or the work is no product of matrices, else inline",
+        choices=("auto", "inline", "processes", "ray"),
+        in_key=False,
+    )
+    workers: int = setting(
+        0,
+        "processes or Ray actors, each with its share of the cores; 0: one a core, or as many as "
+        "the cluster has room for",
+        in_key=False,
+    )
+    ray: str = setting(
+        "",
+        "ray: address of the cluster's head, host:port; default: $RAY_ADDRESS, else a cluster on "
+        "this machine alone, for this command",
+        in_key=False,
+    )
+    gpus_per_worker: float = setting(
+        -1.0,
+        "ray: GPUs that a worker asks for, such as 1 or 0.5; -1: one where the cluster has any "
+        "and the stage uses one",
+        in_key=False,
+    )
+
+
+@dataclass(frozen=True)
+class CaptureSettings(ParallelSettings):
     """capture: read the documents, tokenise them, and store activations and splits."""
 
     max_tokens: int = setting(
@@ -133,9 +164,6 @@ class CaptureSettings:
         4096,
         "tokens in one pass through the subject; 0 measures which size is fastest",
         in_key=False,
-    )
-    workers: int = setting(
-        1, "processes that read shards, each with its share of the cores", in_key=False
     )
 
 
@@ -232,16 +260,12 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
-class IndexSettings:
+class IndexSettings(ParallelSettings):
     """index: find every firing of every feature, and store them by feature."""
-
-    workers: int = setting(
-        1, "processes that make shards, each with its share of the cores", in_key=False
-    )
 
 
 @dataclass(frozen=True)
-class EffectsSettings:
+class EffectsSettings(ParallelSettings):
     """effects: find the tokens that each feature promotes, and measure what a clamp changes."""
 
     clamp: float = setting(

@@ -53,6 +53,7 @@ from core.files import canonical_hash
 from core.progress import progress
 from core.records import Failure, Label, Manifest
 from core.run import Run
+from core.workers import PROCESSES, Engine
 
 VERSION = 5  # of the units label/<set>
 PROMOTED, SUPPRESSED = 8, 0  # output tokens in the prompt
@@ -126,7 +127,8 @@ def label_by_rules(
     asked_for = bool(settings.features or settings.sample)
 
     def make(growth: Growth) -> dict[str, Any]:
-        labels, failures = fit_labels(evidence, growth.missing)
+        engine = Engine.choose(settings, evidence.run, auto="processes")
+        labels, failures = fit_labels(evidence, growth.missing, engine)
         return write(growth, labels, failures, len(evidence.alive))
 
     # A feature without a rule gets none by trying again: only features asked for are tried again.
@@ -135,7 +137,7 @@ def label_by_rules(
     return manifest
 
 
-def fit_labels(evidence: Evidence, wanted: list[int]) -> Labelled:
+def fit_labels(evidence: Evidence, wanted: list[int], engine: Engine = PROCESSES) -> Labelled:
     """Fit a rule for each feature; a feature that never fires in the train split is too_rare."""
     annotations = Annotations.from_tokens(evidence.tokens)
     with progress(total=len(wanted), label="label", unit="feat") as bar:
@@ -150,7 +152,7 @@ def fit_labels(evidence: Evidence, wanted: list[int]) -> Labelled:
             wanted,
             progress=show,
             seed=evidence.run.settings.seed,
-            workers=0,
+            engine=engine,
         )
         labels = [
             Label(f.feature, RULES, f.text, f.confidence, f.kind, evidence=f.n_firings)

@@ -172,7 +172,7 @@ def score_coverage(context: Context, features: list[int]) -> Scored:
     with_rule = [f for f in features if not context.is_free(f)]
     held_out = HeldOut.build(context)
     score = partial(score_one, context.prepare(), held_out)
-    scored = map_in_workers(score, with_rule, chunk=CHUNK)
+    scored = map_in_workers(score, with_rule, context.engine, CHUNK)
     pairs = list(progress(scored, "coverage", total=len(with_rule), unit="feat"))
     scores = [one for one, _ in pairs]
     columns = {
