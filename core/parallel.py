@@ -12,7 +12,6 @@ fails LIMIT times ends the stage. Errors for people (`ToolError`) end it at once
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
@@ -68,17 +67,20 @@ def make_shards(
     """Call `advance(make(state, number))` for every number, where `state` is `prepare()`.
 
     Inline, everything happens in this process and errors are raised unchanged. Otherwise each
-    worker calls `prepare` once and has its share of the cores; `prepare` and `make` must then be
-    picklable. Raises ShardFailed for a shard that fails LIMIT times.
+    worker calls `prepare` once and has its share of the threads of torch; `prepare` and `make` must
+    then be picklable. The same number of threads gives the same bytes on every engine; with another
+    number, products of a few rows may differ in their last bits. Raises ShardFailed for a shard
+    that fails LIMIT times.
     """
     numbers = list(numbers)
     if engine.kind == "ray" and numbers:
         for _, made in run_tasks(prepare, make, numbers, engine):
             advance(made)
     elif engine.kind == "processes" and numbers:
+        import torch
+
         workers = engine.n_processes
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        setup = Setup(prepare, make, threads)
+        setup = Setup(prepare, make, max(1, torch.get_num_threads() // workers))
         for _, made in _in_processes(setup, numbers, workers, "spawn"):
             advance(made)
     elif numbers:

@@ -15,9 +15,21 @@ from core.errors import UsageError
 S = TypeVar("S")
 
 
-def setting(default: Any, text: str, *, choices: tuple[Any, ...] = (), in_key: bool = True) -> Any:
-    """A dataclass field with its help sentence; `choices` are the values that it accepts."""
-    return field(default=default, metadata={"help": text, "choices": choices, "in_key": in_key})
+def setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[Any, ...] = (),
+    in_key: bool = True,
+    several: bool = False,
+) -> Any:
+    """A dataclass field with its help sentence; `choices` are the values that it accepts.
+
+    A flag of a setting with `several` may be given several times; the setting is the texts with a
+    space between them.
+    """
+    about = {"help": text, "choices": choices, "in_key": in_key, "several": several}
+    return field(default=default, metadata=about)
 
 
 def from_table(kind: type[S], table: Mapping[str, Any]) -> S:

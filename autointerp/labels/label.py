@@ -34,7 +34,7 @@ from autointerp.labels.unit import (
     unit_of,
     write_labels,
 )
-from autointerp.llm.endpoint import Endpoint
+from autointerp.llm.fleet import open_fleet
 from autointerp.llm.replies import Reply
 from autointerp.llm.session import (
     AnswerFormat,
@@ -205,7 +205,7 @@ def label_by_llm(
     evidence: Evidence, settings: LabelSettings, wanted: list[int], redo: bool
 ) -> Manifest:
     """Make or extend the set of the model that the settings name."""
-    model = Endpoint(settings.llm_url).choose_model(settings.llm_model)
+    model = open_fleet(settings).choose_model(settings.llm_model)
     label_set = f"llm-{slug(model)}"
     settings = replace(settings, llm_model=model)
     inputs = ("index", "effects", *([unit_of(RULES)] if settings.evidence else []))

@@ -15,6 +15,11 @@ def several_shards(monkeypatch):
     monkeypatch.setattr(core.effects.effects, "ROWS", 20)
 
 
+@pytest.fixture(autouse=True)
+def one_thread(tiny):
+    """The fixture `tiny` sets torch to one thread, and each process takes its share of that."""
+
+
 @pytest.mark.slow
 def test_processes_write_what_this_process_writes(run_copy):
     """tests/core/firings/test_index.py does the same for capture and for a stored index."""
