@@ -14,6 +14,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def disturb(cluster, folder, rng):
         cluster.remove_node(
             rng.choice(sorted(cluster.worker_nodes, key=lambda n: n.node_id)), False
         )
-        cluster.add_node(num_cpus=1)
+        with mock.patch("ray._private.utils.set_sigterm_handler"):  # this is no main thread
+            cluster.add_node(num_cpus=1)
 
 
 DRIVER = """
