@@ -88,7 +88,11 @@ class RunSettings:
     trust_remote_code: bool = setting(
         False, "run the code that comes with the subject's checkpoint", in_key=False
     )
-    device: str = setting("auto", "cpu, cuda, mps, or auto", in_key=False)
+    device: str = setting(
+        "auto",
+        "cpu, cuda, mps, auto, or auto:all, which divides the subject's layers over all GPUs",
+        in_key=False,
+    )
     dtype: str = setting(
         "auto",
         "type of the subject's weights; auto is bfloat16 where this machine is measured to be "
