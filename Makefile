@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser clean
+.PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser test-cluster clean
 
 # The packages, and the real subject: 93 MB, converted once in a minute. Without it the demo says what it does.
 setup: $(INSTALLED)
@@ -51,6 +51,11 @@ test-browser: $(INSTALLED)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
 	command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	BROWSER=1 $(RUN) -m pytest tests/browser
+
+# A Ray cluster on this machine: every stage on it, and machines killed at random moments (ROUNDS of them).
+test-cluster: setup
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	CLUSTER=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -m cluster
 
 clean:
 	rm -rf data/runs/demo data/runs/demo-control data/runs/results data/runs/results-*

@@ -50,10 +50,12 @@ def _option(field: Field) -> Callable[[Any], Any]:
     named: dict[str, Any] = {"type": kind, "show_default": field.default != ""}
     if isinstance(field.default, bool):
         named = {"is_flag": True}
+    default = field.default
+    if field.metadata.get("several"):
+        named = {"multiple": True, "callback": lambda _, __, texts: " ".join(texts)}
+        default = ()
     flag = f"--{field.name.replace('_', '-')}"
-    return click.option(
-        flag, field.name, default=field.default, help=field.metadata["help"], **named
-    )
+    return click.option(flag, field.name, default=default, help=field.metadata["help"], **named)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,14 @@ import torch
 
 from core.activations.layout import Layout, read_layout, read_vectors, write_layout
 from core.activations.store import ActivationStore, write_shard
-from core.effects.unit import has_changes, open_changes, read_changes, read_effects
+from core.effects.unit import (
+    has_changes,
+    has_changes_shard,
+    join_changes,
+    read_changes,
+    read_effects,
+    write_changes_shard,
+)
 from core.errors import UsageError
 from core.firings.postings import Postings, maxima
 
@@ -98,7 +105,10 @@ def test_a_run_without_effects_reads_as_none(tiny_run):
 
 def test_changes_are_written_in_blocks_and_read_back(tmp_path):
     rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float16)
-    with open_changes(tmp_path, 5, 3) as append:
-        append(rows[:2])
-        append(rows[2:])
+    rows[2:4] = 0
+    write_changes_shard(tmp_path, 0, rows[:2])
+    write_changes_shard(tmp_path, 2, rows[4:])
+    assert [has_changes_shard(tmp_path, number) for number in range(3)] == [True, False, True]
+    join_changes(tmp_path, 5, 3, rows=2)
     assert np.array_equal(np.load(tmp_path / "clamped.npy"), rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["clamped.npy"]
