@@ -60,6 +60,7 @@ ORDER = [
     "autointerp.exchange",
     "autointerp.clamps",
     "autointerp.answers",
+    "autointerp.gallery",
     "autointerp.pipeline",
     "autointerp.study",
     "figures",

@@ -153,7 +153,7 @@ def replay(run: str, number: int, as_json: bool) -> None:
 @json_flag
 def gallery(run: str, count: int, as_json: bool) -> None:
     """Find COUNT features whose clamp works, and write a page and a figure of them."""
-    from autointerp.study import MOST_TRIED
+    from autointerp.gallery import MOST_TRIED
     from core.progress import say
     from figures.report.gallery import write_gallery
 
@@ -161,7 +161,7 @@ def gallery(run: str, count: int, as_json: bool) -> None:
     about = study.run_directory.settings
     subject = f"{Path(about.subject).name}, {about.site}"
     folder, records = study.path / "gallery", []
-    minutes = max(1.0, study.estimate_working(count) / 60)
+    minutes = max(1.0, study.estimate_working() / 60)
     say(
         f"about {minutes:.0f} min for each feature that is tried; {count} are wanted and at most "
         f"{MOST_TRIED * count} tried: up to {MOST_TRIED * count * minutes:.0f} min. Each is "
