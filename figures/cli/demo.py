@@ -46,7 +46,7 @@ SMOLLM2 = Plan(
         "sae": "smollm2-135m",
     },
     {
-        "capture": CaptureSettings(max_tokens=320_000),
+        "capture": CaptureSettings(),
         "evaluate": EvaluateSettings(tokens=60_000),
         "cluster": CLUSTERS,
     },
