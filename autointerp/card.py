@@ -34,6 +34,7 @@ class Card:
     n_documents: int
     max: float  # largest activation, SAE units
     labels: list[Row]  # text, set, kind, confidence, evidence, scores; the best set first
+    measured: list[Row]  # token, change (nats): what a clamp makes likelier, most first
     promoted: list[Row]  # token, logit; the most promoted output token first
     suppressed: list[Row]  # token, logit
     neighbours: list[Row]  # feature, cosine, label of the nearest decoder directions
@@ -47,7 +48,7 @@ class Card:
     strata: list[Row]  # stratum, low, firings, mass; see `evidence.strata`
     notes: list[Row]  # feature, text, time of what people wrote
     failures: list[Row]  # unit, kind, message of attempts that gave no value
-    snippets: list[Row]  # stratum, split, document, start, peak, tokens, activations
+    snippets: list[Row]  # stratum, split, document, start, peak, ordinal, tokens, ...
 
     @property
     def label(self) -> str:
@@ -140,6 +141,7 @@ class Cards:
             n_documents=stats.n_documents,
             max=stats.max,
             labels=labels,
+            measured=[{"token": t, "change": v} for t, v in self.evidence.measured(feature)],
             promoted=token_rows(self.evidence.promoted(feature)),
             suppressed=token_rows(self.evidence.suppressed(feature)),
             neighbours=self.lookup.neighbours_of(feature),
@@ -194,9 +196,16 @@ class Cards:
             "document": self.evidence.tokens.names[snippet.document],
             "start": snippet.start,
             "peak": snippet.peak,
+            "ordinal": self._first_ordinals[snippet.document] + snippet.start + snippet.peak,
             "tokens": list(snippet.tokens),
             "activations": list(snippet.activations),
         }
+
+    @cached_property
+    def _first_ordinals(self) -> list[int]:
+        """The ordinal of the first token of each document."""
+        offsets: list[int] = np.asarray(self.evidence.tokens.document_offsets, np.int64).tolist()
+        return offsets
 
     @cached_property
     def _failing(self) -> MistakeFinder:

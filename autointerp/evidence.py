@@ -20,10 +20,15 @@ from core.text.tokens import Tokens
 RARE_DOCUMENTS = 5  # a feature that fires in fewer test documents has no score
 DENSE = 0.1  # share of tokens; a feature that fires on more is dense
 BINS = 30  # of a histogram
+VALUE_OF = {  # column of tokens in the table of effects -> column of their values
+    "promoted": "promoted_logit",
+    "suppressed": "suppressed_logit",
+    "measured": "measured_change",
+}
 
 
 class TokenEffect(NamedTuple):
-    """An output token and by how much the feature's direction raises its logit."""
+    """An output token and by how much the feature's direction, or its clamp, raises it."""
 
     token: str
     logit: float
@@ -110,6 +115,12 @@ class Evidence:
         """Return the tokens that the feature's direction suppresses most; none before `effects`."""
         return self._token_effects(feature, "suppressed")
 
+    def measured(self, feature: int) -> list[TokenEffect]:
+        """Return the tokens that a clamp of the feature makes likelier, by nats of log-probability
+        beyond what other clamps do; none where `effects` measured none.
+        """
+        return self._token_effects(feature, "measured")
+
     def prepare(self) -> None:
         """Compute what all features share, so that processes forked later do not repeat it."""
         self._document_offsets, self._effect_rows  # noqa: B018 - computed once
@@ -121,12 +132,13 @@ class Evidence:
     @cached_property
     def _effect_rows(self) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
         """{side: {feature: (tokens, logits)}}; a row of the frame would be slow to look up."""
-        table, rows = self.effects, {}
-        for side in ("promoted", "suppressed"):
-            pairs = () if table is None else zip(table[side], table[f"{side}_logit"], strict=True)
-            rows[side] = dict(
-                zip(() if table is None else table.index.tolist(), pairs, strict=True)
-            )
+        table = self.effects
+        rows: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+        for side, value in VALUE_OF.items():
+            rows[side] = {}
+            if table is not None and side in table:
+                pairs = zip(table[side], table[value], strict=True)
+                rows[side] = dict(zip(table.index.tolist(), pairs, strict=True))
         return rows
 
     @cached_property

@@ -17,6 +17,7 @@ from autointerp.clusters.unit import (
     read_levels,
     read_relations,
 )
+from autointerp.controls import find_controls
 from autointerp.evidence import Evidence
 from autointerp.labels import unit as label_unit
 from autointerp.labels.notes import read_notes
@@ -27,7 +28,7 @@ from core.errors import UsageError
 from core.run import Run
 from core.training.unit import read_directions
 
-OVERVIEW = ["feature", "label", "coverage", "score", "density", "cluster"]
+OVERVIEW = ["feature", "label", "coverage", "gain", "score", "density", "cluster"]
 FAILURE_COLUMNS = ["feature", "unit", "kind", "message"]
 FAMILY_COLUMNS = ["family", "size", "kind", "comes_back", "jaccard", "medoid", "title", "solid"]
 SEARCHED_TOKENS = 5  # promoted tokens of a feature that `find` searches
@@ -60,6 +61,13 @@ class Features:
         """feature, set, kind, value, low, high, null, n_tokens, n_documents, undefined and auroc of
         all label sets and kinds of score, coverage and simulation first."""
         return score_unit.read_all_scores(self.run)
+
+    @cached_property
+    def references(self) -> dict[str, np.ndarray]:
+        """{name of a control: (F,) what its labels cover at the density of each feature}."""
+        controls, density = find_controls(self.run), self.evidence.density
+        found = {control.name: control.coverage_at(density) for control in controls}
+        return {name: values for name, values in found.items() if not np.isnan(values).all()}
 
     @cached_property
     def failures(self) -> pd.DataFrame:
@@ -180,12 +188,13 @@ class Features:
     # ------------------------------------------------------------ all features
 
     def table(self, label_set: str = "") -> pd.DataFrame:
-        """Return one row a feature: feature, label, coverage, score, null, density, cluster, x, y.
+        """Return one row a feature: feature, label, coverage, gain, score, null, density, cluster,
+        x, y.
 
         `label` is that of `label_set`, or the best one; `coverage` is the share of the feature's
-        activation that it names, `score` and `null` are its simulation score (NaN where there is
-        none), `cluster` is that of the finest level (-1 for none), `x` and `y` are the place on the
-        map (NaN for none).
+        activation that it names, `gain` that less the most that a control reaches at like density,
+        `score` and `null` are its simulation score (NaN where there is none), `cluster` is that of
+        the finest level (-1 for none), `x` and `y` are the place on the map (NaN for none).
         """
         every = pd.RangeIndex(self.evidence.n_features, name="feature")
         labels = self.labels if not label_set else self.labels[self.labels["set"] == label_set]
@@ -202,11 +211,16 @@ class Features:
         columns = ["group", "x", "y"]
         places = pd.DataFrame(columns=columns) if self.clusters is None else self.clusters[columns]
         places = places.reindex(every).astype(float)
+        covered = coverage["value"].to_numpy()
+        chance = np.full((1, len(every)), np.nan)
+        if self.references:
+            chance = np.stack(list(self.references.values()))
         return pd.DataFrame(
             {
                 "feature": every,
                 "label": first["text"].astype(object).fillna("").tolist(),
-                "coverage": coverage["value"].to_numpy(),
+                "coverage": covered,
+                "gain": covered - np.fmax.reduce(chance),
                 "score": scores["value"].to_numpy(),
                 "null": scores["null"].to_numpy(),
                 "density": self.evidence.density,
@@ -217,7 +231,7 @@ class Features:
         )
 
     def overview(self, label_set: str = "") -> pd.DataFrame:
-        """Return feature, label, coverage, score, density, cluster of all features; see `table`."""
+        """Return the columns OVERVIEW of all features; see `table`."""
         return self.table(label_set)[OVERVIEW]
 
     def find(self, words: str) -> pd.DataFrame:
@@ -251,6 +265,6 @@ def read_searched_texts(features: Features) -> list[list[str]]:
     names = features.families["title"].to_dict()
     for feature, parts in enumerate(texts):
         parts.append(names.get(int(features.family_of[feature]), ""))
-        promoted = features.evidence.promoted(feature)[:SEARCHED_TOKENS]
-        parts += [effect.token for effect in promoted]
+        for effects in (features.evidence.measured(feature), features.evidence.promoted(feature)):
+            parts += [effect.token for effect in effects[:SEARCHED_TOKENS]]
     return texts

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autointerp.clusters.unit import read_neighbours, read_partners
-from autointerp.scores.unit import COVERAGE, COVERAGE_VALUES, read_all_misses
+from autointerp.scores.unit import (
+    COVERAGE,
+    COVERAGE_VALUES,
+    STRATUM_COLUMNS,
+    read_all_misses,
+)
 from autointerp.tables import RowIndex
 
 if TYPE_CHECKING:
@@ -17,6 +22,12 @@ if TYPE_CHECKING:
 LABEL_FIELDS = ["text", "set", "kind", "confidence", "evidence"]
 SCORE_FIELDS = ["kind", "value", "low", "high", "null", "n_documents", "undefined"]
 COVERAGE_FIELDS = [*COVERAGE_VALUES, *(f"null_{name}" for name in COVERAGE_VALUES)]
+STRATUM_FIELDS = ["strong", *STRATUM_COLUMNS]
+FURTHER_FIELDS = {  # kind of score -> columns that only it has
+    COVERAGE: COVERAGE_FIELDS,
+    **dict.fromkeys(("simulation", "detection", "fuzzing", "intruder"), STRATUM_FIELDS),
+}
+ALL_FURTHER = list(dict.fromkeys([*COVERAGE_FIELDS, *STRATUM_FIELDS]))
 RELATION_FIELDS = ["kind", "feature", "other", "strength"]
 MOST = 6  # neighbours, and partners, of a feature
 Row = dict[str, Any]  # plain values, as JSON holds them
@@ -35,7 +46,7 @@ class Lookup:
         """Index all tables, so that processes forked later do not repeat it."""
         for name in ("_texts", "_rows", "_neighbours", "_partners", "_clusters"):
             getattr(self, name)
-        self.features.levels  # noqa: B018 - read once
+        self.features.levels, self.features.references  # noqa: B018 - read once
 
     # ------------------------------------------------------------ labels and scores
 
@@ -48,8 +59,21 @@ class Lookup:
         scores, labels = self._rows["scores"].of(feature), []
         for label in self._rows["labels"].of(feature):
             own = [score for score in scores if score["set"] == label["set"]]
-            labels.append(label | {"scores": [_plain_score(score) for score in own]})
+            labels.append(label | {"scores": [self._score_of(feature, score) for score in own]})
         return labels
+
+    def _score_of(self, feature: int, score: Row) -> Row:
+        """A score without its set, and what only its kind has: strata, or gains over controls."""
+        further = FURTHER_FIELDS.get(score["kind"].removesuffix("-hard"), [])
+        row = {name: score[name] for name in [*SCORE_FIELDS, *further]}
+        if score["kind"] != COVERAGE:
+            return row
+        references = self.features.references
+        gains = {
+            name: None if score["value"] is None else score["value"] - float(chance[feature])
+            for name, chance in references.items()
+        }
+        return row | {"estimated": bool(score["estimated"]), "gains": gains}
 
     def failures_of(self, feature: int) -> list[Row]:
         """Return unit, kind, message of the attempts that gave no value."""
@@ -122,7 +146,7 @@ class Lookup:
         known = self.features
         return {
             "labels": RowIndex(known.labels, LABEL_FIELDS),
-            "scores": RowIndex(known.scores, ["set", *SCORE_FIELDS, *COVERAGE_FIELDS]),
+            "scores": RowIndex(known.scores, ["set", "estimated", *SCORE_FIELDS, *ALL_FURTHER]),
             "failures": RowIndex(known.failures, ["unit", "kind", "message"]),
             "misses": RowIndex(read_all_misses(self.run), ["set", "ordinal", "stratum"]),
             "relations": RowIndex(known.relations, RELATION_FIELDS, ("feature", "other")),
@@ -151,9 +175,3 @@ class Lookup:
 def make_empty(n_features: int, n_columns: int) -> tuple[np.ndarray, ...]:
     """Return `n_columns` columns (F, 0) of rows without an entry."""
     return (np.zeros((n_features, 0)),) * n_columns
-
-
-def _plain_score(score: Row) -> Row:
-    """A score without its set; what only coverage measures stands in its row alone."""
-    fields_of = [*SCORE_FIELDS, *(COVERAGE_FIELDS if score["kind"] == COVERAGE else ())]
-    return {name: score[name] for name in fields_of}

@@ -22,16 +22,22 @@ MIN_DOCUMENTS = 30  # documents in which the feature fires; with fewer, no inter
 
 
 def document_sums(
-    predicted: np.ndarray, activations: np.ndarray, documents: np.ndarray
+    predicted: np.ndarray,
+    activations: np.ndarray,
+    documents: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sums (d, 6), float64, of predictions (n,) and activations (n,) for each document.
 
-    `documents` (n,) is ascending; the rows follow its distinct values.
+    `documents` (n,) is ascending; the rows follow its distinct values. Each token counts
+    `weights` (n,) times, or once.
     """
     if not len(documents):
         return np.zeros((0, 6))
     p, a = predicted.astype(np.float64), activations.astype(np.float64)
     columns = np.stack([np.ones_like(p), p, a, p * p, a * a, p * a], axis=1)
+    if weights is not None:
+        columns *= weights[:, None]
     starts = np.flatnonzero(np.r_[True, documents[1:] != documents[:-1]])
     return np.add.reduceat(columns, starts, axis=0)
 
@@ -107,7 +113,7 @@ def auroc(fires: np.ndarray, silent: np.ndarray) -> float:
     return float((below + upto).mean() / (2 * len(ordered)))
 
 
-def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for a share of n (Wilson 1927); (0, 1) for n 0."""
     if n == 0:
         return 0.0, 1.0
@@ -118,7 +124,7 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def balanced_interval(
-    hits: float, n_fire: int, passes: float, n_silent: int
+    hits: float, n_fire: float, passes: float, n_silent: float
 ) -> tuple[float, float]:
     """An interval for the mean of two independent shares, of n_fire and of n_silent.
 

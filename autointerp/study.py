@@ -15,15 +15,7 @@ import pandas as pd
 
 from autointerp import pipeline
 from autointerp.answers import ClampedTexts, TopFeatures, clamps_of
-from autointerp.clamps import (
-    DOSES,
-    DoseBudget,
-    choose_features,
-    is_found_again,
-    measure_doses,
-    read_held_out_prompts,
-    works,
-)
+from autointerp.clamps import DoseBudget, measure_doses
 from autointerp.features import Features
 from autointerp.labels.notes import add_note
 from autointerp.llm.remembered import complete_settings
@@ -175,9 +167,13 @@ class Study:
         self.make("report", redo, **settings)
         return self.path / "report" / "report.md"
 
-    def run(self) -> Path:
-        """Every stage that is not done, in order; returns the path of the report."""
-        pipeline.make_run(self.run_directory)
+    def run(self, controls: bool = True) -> Path:
+        """Every stage that is not done, in order; returns the path of the report.
+
+        `controls` also labels and scores random directions and the untrained subject, on a small
+        budget (`pipeline.CONTROL`).
+        """
+        pipeline.make_run(self.run_directory, controls=controls)
         self.__dict__.pop("_features", None)
         return self.path / "report" / "report.md"
 
@@ -320,11 +316,12 @@ class Study:
                 self.known.evidence, self.model, chosen, list(doses), effort, places
             )
             record = record.with_doses(measured)
-        return ClampedTexts(self, record, self._keep(record))
+        return self.keep(record)
 
-    def _keep(self, record: Experiment) -> str:
+    def keep(self, record: Experiment) -> ClampedTexts:
+        """Keep an experiment in the run, with its texts at hand."""
         with self.run_directory.locked("clamp"):
-            return save_experiment(self.run_directory, record)
+            return ClampedTexts(self, record, save_experiment(self.run_directory, record))
 
     def _other(self, name: str, clamps: Sequence[Clamp]) -> tuple[LoadedModel, list[Clamp], dict]:
         """(the loaded model of another run on the same subject, its clamps, their maxima)."""
@@ -357,45 +354,16 @@ class Study:
         return kept, replace(self.model.replay(kept), labels=kept.labels)
 
     def find_working(self, count: int, budget: DoseBudget | None = None) -> Iterator[ClampedTexts]:
-        """Features worth clamping whose clamp works, at their useful dose, each kept as it is
-        found.
+        """Clamps that beat their controls, at their useful doses (`autointerp.gallery`)."""
+        from autointerp.gallery import find_working
 
-        At most six features are tried for each one wanted. The dose is chosen on half of the
-        prompts and the texts are written on the other half.
-        """
-        from core.progress import progress
+        return find_working(self, count, budget or DoseBudget())
 
-        budget, wanted = budget or DoseBudget(), count
-        for feature in progress(choose_features(self.known, 6 * count), "gallery", unit="feat"):
-            made = self._working(feature, budget)
-            if made is not None:
-                yield made
-                wanted -= 1
-            if not wanted:
-                return
+    def estimate_working(self, budget: DoseBudget | None = None) -> float:
+        """Seconds that `find_working` takes for each feature that it tries, from one timed text."""
+        from autointerp.gallery import estimate_working
 
-    def _working(self, feature: int, budget: DoseBudget) -> ClampedTexts | None:
-        """The clamp of one feature at its useful dose; None when no dose beats its controls."""
-        from core.clamps.clamp import Sampling
-
-        tried = Clamp(feature, "set", 1.0, relative=True)
-        measured = measure_doses(self.known.evidence, self.model, [tried], DOSES[1:], budget)
-        if works(measured["useful"]):
-            by = "useful"
-        elif is_found_again(measured.get("useful_found")):
-            by = "useful_found"
-        else:
-            return None
-        chosen = Clamp(feature, "set", measured[by]["dose"], relative=True)
-        prompts = read_held_out_prompts(self.known.evidence, budget)[1::2]
-        writing = Sampling(prompts, budget.tokens, 0.7, (0,))
-        record = replace(
-            self.model.clamp([chosen], self.maxima([feature]), writing).with_doses(measured),
-            labels={feature: self.known.label(feature)},
-            shown_by=by,
-            promoted=tuple(e.token for e in self.known.evidence.promoted(feature)[:10]),
-        )
-        return ClampedTexts(self, record, self._keep(record))
+        return estimate_working(self, budget or DoseBudget())
 
     # ------------------------------------------------------------ pictures and exports
 
@@ -405,9 +373,11 @@ class Study:
 
         return map_drawing(self.known, dark)
 
-    def export(self, folder: str | Path, to: str = "site", **names: str) -> list[Path]:
+    def export(
+        self, folder: str | Path, to: str = "site", *, also: Sequence[str] = (), **names: str
+    ) -> list[Path]:
         """Write FOLDER: `site` (the explorer), `csv`, `jsonl`, `neuronpedia`, or `saelens` (the
-        SAE).
+        SAE). `also` are other runs for the same site.
         """
         from figures.explorer.site import export_site
 
@@ -418,7 +388,7 @@ class Study:
             export_saelens(self.run_directory, folder)
             return sorted(folder.iterdir())
         if to == "site":
-            export_site(self.known, folder)
+            export_site(self.known, folder, [open(name).known for name in also])
             return [folder / "index.html"]
         if to == "neuronpedia":
             from autointerp.exchange.neuronpedia import export_neuronpedia

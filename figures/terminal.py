@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from autointerp.card import Card
 from autointerp.pipeline import STAGES, brief
+from autointerp.rules.language import parts_of
 from autointerp.scores.unit import COVERAGE
 from figures.clamp_lines import clamp_text as clamp_text
 from figures.layout import (
@@ -28,7 +29,7 @@ from figures.layout import (
     use_colour,
     wrap_text,
 )
-from figures.text import quote, to_line
+from figures.text import quote, short_label, to_line
 
 NAME = 11  # columns of the names on the left of a feature's lines
 TOKENS = 10  # promoted tokens that are shown
@@ -85,7 +86,8 @@ def feature_text(card: Card) -> str:
     lines += family_lines(card, width) + cluster_lines(card, width)
     bars, most = sparkline(card.histogram["counts"]), card.histogram["edges"][-1]
     lines += named_rows("activation", [f"0 {bars} {most:.2f}  (log count)"], width)
-    for side, tokens in (("promoted", card.promoted), ("suppressed", card.suppressed)):
+    outputs = {"clamped": card.measured, "promoted": card.promoted, "suppressed": card.suppressed}
+    for side, tokens in outputs.items():
         if tokens:
             quoted = [quote(token["token"]) for token in tokens[:TOKENS]]
             lines += named_rows(side, [join_fitting(quoted, width - NAME - 2)], width)
@@ -94,13 +96,14 @@ def feature_text(card: Card) -> str:
 
 
 def label_lines(label: dict[str, Any], width: int) -> list[str]:
-    """A label of one set with its confidence and its scores."""
-    text = to_line(label["text"])
+    """A label of one set, its first part first, with its confidence and its scores."""
+    text, *others = map(to_line, parts_of(label["text"]))
     if label["confidence"] is not None:
         text += f"   (confidence {label['confidence']:.2f}{describe_evidence(label)})"
     scores = [describe_score(score) for score in label["scores"]] or ["not scored"]
+    rows = [*(f"also {part}" for part in others), *scores]
     lines = named_text(label["set"], text, width)
-    return lines + [line for score in scores for line in named_text("", score, width)]
+    return lines + [line for row in rows for line in named_text("", row, width)]
 
 
 def describe_evidence(label: dict[str, Any]) -> str:
@@ -109,10 +112,14 @@ def describe_evidence(label: dict[str, Any]) -> str:
 
 
 def describe_coverage(score: dict[str, Any]) -> str:
-    """Say how much of a feature's activity a label names, and what else it predicts."""
+    """Say how much of a feature's activity a label names, its gain, and what else it predicts."""
     span = "" if score["low"] is None else f" [{score['low']:.0%}, {score['high']:.0%}]"
     null = "" if score["null"] is None else f", another label {score['null']:.0%}"
-    text = f"names {score['value']:.0%}{span} of its activity{null}"
+    about = "names about" if score["estimated"] else "names"
+    text = f"{about} {score['value']:.0%}{span} of its activity{null}"
+    gains = {name: gain for name, gain in score["gains"].items() if gain is not None}
+    if gains:
+        text += "; " + ", ".join(f"{gain:+.0%} over the {name}" for name, gain in gains.items())
     if score["precision"] is not None:
         text += f"; {score['precision']:.0%} of what it predicts fires"
     if score["recall_top"] is not None and score["recall_half"] is not None:
@@ -138,7 +145,20 @@ def describe_score(score: dict[str, Any]) -> str:
         text += f", area under the ROC curve {score['auroc']:.2f}"
     if score["n_documents"]:
         text += f", {score['n_documents']} documents"
-    return text
+    return text + describe_strata(score)
+
+
+def describe_strata(score: dict[str, Any]) -> str:
+    """Say a score on the top tenth, the upper half and all of the firings; empty without them."""
+    if score.get("all") is None:
+        return ""
+    parts = []
+    for name, what in (("top", "top tenth"), ("half", "upper half"), ("all", "all firings")):
+        if (value := score[name]) is None:
+            continue
+        low, high = score[f"low_{name}"], score[f"high_{name}"]
+        parts.append(f"{what} {value:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]"))
+    return "; " + ", ".join(parts)
 
 
 def describe_undefined(undefined: str | None) -> str:
@@ -155,7 +175,7 @@ def family_lines(card: Card, width: int) -> list[str]:
     about = [f"{known['family']} {to_line(known['title']) or '(unnamed)'}", known["kind"]]
     about.append("" if known["solid"] or not known["title"] else "does not come back")
     members = [
-        f"{m['feature']:<6} {to_line(m['label'])}"
+        f"{m['feature']:<6} {short_label(m['label'])}"
         for m in known["members"]
         if m["feature"] != card.feature
     ]
@@ -174,10 +194,11 @@ def cluster_lines(card: Card, width: int) -> list[str]:
 def relation_lines(card: Card, width: int) -> list[str]:
     """Nearest directions, features that fire on the same tokens, and probable relations."""
     neighbours = [
-        f"{n['feature']:<6} cos {n['cosine']:+.2f}  {to_line(n['label'])}" for n in card.neighbours
+        f"{n['feature']:<6} cos {n['cosine']:+.2f}  {short_label(n['label'])}"
+        for n in card.neighbours
     ]
     partners = [
-        f"{n['feature']:<6} phi {n['phi']:+.2f}  {to_line(n['label'])}"
+        f"{n['feature']:<6} phi {n['phi']:+.2f}  {short_label(n['label'])}"
         for n in card.partners[:PARTNERS]
     ]
     related = [f"{describe_relation(r)}, strength {r['strength']:.2f}" for r in card.related]
@@ -231,7 +252,7 @@ def named_rows(name: str, rows: list[str], width: int) -> list[str]:
 
 def pair_text(pair: dict[str, Any]) -> str:
     """Two features: their labels, how often they fire on the same token, phi and cosine."""
-    lines = [f"{pair[side]} {to_line(pair['labels'][side])}".rstrip() for side in ("a", "b")]
+    lines = [f"{pair[side]} {short_label(pair['labels'][side])}".rstrip() for side in ("a", "b")]
     shares = f"{pair['of_a']:.1%} and {pair['of_b']:.1%} of their firings"
     lines += [
         f"They fire on {pair['n_a']:,} and {pair['n_b']:,} of {pair['n']:,} tokens,",
@@ -343,7 +364,7 @@ def reading_text(
         peak = max(range(len(values)), key=values.__getitem__)
         text = show_snippet(tokens, values, maxima[feature], peak, width - 21, colour)
         lines.append(f"{feature:7}  {share(feature):10.0%}  {text}")
-        lines.append(f"{'':21}{fit_text(to_line(labels[feature]), width - 21)}".rstrip())
+        lines.append(f"{'':21}{fit_text(short_label(labels[feature]), width - 21)}".rstrip())
     if len(ordered) > limit:
         lines.append(f"... and {len(ordered) - limit} more (--limit, or --json for all)")
     return "\n".join(lines)

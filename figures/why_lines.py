@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from core.attribution.record import Attribution, Firing
 from figures.layout import Column, lay_table, terminal_width, wrap_text
-from figures.text import quote, to_line
+from figures.text import quote, short_label, to_line
 
 WHICH = {"strongest": "the strongest", "random": "random ones", "all": "every firing"}
 
@@ -109,7 +109,7 @@ def firing_table(record: Attribution, name: str, firings: Iterable[Firing], widt
             f"{f.activation:.2f}",
             f"{-f.attribution:+.3f}",
             "-" if f.change is None else f"{f.change:+.3f}",
-            to_line(record.label(f.feature)),
+            short_label(record.label(f.feature)),
         ]
         for f in firings
     ]

@@ -11,6 +11,7 @@ LLM before it is read, so that nothing is asked, or paid for, twice.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,8 @@ from autointerp.grow import GrowingUnit, Growth, grow
 from autointerp.labels import prompt as prompts
 from autointerp.labels import windows
 from autointerp.labels.notes import read_notes
+from autointerp.labels.refine import count_requests, refine
+from autointerp.labels.rule_names import name_rules
 from autointerp.labels.unit import (
     FAILURES,
     HAND,
@@ -34,7 +37,7 @@ from autointerp.labels.unit import (
     unit_of,
     write_labels,
 )
-from autointerp.llm.endpoint import Endpoint
+from autointerp.llm.fleet import open_fleet
 from autointerp.llm.replies import Reply
 from autointerp.llm.session import (
     AnswerFormat,
@@ -50,11 +53,12 @@ from autointerp.rules.fit import fit_rules
 from autointerp.settings import LabelSettings, parse_features
 from core.errors import NotReady
 from core.files import canonical_hash
-from core.progress import progress
+from core.progress import progress, say
 from core.records import Failure, Label, Manifest
 from core.run import Run
+from core.workers import PROCESSES, Engine
 
-VERSION = 5  # of the units label/<set>
+VERSION = 6  # of the units label/<set>
 PROMOTED, SUPPRESSED = 8, 0  # output tokens in the prompt
 LABEL = AnswerFormat("label", max_tokens=1024, usual_tokens=35, schema=prompts.LABEL_SCHEMA)
 
@@ -124,18 +128,25 @@ def label_by_rules(
     """Make or extend the set of rules."""
     unit = GrowingUnit(unit_of(RULES), VERSION, settings, ("index",), (LABELS, FAILURES))
     asked_for = bool(settings.features or settings.sample)
+    by_llm = settings.names == "llm"
+    with open_session(evidence.run, settings) if by_llm else contextlib.nullcontext() as asker:
 
-    def make(growth: Growth) -> dict[str, Any]:
-        labels, failures = fit_labels(evidence, growth.missing)
-        return write(growth, labels, failures, len(evidence.alive))
+        def make(growth: Growth) -> dict[str, Any]:
+            engine = Engine.choose(settings, evidence.run, auto="processes")
+            labels, failures = fit_labels(evidence, growth.missing, engine)
+            more: dict[str, Any] = {}
+            if asker is not None:
+                labels, more = name_rules(evidence, labels, asker)
+                more |= asker.summary()
+            return write(growth, labels, failures, len(evidence.alive)) | more
 
-    # A feature without a rule gets none by trying again: only features asked for are tried again.
-    manifest = grow(evidence.run, unit, wanted, make, redo, extend=asked_for)
-    assert manifest is not None, "only an LLM's set has a dry run"
+        # A feature without a rule gets none by trying again: only those asked for are tried again.
+        manifest = grow(evidence.run, unit, wanted, make, redo, extend=asked_for)
+    assert manifest is not None, "a session ends a dry run with Stop"
     return manifest
 
 
-def fit_labels(evidence: Evidence, wanted: list[int]) -> Labelled:
+def fit_labels(evidence: Evidence, wanted: list[int], engine: Engine = PROCESSES) -> Labelled:
     """Fit a rule for each feature; a feature that never fires in the train split is too_rare."""
     annotations = Annotations.from_tokens(evidence.tokens)
     with progress(total=len(wanted), label="label", unit="feat") as bar:
@@ -150,7 +161,7 @@ def fit_labels(evidence: Evidence, wanted: list[int]) -> Labelled:
             wanted,
             progress=show,
             seed=evidence.run.settings.seed,
-            workers=0,
+            engine=engine,
         )
         labels = [
             Label(f.feature, RULES, f.text, f.confidence, f.kind, evidence=f.n_firings)
@@ -203,7 +214,7 @@ def label_by_llm(
     evidence: Evidence, settings: LabelSettings, wanted: list[int], redo: bool
 ) -> Manifest:
     """Make or extend the set of the model that the settings name."""
-    model = Endpoint(settings.llm_url).choose_model(settings.llm_model)
+    model = open_fleet(settings).choose_model(settings.llm_model)
     label_set = f"llm-{slug(model)}"
     settings = replace(settings, llm_model=model)
     inputs = ("index", "effects", *([unit_of(RULES)] if settings.evidence else []))
@@ -214,9 +225,15 @@ def label_by_llm(
             patterns = rule_labels(evidence.run) if settings.evidence else {}
             missing = progress(growth.missing, "prompts", unit="feat")
             questions = {f: ask_about(evidence, f, patterns.get(f, "")) for f in missing}
+            if settings.refine:
+                say(count_requests(len(questions), settings.refine))
             labels, failures = read_labels(questions, label_set, asker)
+            more: dict[str, Any] = {}
+            if settings.refine:
+                asked = {f: question.messages for f, question in questions.items()}
+                labels, more = refine(evidence, asked, labels, asker, settings.refine)
             summary = write(growth, labels, failures, len(evidence.alive))
-            return summary | {"prompt": prompts.LABEL_PROMPT} | asker.summary()
+            return summary | {"prompt": prompts.LABEL_PROMPT} | more | asker.summary()
 
         manifest = grow(evidence.run, unit, wanted, make, redo)
     assert manifest is not None, "a session ends a dry run with Stop"
@@ -255,7 +272,7 @@ def show_feature(
         stats.density,
         stats.max,
         strata(firings[1]),
-        [effect.token for effect in evidence.promoted(feature)[:PROMOTED]],
+        [e.token for e in (evidence.measured(feature) or evidence.promoted(feature))[:PROMOTED]],
         [effect.token for effect in evidence.suppressed(feature)[:SUPPRESSED]],
         pattern,
     )

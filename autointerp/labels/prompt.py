@@ -130,7 +130,7 @@ def _window(snippet: Snippet, max_activation: float) -> str:
     peak = find_shown(tokens, snippet.peak)
     before = "".join(tokens[max(0, peak - TOKENS_BEFORE) : peak])
     after = "".join(tokens[peak + 1 : peak + 1 + TOKENS_AFTER])
-    inside = [_escape_marks(quoted(text)[1:-1]) for text in (before, tokens[peak], after)]
+    inside = [escape_marks(quoted(text)[1:-1]) for text in (before, tokens[peak], after)]
     parts = [
         f'"{inside[0]}{OPEN}{inside[1]}{CLOSE}{inside[2]}"',
         quoted(tokens[peak]),
@@ -148,7 +148,8 @@ def _window(snippet: Snippet, max_activation: float) -> str:
     return f"[{','.join(parts)}]"
 
 
-def _escape_marks(text: str) -> str:
+def escape_marks(text: str) -> str:
+    """Text of a corpus in which our marks cannot be mistaken for its own."""
     return text.replace(OPEN, "\\u27e6").replace(CLOSE, "\\u27e7")
 
 

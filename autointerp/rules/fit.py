@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from autointerp.rules.annotations import Annotations
+from autointerp.rules.clarity import look
 from autointerp.rules.language import (
     MAX_CHARACTERS,
     MAX_PREDICATES,
@@ -23,21 +26,20 @@ from autointerp.rules.language import (
     Rule,
     render,
 )
-from autointerp.rules.names import LEADS, Namer
+from autointerp.rules.names import Namer
 from autointerp.rules.predicate import make_predicate, shorten
 from autointerp.rules.search import Cover, Target, grow
-from autointerp.rules.terms import Terms
-from autointerp.rules.token_table import Option, TokenTable, sort_distinct
+from autointerp.rules.token_table import Option, TokenTable
 from autointerp.rules.word_groups import WordGroups
 from core.firings.postings import Postings
 from core.parallel import map_in_workers
 from core.text.tokens import Tokens
+from core.workers import INLINE, Engine
 
 MAX_TOKENS = 600_000  # of each split
 CLEAR = 0.15  # correlation on val below which a label says `unclear`
-COVERED = 0.2  # share of the activation on val, below which a label says `unclear`
-HEAP = 5  # quoted words of a part, from which on they need something in common
 GAIN = 0.004  # correlation on val that one more predicate, or one more condition of it, must add
+WORD_GAIN = 0.002  # the same for one more quoted word
 FALLBACK_TOKENS = 3  # tokens of a fallback label
 CHUNK = 16  # features that a worker reads and fits at a time
 
@@ -61,12 +63,12 @@ def fit_rules(
     features: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
     seed: int = 0,
-    workers: int = 1,
+    engine: Engine = INLINE,
 ) -> Iterator[FittedRule]:
     """Yield a rule for each of `features` (default: all) that fires in train, ascending.
 
-    `progress` is called with the number of features that are done. More than one worker forks the
-    process; 0 uses all cores; the rules are the same.
+    `progress` is called with the number of features that are done. The rules are the same on
+    every engine.
     """
     fitter = Fitter.build(postings, tokens, annotations, seed)
     wanted = np.unique(
@@ -74,7 +76,7 @@ def fit_rules(
     )
     parts = [wanted[a : a + CHUNK] for a in range(0, len(wanted), CHUNK)]
     done = 0
-    for part, fitted in zip(parts, map_in_workers(fitter, parts, workers), strict=True):
+    for part, fitted in zip(parts, map_in_workers(fitter, parts, engine), strict=True):
         yield from fitted
         done += len(part)
         if progress:
@@ -83,14 +85,21 @@ def fit_rules(
 
 @dataclass(frozen=True)
 class Fitter:
-    """The tables that every feature is fitted on, and a scratch array for each."""
+    """The tables that every feature is fitted on."""
 
     postings: Postings
     annotations: Annotations
     in_train: np.ndarray  # (n,) bool
     tables: tuple[TokenTable, TokenTable]  # train, val
-    scratch: tuple[np.ndarray, np.ndarray]  # zeros between features
     namer: Namer
+
+    @cached_property
+    def scratch(self) -> tuple[np.ndarray, np.ndarray]:
+        """An array for each table, zeros between features; every worker has its own."""
+        return np.zeros(len(self.tables[0])), np.zeros(len(self.tables[1]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "scratch"}
 
     @classmethod
     def build(
@@ -106,7 +115,6 @@ class Fitter:
             annotations,
             tokens.in_split("train"),
             (train, val),
-            (np.zeros(len(train)), np.zeros(len(val))),
             Namer.build(val),
         )
 
@@ -132,7 +140,7 @@ class Fitter:
             _make_target(table, dense, ordinals, activations)
             for table, dense in zip(self.tables, self.scratch, strict=True)
         )
-        conjunctions = [prune(o, val) for o in search(train)]
+        conjunctions = [prune_words(prune(o, val), val) for o in search(train)]
         rule, confidence = _choose_rule(conjunctions, train, val)
         kept = conjunctions[: len(rule.predicates)]
         fallback = choose_fallback(self.annotations, ordinals[inside], activations[inside])
@@ -141,34 +149,16 @@ class Fitter:
         if alone > confidence + GAIN or confidence < CLEAR and alone >= confidence:
             rule, confidence = Rule((make_predicate(train, fallback, False),)), alone
             kept = [fallback]
-        name, covered = self._look_at(kept, val)
+        seen = look(val, kept, self.namer)
         for target in (train, val):
             target.activation[target.firing] = 0
-        clear = confidence >= CLEAR and covered >= COVERED and not is_heap(rule, name)
-        rule = name_rule(rule.predicates, name) if clear else Rule(rule.predicates, True)
+        rule = Rule(tuple(rule.predicates[i] for i in seen.order) or rule.predicates)
+        named = name_rule(rule.predicates, seen.name)
+        clear = confidence >= CLEAR and seen.is_clear(named.name)
+        rule = named if clear else Rule(rule.predicates, True)
         return FittedRule(
             feature, rule, render(rule), kind_of(rule), max(confidence, 0.0), int(inside.sum())
         )
-
-    def _look_at(self, conjunctions: list[list[Option]], val: Target) -> tuple[str, float]:
-        """(name of a rule, share of the activation that it covers), on the tokens of val."""
-        total = float(val.activation[val.firing].sum())
-        if not conjunctions or total <= 0:
-            return "", 0.0
-        matched = sort_distinct(np.concatenate([val.table.matches(o) for o in conjunctions]))
-        slots = {option.slot for option in conjunctions[0] if option.kind == "words"}
-        relations = [relation for relation in LEADS if relation in slots]
-        name = self.namer.name(matched, val.activation, relations)
-        return name, float(val.activation[matched].sum()) / total
-
-
-def is_heap(rule: Rule, name: str) -> bool:
-    """Whether the first part of a rule quotes many words that nothing is known to hold together.
-
-    A name, a shape, an ending or words that the subject puts together hold them together.
-    """
-    here = rule.predicates[0].here if rule.predicates else Terms()
-    return not name and len(here.literals) >= HEAP and len(here.literals) == len(here)
 
 
 def name_rule(predicates: tuple[Predicate, ...], name: str) -> Rule:
@@ -208,6 +198,38 @@ def prune(options: list[Option], val: Target) -> list[Option]:
             break
         options, value = fewer[best], values[best]
     return options
+
+
+def prune_words(options: list[Option], val: Target) -> list[Option]:
+    """Drop the quoted words that do not help on val, the lightest first; each set keeps one term.
+
+    A word that stands in a label for three firings of train makes it hard to read.
+    """
+    for place, option in enumerate(options):
+        if option.kind != "words" or option.slot not in val.table.views or option.n_terms < 2:
+            continue
+        at = val.table.matches(options)
+        codes = val.table.views[option.slot][at]
+        mass = np.bincount(codes, val.activation[at], val.table.n_codes)
+        counts = np.bincount(codes, minlength=val.table.n_codes)
+        kept, grouped = list(option.values), _grouped_codes(option, val.table)
+        total, n = float(mass.sum()), float(counts.sum())
+        value = float(val.correlation(total, n, n))
+        for code in sorted(option.values, key=lambda c: mass[c]):
+            if len(kept) + len(option.groups) == 1:
+                break
+            mass_left = total if code in grouped else total - float(mass[code])
+            n_left = n if code in grouped else n - float(counts[code])
+            without = float(val.correlation(mass_left, n_left, n_left))
+            if without >= value - WORD_GAIN:
+                kept.remove(code)
+                total, n, value = mass_left, n_left, without
+        options = [*options[:place], replace(option, values=tuple(kept)), *options[place + 1 :]]
+    return options
+
+
+def _grouped_codes(option: Option, table: TokenTable) -> set[int]:
+    return {code for group in option.groups for code in table.words.codes(group).tolist()}
 
 
 def _make_target(

@@ -3,7 +3,8 @@
     label     = "unclear" | ["unclear: "] [name ": "] predicate {"; " predicate}
                                               at most 4 predicates and 200 characters
     name      = one to six words of letters, digits, "-", "/" and "+", which predict nothing
-    predicate = terms {modifier} [" (weak)"]
+    predicate = ["weak: "] terms {modifier} [" (weak)"]
+                                              "weak: " and " (weak)" mean the same
     terms     = alternatives for one token (see rules.terms)
     modifier  = "after " terms {" then " terms}
                                               the one to three tokens before, in text order
@@ -38,6 +39,8 @@ from core.errors import UsageError
 WEAK = 0.4
 MAX_PREDICATES, MAX_CHARACTERS, MAX_AFTER, MAX_WITHIN = 4, 200, 3, 64
 UNCLEAR = "unclear"
+WEAK_LEAD = "weak:"  # before a part of a label that holds for weak firings alone
+FURTHER = re.compile(r"; (?=or: |weak: )")  # between the parts of a label in free words
 NAME_WORDS, NAME_CHARACTERS = 6, 48  # of a name, at most
 NAME = re.compile(r"[^\W_][\w /+-]*(?=:)")
 LEADS = {
@@ -99,6 +102,33 @@ def _render_predicate(p: Predicate) -> str:
     return " ".join(parts) + (" (weak)" if p.weak else "")
 
 
+# ---------------------------------------------------------------- parts
+
+
+def parts_of(text: str) -> list[str]:
+    """The parts of a label, as a person reads them: the first one with its name.
+
+    A label in free words is parted before `or: ` and `weak: `. A label of one part is itself.
+    """
+    rule = read_rule(text)
+    if rule is None:
+        return FURTHER.split(text)
+    if len(rule.predicates) < 2:
+        return [text]
+    first = render(replace(rule, predicates=(replace(rule.predicates[0], weak=False),)))
+    return [first, *map(_render_predicate, rule.predicates[1:])]
+
+
+def without_weak(text: str) -> str:
+    """A label without its parts for weak firings alone; itself where it has none, or only those."""
+    rule = read_rule(text)
+    if rule is None:
+        strong = [part for part in FURTHER.split(text) if not part.startswith(WEAK_LEAD)]
+        return "; ".join(strong) or text
+    kept = tuple(p for p in rule.predicates if not p.weak)
+    return render(replace(rule, predicates=kept)) if 0 < len(kept) < len(rule.predicates) else text
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -142,7 +172,7 @@ def _read_name(reader: Reader) -> str:
     """The name in front of a rule, or an empty text; raises UsageError for one that is too long."""
     start = reader.at
     name = (reader.take_pattern(NAME) or "").strip()
-    if not name or not reader.take(":"):
+    if not name or name == WEAK_LEAD[:-1] or not reader.take(":"):
         reader.at = start
         return ""
     if len(name.split()) > NAME_WORDS or len(name) > NAME_CHARACTERS:
@@ -154,7 +184,8 @@ def _read_name(reader: Reader) -> str:
 
 
 def _read_predicate(reader: Reader) -> Predicate:
-    predicate = Predicate(read_terms(reader))
+    weak = reader.take(WEAK_LEAD)
+    predicate = Predicate(read_terms(reader), weak=weak)
     while True:
         if reader.take("("):
             if not (reader.take("weak") and reader.take(")")):

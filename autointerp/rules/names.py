@@ -5,14 +5,15 @@ words of the corpus (a plural is a word with "s" whose stem stands in the corpus
 from shapes and common endings, from the subject's tree over words, and from the place in line and
 text. None comes from a language
 model. A name is checked on tokens of the val split: most of the activation on what the rule matches
-there lies on members of the class, several words of it carry that activation, and the class is much
-rarer among all tokens. The rule stays what predicts.
+there lies on members of the class, several words of it carry that activation, the class is much
+rarer among all tokens, and where the rule's other conditions hold the feature fires on a fair share
+of its members' tokens. The rule stays what predicts.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,15 @@ from scipy.sparse import csr_matrix
 from autointerp.rules.annotations import CONTEXTS
 from autointerp.rules.lexemes import SHAPES
 from autointerp.rules.token_table import TokenTable
-from autointerp.rules.word_classes import EXACT, word_classes
+from autointerp.rules.word_classes import EXACT, LANGUAGES, word_classes
 
 MOST = 0.7  # share of the activation on matched tokens that lies on members of a class
 RARER = 3.0  # how many times rarer a class is among all tokens
 NODE_RARER = 10.0  # the same for a node of the subject's tree over words: there are many nodes
 SEVERAL = 1.8  # words, counted by their activation, that make a class of more than one word
+FIRES = 0.25  # share of the tokens of a class on which the feature fires, where the rest holds
+FILLS = 0.1  # share of the tokens of a place on which the feature fires
+FOREIGN = 5.0  # words that make a class of another language: each is a piece of a word somewhere
 LEAST_FIRINGS = 8  # matched tokens of val on which the feature fires; fewer prove no name
 SHORTEST_WORD, LONGEST_WORD = 4, 24  # letters of a word that may have a form
 SCRIPTS = {
@@ -64,6 +68,7 @@ FORMS: dict[str, Any] = {
     "superlatives": ({"iest": ("y",), "est": ("", "e")}, ()),
     "adverbs in -ly": ({"ily": ("y",), "ly": ("", "le")}, ()),
 }
+NOWHERE: Mapping[str, np.ndarray | None] = {}
 LEADS = {"here": "", "after 1": "after ", "before": "before "}  # relation -> beginning of a name
 
 
@@ -76,6 +81,7 @@ class NamedClasses:
 
     names: list[str]
     members: csr_matrix  # (C, L + 1) of ones; the last column is the absence of a token
+    needed: np.ndarray  # (C,) words, counted by their activation, that make a class
 
     @classmethod
     def build(cls, lexemes: list[str]) -> NamedClasses:
@@ -85,7 +91,13 @@ class NamedClasses:
         codes = np.array([code for _, codes in found for code in codes], np.int64)
         shape = (len(found), len(lexemes) + 1)
         table = csr_matrix((np.ones(len(codes)), codes, offsets), shape=shape)
-        return cls([name for name, _ in found], table)
+        names = [name for name, _ in found]
+        needed = [FOREIGN if name.startswith(LANGUAGES) else SEVERAL for name in names]
+        return cls(names, table, np.array(needed))
+
+    def sums(self, weights: np.ndarray) -> np.ndarray:
+        """(C,) sum of `weights` (L + 1,) over the members of each class."""
+        return np.asarray(self.members @ weights)
 
     def shares(self, weights: np.ndarray) -> np.ndarray:
         """(C,) share of `weights` (L + 1,) that the members of each class carry."""
@@ -161,6 +173,16 @@ def _sum_below(values: np.ndarray, spans: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What stands in one relation to the tokens of a rule, each (L + 1,) by code."""
+
+    mass: np.ndarray  # activation on the tokens that the rule matches
+    everywhere: np.ndarray  # all tokens
+    fires: np.ndarray  # tokens on which the feature fires, where the rule's other conditions hold
+    places: np.ndarray  # all tokens where they hold
+
+
+@dataclass(frozen=True)
 class Namer:
     """Names rules by what they match on one table of tokens, that of val."""
 
@@ -171,12 +193,19 @@ class Namer:
     def build(cls, table: TokenTable) -> Namer:
         return cls(table, NamedClasses.build(table.annotations.lexemes))
 
-    def name(self, matched: np.ndarray, activation: np.ndarray, relations: Sequence[str]) -> str:
+    def name(
+        self,
+        matched: np.ndarray,
+        activation: np.ndarray,
+        relations: Sequence[str],
+        rests: Mapping[str, np.ndarray | None] = NOWHERE,
+    ) -> str:
         """The name of a rule, or an empty text where no class fits.
 
         `matched` are indices of the table's tokens that the rule matches, `activation` (N,) is the
         feature's on every token. `relations` are those that the rule's first part has a condition
-        on, of LEADS; the class may be of the token there.
+        on, of LEADS; the class may be of the token there. `rests` holds for a relation the tokens
+        on which the rule's other conditions hold; None, or no entry, stands for all tokens.
         """
         weights = activation[matched]
         if np.count_nonzero(weights) < LEAST_FIRINGS:
@@ -184,32 +213,54 @@ class Namer:
         for relation in relations:
             view = self.table.views[relation]
             mass = np.bincount(view[matched], weights, self.table.n_codes)
-            everywhere = self.table.total_counts(relation)
-            name = self._choose_class(mass, everywhere) or self._choose_node(mass, everywhere)
+            seen = Seen(
+                mass,
+                self.table.total_counts(relation),
+                *self._count(relation, activation, rests.get(relation)),
+            )
+            name = self._choose_class(seen) or self._choose_node(seen)
             if name:
                 return LEADS[relation] + name
-        return self._choose_place(matched, weights) if "here" not in relations else ""
+        return self._choose_place(matched, activation) if "here" not in relations else ""
 
-    def _choose_class(self, mass: np.ndarray, everywhere: np.ndarray) -> str:
-        """The class that holds most of `mass` (L + 1,), and says most by doing so."""
-        shares, usual = self.classes.shares(mass), self.classes.shares(everywhere)
+    def _count(
+        self, relation: str, activation: np.ndarray, rest: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens of `rest` on which the feature fires, all of them), each (L + 1,) by code."""
+        view, n = self.table.views[relation], self.table.n_codes
+        if rest is None:
+            fires = np.bincount(view[np.flatnonzero(activation)], minlength=n)
+            return fires, self.table.total_counts(relation)
+        codes = view[rest]
+        return np.bincount(codes, activation[rest] > 0, n), np.bincount(codes, minlength=n)
+
+    def _choose_class(self, seen: Seen) -> str:
+        """The class that holds most of the activation, and says most by doing so."""
+        shares, usual = self.classes.shares(seen.mass), self.classes.shares(seen.everywhere)
         fits = (shares >= MOST) & (shares >= RARER * usual)
-        fits &= self.classes.count_carriers(mass) >= SEVERAL
+        fits &= self.classes.count_carriers(seen.mass) >= self.classes.needed
+        fits &= self.classes.sums(seen.fires) >= FIRES * self.classes.sums(seen.places)
         if not fits.any():
             return ""
         says = np.where(fits, shares * np.log(shares / np.maximum(usual, 1e-9) + 1e-9), -np.inf)
         return self.classes.names[int(np.argmax(says))]
 
-    def _choose_node(self, mass: np.ndarray, everywhere: np.ndarray) -> str:
-        """The node of the subject's tree over words that holds most of `mass` (L + 1,).
+    def _choose_node(self, seen: Seen) -> str:
+        """The node of the subject's tree over words that holds most of the activation.
 
         It is named by the two of its words that carry most of it.
         """
         spans, leaves = self.table.words.spans, self.table.annotations.leaves
         if not len(spans):
             return ""
-        of_mass, usual = (_sum_below(w[leaves], spans) / w.sum() for w in (mass, everywhere))
-        fits = np.flatnonzero((of_mass >= MOST) & (of_mass >= NODE_RARER * usual))
+        mass, (fires, places) = (
+            seen.mass,
+            (_sum_below(w[leaves], spans) for w in (seen.fires, seen.places)),
+        )
+        of_mass, usual = (_sum_below(w[leaves], spans) / w.sum() for w in (mass, seen.everywhere))
+        fits = np.flatnonzero(
+            (of_mass >= MOST) & (of_mass >= NODE_RARER * usual) & (fires >= FIRES * places)
+        )
         if not len(fits):
             return ""
         begin, end = spans[fits[np.argmin(spans[fits, 1] - spans[fits, 0])]]
@@ -221,13 +272,17 @@ class Namer:
         words = [text for text in texts if len(text) > 2 and text.isalpha()][:2]
         return f"words like {' and '.join(words)}" if len(words) == 2 else ""
 
-    def _choose_place(self, matched: np.ndarray, weights: np.ndarray) -> str:
-        """The place in line and text where most of the activation lies."""
-        best, says = "", 0.0
+    def _choose_place(self, matched: np.ndarray, activation: np.ndarray) -> str:
+        """The place in line and text where most of the activation lies, and which it fills."""
+        best, says, weights = "", 0.0, activation[matched]
+        firing = np.flatnonzero(activation)
         for phrase, name in PLACES.items():
             bit = CONTEXTS.index(phrase)
             share = float(weights @ ((self.table.contexts[matched] >> bit) & 1)) / weights.sum()
-            usual = float(((self.table.contexts >> bit) & 1).mean())
-            if share >= MOST and share >= RARER * usual and share / max(usual, 1e-9) > says:
-                best, says = name, share / max(usual, 1e-9)
+            usual = max(float(((self.table.contexts >> bit) & 1).mean()), 1e-9)
+            fires = float(((self.table.contexts[firing] >> bit) & 1).sum())
+            fits = share >= MOST and share >= RARER * usual
+            fits = fits and fires >= FILLS * usual * len(self.table)
+            if fits and share / usual > says:
+                best, says = name, share / usual
         return best

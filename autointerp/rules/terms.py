@@ -3,7 +3,7 @@
 terms     = "anything" | term {", " term} [" or " term]
 term      = literal | shape | affix | similar
 literal   = JSON string, in double or single quotes: a lexeme (the text of a token without
-            leading spaces), case kept
+            leading spaces), case kept; ↵ in it is a newline
 shape     = "digits" | "a capitalised word" | ...            the phrases of lexemes.SHAPES
 affix     = "words " ("starting with" | "ending in" | "containing") " " literal
 similar   = "words like " literal "/" literal {"/" literal}
@@ -23,6 +23,8 @@ from core.errors import UsageError
 LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'")
 EXAMPLE = 'Write, for example: "self" or digits after "(" in a line starting with "def"'
 LIKE = "words like"
+NEWLINE = "↵"  # how a literal prints a newline; the sign itself is escaped
+ESCAPES = re.compile(r"\\.")
 AS_JSON = {"\\'": "'", '"': '\\"'}  # piece of a literal in single quotes -> piece of a JSON string
 SHAPE_ORDER = list(SHAPES)
 LONGEST_FIRST = sorted(SHAPES, key=len, reverse=True)
@@ -57,13 +59,18 @@ def render_terms(terms: Terms) -> str:
 def quote(text: str) -> str:
     """A JSON string in double quotes, or in single quotes where that avoids an escape.
 
-    Characters that do not print are escaped.
+    A newline is printed as snippets print it, ↵; other characters that do not print are escaped.
     """
     printable = text.replace("\n", "").isprintable()
     inside = json.dumps(text, ensure_ascii=not printable)[1:-1]
+    inside = ESCAPES.sub(_show_newline, inside.replace(NEWLINE, "\\u21b5"))
     if '"' in text and "'" not in text:
         return "'" + inside.replace('\\"', '"') + "'"
     return f'"{inside}"'
+
+
+def _show_newline(escape: re.Match[str]) -> str:
+    return NEWLINE if escape[0] == "\\n" else escape[0]
 
 
 # ---------------------------------------------------------------- reading
@@ -109,7 +116,7 @@ class Reader:
         literal = self.take_pattern(LITERAL)
         if literal is None:
             return None
-        inside = literal[1:-1]
+        inside = literal[1:-1].replace(NEWLINE, "\\n")
         if literal[0] == "'":  # as JSON: unescape single quotes, escape double ones
             inside = re.sub(r"\\.|\"", lambda m: AS_JSON.get(m[0], m[0]), inside)
         try:

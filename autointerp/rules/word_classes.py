@@ -186,6 +186,9 @@ CLASSES: dict[str, str] = {
 }
 
 
+LANGUAGES = ("German", "French", "Spanish")  # other than English, of which classes are named
+
+
 def _set_of(words: str) -> frozenset[str]:
     return frozenset(words.split())
 

@@ -23,6 +23,7 @@ from core.firings.postings import Postings
 from core.records import Failure, Score, Undefined
 from core.run import Run
 from core.text.tokens import Tokens
+from core.workers import Engine
 
 LEAST_COMMON = 10  # features that two kinds of score must share to be correlated
 
@@ -94,19 +95,37 @@ class Context:
 
     @cached_property
     def rule_of(self) -> dict[str, rules.Rule | None]:
-        """The rule that each text of the set states; None for a text in free words."""
-        return {text: rules.read_rule(text) for text in {*self.labels, ""}}
+        """The rule that each text of the set states, and its strong reading; None for free text."""
+        texts = {*self.labels, ""}
+        return {text: rules.read_rule(text) for text in texts | set(map(rules.without_weak, texts))}
+
+    @property
+    def engine(self) -> Engine:
+        """Where features are drawn and scored that need no LLM."""
+        return Engine.choose(self.settings, self.run, auto="processes")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"asker": None, "live": None, "panels": {}}  # as workers need it
 
     def prepare(self) -> Context:
-        """Compute what is computed once, before worker processes are forked; returns itself."""
+        """Compute what is computed once, before workers start; returns itself."""
         for name in ("examples", "annotations", "others", "rule_of"):
             getattr(self, name)
         self.examples.pool("test")
         return self
 
     def texts(self, feature: int) -> list[str]:
-        """Return the feature's label and its null label, where there is one."""
-        return [text for text in (self.labels[feature], self.others[feature]) if text]
+        """Return the feature's label, its strong reading where it has a weak part, and its null.
+
+        The null is the label of another feature; there may be none.
+        """
+        own = self.labels[feature]
+        texts = dict.fromkeys((own, self.strong(feature), self.others[feature]))
+        return [text for text in texts if text]
+
+    def strong(self, feature: int) -> str:
+        """Return the feature's label without its parts for weak firings."""
+        return rules.without_weak(self.labels[feature])
 
     def is_free(self, feature: int) -> bool:
         """Whether the feature's label is in free words, so that only an LLM can predict from it."""

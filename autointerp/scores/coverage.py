@@ -4,7 +4,9 @@ The value is the share of the feature's total activation that lies on tokens for
 predicts anything: recall, weighted by activation. It says nothing of what else the label predicts,
 so `precision` stands beside it: of all that the label predicts, the share on tokens where the
 feature fires. Both are exact, from the postings and the matches of the rule; no token is sampled.
-Labels in free words are skipped: no LLM can read the whole corpus.
+For a label in free words both are estimated (`estimated` in its row): an LLM predicts on the
+sample of tokens of `simulation`, the same requests, and each token is weighted by how many tokens
+it stands for (`strata`). Such a label predicts something where the LLM says at least SAYS of 9.
 
 Most firings of a feature are weak, and a label may be right about the strong ones alone. So the
 table also holds, for three strata of the feature's firings (the top tenth, the upper half, all):
@@ -37,16 +39,26 @@ from autointerp.scores.context import (
     round_or_none,
     undefined_score,
 )
+from autointerp.scores.simulation import Predict, Sample, draw_samples, make_predictor
 from autointerp.scores.simulation_corpus import HeldOut
+from autointerp.scores.strata import (
+    STRATA,
+    Values,
+    Weighted,
+    area,
+    correlations,
+    precision,
+    recall,
+    share,
+)
 from autointerp.scores.unit import COVERAGE, COVERAGE_COLUMNS, COVERAGE_VALUES
 from autointerp.statistics import MIN_DOCUMENTS, auroc, correlation, interval, ratio_interval
 from core.parallel import map_in_workers
 from core.progress import progress
 from core.records import Score, Undefined
 
-STRATA = {"top": 0.9, "half": 0.5, "all": 0.0}  # name -> quantile of the firings where it begins
+SAYS = 0.5  # of 9: a prediction that rounds to at least 1 says that the feature fires
 CHUNK = 16  # features handed to a worker at a time
-Values = dict[str, float]  # a value, or an end of its interval, by its name in COVERAGE_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -168,20 +180,21 @@ def _ratio(parts: np.ndarray, wholes: np.ndarray) -> float:
 
 
 def score_coverage(context: Context, features: list[int]) -> Scored:
-    """Score the labels that are rules; one row a feature, with COVERAGE_COLUMNS."""
+    """Score the labels, rules exactly and others by estimate; one row a feature."""
     with_rule = [f for f in features if not context.is_free(f)]
     held_out = HeldOut.build(context)
     score = partial(score_one, context.prepare(), held_out)
-    scored = map_in_workers(score, with_rule, chunk=CHUNK)
+    scored = map_in_workers(score, with_rule, context.engine, CHUNK)
     pairs = list(progress(scored, "coverage", total=len(with_rule), unit="feat"))
-    scores = [one for one, _ in pairs]
-    columns = {
-        name: [values.get(name, float("nan")) for _, values in pairs] for name in COVERAGE_COLUMNS
+    in_words = [f for f in features if context.is_free(f)]
+    estimated, info = estimate_coverage(context, in_words) if in_words else ([], {})
+    scores = [one for one, _ in pairs + estimated]
+    columns: dict[str, list] = {
+        name: [values.get(name, float("nan")) for _, values in pairs + estimated]
+        for name in COVERAGE_COLUMNS
     }
-    summary = {
-        "held_out_tokens": int(held_out.sizes.sum()),
-        "passed_over": len(features) - len(with_rule),
-    }
+    columns["estimated"] = [False] * len(pairs) + [True] * len(estimated)
+    summary = {"held_out_tokens": int(held_out.sizes.sum()), "estimated": len(estimated)} | info
     return Scored(scores, list_failures(scores), columns, summary)
 
 
@@ -211,6 +224,73 @@ def score_one(context: Context, held_out: HeldOut, feature: int) -> tuple[Score,
     name = context.label_set
     score = Score(feature, name, COVERAGE, value, None, low, high, null, n_tokens, n_documents)
     return score, found
+
+
+# ---------------------------------------------------------------- labels in free words
+
+
+def estimate_coverage(
+    context: Context, features: list[int]
+) -> tuple[list[tuple[Score, Values]], dict[str, Any]]:
+    """((score, values) of each feature, entries for the manifest's summary), by an LLM's answers.
+
+    The samples and the requests are those of `simulation`, so that an answer that one of the two
+    kinds has paid for serves both.
+    """
+    samples = list(draw_samples(context, features))
+    predict, info = make_predictor(context, samples)
+    return [estimate_one(context, sample, predict) for sample in samples], info
+
+
+def estimate_one(context: Context, sample: Sample, predict: Predict) -> tuple[Score, Values]:
+    """(score, values of COVERAGE_COLUMNS) of one label in free words, from a weighted sample."""
+    feature, n_documents = sample.feature, sample.n_documents
+    n_tokens = len(sample.ordinals)
+    predicted = "too_rare" if sample.rare else predict(context.labels[feature], feature)
+    if isinstance(predicted, str):
+        undefined = Undefined(predicted)
+        return undefined_score(context, COVERAGE, feature, undefined, n_tokens, n_documents), {}
+    known = sample.weighted.known(predicted)
+    bounded = n_documents >= MIN_DOCUMENTS
+    found = estimate_values(known, predicted[~np.isnan(predicted)], bounded)
+    strong = predict(context.strong(feature), feature)
+    if isinstance(strong, np.ndarray):
+        known = sample.weighted.known(strong)
+        told = strong[~np.isnan(strong)] >= SAYS
+        found |= share(*recall(known, told, "all"), bounded, "strong")
+    value = found.pop("recall_all")
+    low, high = found.pop("low_recall_all", None), found.pop("high_recall_all", None)
+    weighted = sample.weighted
+    found["activation"] = float(weighted.weights @ weighted.activations)
+    other = context.others[feature]
+    by_null = predict(other, feature) if other else ""
+    null = None
+    if isinstance(by_null, np.ndarray):
+        known = sample.weighted.known(by_null)
+        of_null = estimate_values(known, by_null[~np.isnan(by_null)], False)
+        null = of_null.pop("recall_all")
+        found |= {f"null_{name}": v for name, v in of_null.items()}
+    name = context.label_set
+    score = Score(feature, name, COVERAGE, value, None, low, high, null, n_tokens, n_documents)
+    return score, found
+
+
+def estimate_values(sample: Weighted, predicted: np.ndarray, bounded: bool) -> Values:
+    """Values of COVERAGE_VALUES but `strong`, and `recall_all`, of predictions (n,) of 0 to 9."""
+    told = predicted >= SAYS
+    out = share(*precision(sample, np.where(told, predicted, 0.0)), bounded, "precision")
+    for name in STRATA:
+        out |= share(*recall(sample, told, name), bounded, f"recall_{name}")
+        out[f"auroc_{name}"] = area(sample, predicted, name)
+    by_stratum = correlations(sample, predicted, bounded)
+    for name in STRATA:
+        ends = {"": "r", "low_": "low_r", "high_": "high_r"}
+        out |= {
+            f"{end}_{name}": by_stratum[f"{lead}{name}"]
+            for lead, end in ends.items()
+            if f"{lead}{name}" in by_stratum
+        }
+    return out
 
 
 def coverage_figures(table: pd.DataFrame) -> dict[str, Any]:

@@ -7,8 +7,12 @@ Both are asked of windows in which the feature fires against random windows in w
 (rows of kind `detection`, `fuzzing`), and against windows in which a rival fires and it is silent
 (`detection-hard`, `fuzzing-hard`); see `panels`. The value is the balanced accuracy: the mean of
 the share of firing windows and of silent windows that are told right. `auroc` stands beside it.
-"Always no" reaches 0.5 in both. A rule answers with its largest prediction in the window, or on the
-marked tokens. For other labels an LLM rates each window from 0 to 9; from 5 on it says yes.
+"Always no" reaches 0.5 in both. `top`, `half` and `all` are the balanced accuracies with the firing
+windows of the top tenth, the upper half and all of the firings, each window weighted by the firings
+that it stands for; `strong` is the value of the label without its parts for weak firings.
+
+A rule answers with its largest prediction in the window, or on the marked tokens. For other labels
+an LLM rates each window from 0 to 9; from 5 on it says yes.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from autointerp.examples import STRATA as QUANTILES
 from autointerp.llm.probe import logprob_tokens
 from autointerp.llm.replies import Reply
 from autointerp.llm.session import AnswerFormat, Asker, ask_until_read
@@ -37,7 +42,8 @@ from autointerp.scores.context import (
 from autointerp.scores.mistakes import find_panel_misses
 from autointerp.scores.panels import FIRES, HARD, LEAST, RANDOM, Panel, draw_panel
 from autointerp.scores.rivals import Rivals
-from autointerp.scores.unit import Miss
+from autointerp.scores.strata import SILENT, Values
+from autointerp.scores.unit import STRATA, STRATUM_COLUMNS, Miss
 from autointerp.statistics import MIN_PANEL, auroc, balanced_interval
 from core.parallel import map_in_workers
 from core.progress import progress
@@ -53,7 +59,8 @@ NAN = float("nan")
 
 # (label text, feature) -> ratings (w,) of its panel's windows, 0 to 1, NaN where there is none
 Ratings = dict[tuple[str, int], np.ndarray]
-Row = tuple[Score, float, float]  # score, area under the ROC curve, the same of the null label
+Row = tuple[Score, Values]  # score, values of COLUMNS
+COLUMNS = ("auroc", "null_auroc", *STRATUM_COLUMNS, "strong")
 
 
 def score_panels(context: Context, features: list[int], kind: str) -> Scored:
@@ -67,7 +74,7 @@ def score_panels(context: Context, features: list[int], kind: str) -> Scored:
         rows.append(score_one(context, panel, kind, RANDOM, ratings))
         against_random.append(rows[-1][0])
         rows.append(score_one(context, panel, f"{kind}-hard", HARD, ratings))
-    columns = {"auroc": [row[1] for row in rows], "null_auroc": [row[2] for row in rows]}
+    columns = {name: [values.get(name, NAN) for _, values in rows] for name in COLUMNS}
     failures = list_failures(against_random)
     misses = _list_misses(context, panels, ratings)
     return Scored([row[0] for row in rows], failures, columns, info, misses)
@@ -100,7 +107,7 @@ def draw_panels(context: Context, features: list[int]) -> list[Panel]:
         rivals = Rivals.build(context.postings, context.examples, directions, context.seed)
         examples, windows = context.prepare().examples, context.effort.windows
         draw = partial(draw_panel, examples, rivals, windows, context.seed)
-        drawn = map_in_workers(draw, missing, chunk=CHUNK)
+        drawn = map_in_workers(draw, missing, context.engine, CHUNK)
         for panel in progress(drawn, "panels", total=len(missing), unit="feat"):
             context.panels[panel.feature] = panel
     return [context.panels[f] for f in features]
@@ -241,10 +248,50 @@ def measure_separation(
     return Separation(float(hits + passes) / 2, area, low, high, min(counts))
 
 
-def score_one(context: Context, panel: Panel, name: str, silent: int, ratings: Ratings) -> Row:
-    """Return the score, of kind `name`, against the windows of sort `silent`, and two areas.
+def separate_strata(ratings: np.ndarray, quantiles: np.ndarray, documents: np.ndarray) -> Values:
+    """Return the balanced accuracy by stratum of the firing windows (w,), with intervals.
 
-    The areas under the ROC curve are those of the label and of the null label; NaN without one.
+    Each firing window stands for the firings of its fifth (see `examples`), so that rare strong
+    ones do not count more than the index says. `quantiles` are those of a Panel. Empty where the
+    windows without a rating leave nothing to compare.
+    """
+    known = ~np.isnan(ratings)
+    silent = known & (quantiles == SILENT)
+    weights = weigh_windows(np.where(known, quantiles, SILENT))
+    out: Values = {}
+    if not silent.any():
+        return out
+    passes, n_silent = float((ratings[silent] < YES).mean()), len(set(documents[silent].tolist()))
+    for name, least in STRATA.items():
+        inside = weights * (quantiles >= least)
+        if inside.sum() <= 0:
+            continue
+        hits = float(np.average(ratings >= YES, weights=inside))
+        n_documents = len(set(documents[inside > 0].tolist()))
+        counted = min(n_documents, inside.sum() ** 2 / (inside @ inside))
+        out[name] = (hits + passes) / 2
+        if min(n_documents, n_silent) >= LEAST:
+            span = balanced_interval(hits, counted, passes, n_silent)
+            out[f"low_{name}"], out[f"high_{name}"] = span
+    return out
+
+
+def weigh_windows(quantiles: np.ndarray) -> np.ndarray:
+    """Return for each window (w,) the share of the firings that it stands for; 0 for silent ones.
+
+    The windows of one fifth of the firings share what the fifth holds.
+    """
+    weights = np.zeros(len(quantiles))
+    for _, low, high in QUANTILES:
+        inside = (quantiles >= low) & (quantiles < high)
+        weights[inside] = (high - low) / max(1, int(inside.sum()))
+    return weights
+
+
+def score_one(context: Context, panel: Panel, name: str, silent: int, ratings: Ratings) -> Row:
+    """Return the score, of kind `name`, against the windows of sort `silent`, and more columns.
+
+    The areas under the ROC curve are those of the label and of the null label.
     """
     feature, label_set = panel.feature, context.label_set
     used = (panel.sorts == FIRES) | (panel.sorts == silent)
@@ -262,14 +309,22 @@ def score_one(context: Context, panel: Panel, name: str, silent: int, ratings: R
     if own is None:
         undefined = undefined or Undefined("unparsable", "no rating of over half of the windows")
         score = undefined_score(context, name, feature, undefined, n_tokens, n_documents)
-        return score, NAN, NAN
-    other = separation_by(context.others[feature])
+        return score, {}
+    null_text = context.others[feature]
+    other, strong = separation_by(null_text), separation_by(context.strong(feature))
+    quantiles = panel.quantiles[used]
+    values = separate_strata(ratings[context.labels[feature], feature][used], quantiles, documents)
+    if null_text:
+        of_null = separate_strata(ratings[null_text, feature][used], quantiles, documents)
+        values |= {f"null_{stratum}": of_null[stratum] for stratum in STRATA if stratum in of_null}
+    values |= {"auroc": own.auroc} | ({"null_auroc": other.auroc} if other else {})
+    values |= {"strong": strong.balanced} if strong else {}
     low, high = (own.low, own.high) if own.n_documents >= MIN_PANEL else (None, None)
-    null, null_area = (other.balanced, other.auroc) if other else (None, NAN)
+    null = other.balanced if other else None
     score = Score(
         feature, label_set, name, own.balanced, None, low, high, null, n_tokens, n_documents
     )
-    return score, own.auroc, null_area
+    return score, values
 
 
 def _why_undefined(panel: Panel, silent: int) -> Undefined | None:

@@ -124,7 +124,8 @@ def write_questions(
         (label, trial)
         for feature, drawn in trials.items()
         for trial in drawn
-        for label in context.texts(feature)
+        for label in (context.labels[feature], context.others[feature])
+        if label
     }
     return {
         (label, trial): choice_messages(label, [texts[f] for f in trial.shown])

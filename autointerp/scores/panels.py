@@ -13,13 +13,15 @@ windows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from autointerp.evidence import RARE_DOCUMENTS
-from autointerp.examples import STRATA, Examples
+from autointerp.examples import STRATA, Examples, Firings
 from autointerp.scores.rivals import Rivals
+from autointerp.scores.strata import SILENT, quantile_of
+from core.firings.postings import lookup
 from core.records import Undefined
 
 FIRES, RANDOM, HARD = range(3)
@@ -38,6 +40,8 @@ class Panel:
     documents: np.ndarray  # (w,)
     marks: tuple[np.ndarray, ...]  # (w,) ordinals in each window
     undefined: Undefined | None = None
+    # (w,) quantile of the window's peak among the held-out firings; SILENT for silent windows
+    quantiles: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def count(self, sort: int) -> int:
         """Return the number of documents from which the windows of a sort come."""
@@ -69,8 +73,17 @@ def draw_panel(examples: Examples, rivals: Rivals, windows: int, seed: int, feat
     marks += [_draw_marks(marks, *bound, rng) for bound in silent]
     number_of = dict(zip(peaks.tolist(), numbers.tolist(), strict=True))
     marks += [rivals.firings_around(number_of[ordinal]) for ordinal in hard]
-    panel = Panel(feature, starts, ends, sorts, examples.tokens.document_of(ordinals), tuple(marks))
+    documents = examples.tokens.document_of(ordinals)
+    quantiles = np.full(len(ordinals), SILENT)
+    quantiles[: len(fires)] = _quantiles(examples, firings, fires)
+    panel = Panel(feature, starts, ends, sorts, documents, tuple(marks), None, quantiles)
     return replace(panel, undefined=_why_undefined(panel))
+
+
+def _quantiles(examples: Examples, firings: Firings, peaks: list[int]) -> np.ndarray:
+    """(peaks,) share of the held-out firings that are weaker than each peak."""
+    _, held_out, _ = examples.firings_in(firings, "test")
+    return quantile_of(held_out, lookup(*firings, np.array(peaks, np.int64)))
 
 
 def _firings_between(where: np.ndarray, start: int, end: int) -> np.ndarray:

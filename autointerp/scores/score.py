@@ -4,8 +4,9 @@ Each kind of score is a unit of its own, `score/<set>/<kind>`, made by a module 
 
     simulation          predict activations token by token                    simulation
     simulation-corpus   the same over every held-out token, for rules alone   simulation_corpus
-    coverage            how much of the activity the label names, for rules   coverage
+    coverage            how much of the activity the label names              coverage
     detection, fuzzing  tell firing windows and marked tokens from others     detection
+    intruder            tell windows of the feature from a stranger's         intruder
     effect              name the tokens that the feature promotes             effect
     effect-choice       tell the texts of its clamp from those of others      effect_choice
     generation          write texts that make the feature fire                generation
@@ -33,7 +34,7 @@ from autointerp.labels.unit import read_labels
 from autointerp.labels.unit import unit_of as label_unit_of
 from autointerp.llm.session import open_session
 from autointerp.rules import language as rules
-from autointerp.scores import effect_choice
+from autointerp.scores import effect_choice, intruder
 from autointerp.scores.context import (
     EFFORTS,
     Context,
@@ -46,6 +47,7 @@ from autointerp.scores.coverage import coverage_figures, score_coverage
 from autointerp.scores.detection import CHANCE, hard_summary, score_panels
 from autointerp.scores.effect import score_effect
 from autointerp.scores.generation import score_generation
+from autointerp.scores.intruder import score_intruder
 from autointerp.scores.simulation import score_simulation
 from autointerp.scores.simulation_corpus import score_corpus
 from autointerp.scores.unit import (
@@ -96,17 +98,25 @@ KINDS = {
     for kind in (
         Kind(
             "simulation",
-            3,
+            4,
             score_simulation,
             effort=("top", "strata", "random"),
             settings=("simulate_by",),
             sampled=True,
         ),
         Kind("simulation-corpus", 1, score_corpus, asks=False),
-        Kind(COVERAGE, 1, score_coverage, asks=False, figures=coverage_figures),
+        Kind(
+            COVERAGE,
+            2,
+            score_coverage,
+            effort=("top", "strata", "random"),
+            settings=("simulate_by",),
+            sampled=True,
+            figures=coverage_figures,
+        ),
         Kind(
             "detection",
-            2,
+            3,
             partial(score_panels, kind="detection"),
             effort=("windows",),
             inputs=("index", "train"),
@@ -114,12 +124,13 @@ KINDS = {
         ),
         Kind(
             "fuzzing",
-            2,
+            3,
             partial(score_panels, kind="fuzzing"),
             effort=("windows",),
             inputs=("index", "train"),
             chance=CHANCE,
         ),
+        Kind("intruder", 1, score_intruder, chance=intruder.CHANCE, sampled=True),
         Kind("effect", 1, score_effect, inputs=("index", "effects"), chance=CHANCE, asks=False),
         Kind(
             "effect-choice",
@@ -136,7 +147,7 @@ KINDS = {
     )
 }
 WITHOUT_LLM = ("simulation", "simulation-corpus", COVERAGE, "detection", "fuzzing", "effect")
-WITH_LLM = ("fuzzing", "detection", "simulation", "effect")
+WITH_LLM = ("fuzzing", "detection", "simulation", COVERAGE, "effect")
 
 
 def needs_live(settings: ScoreSettings) -> bool:

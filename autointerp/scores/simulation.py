@@ -4,8 +4,12 @@ Each feature has one sample of windows of the test split, which depends on the s
 alone, so that every label set is scored on the same tokens: windows around the largest activations,
 from each of five quantile strata of activations, and anywhere (`context.EFFORTS`). The value is
 Pearson's r over all tokens of the sample, sign kept (Bills et al. 2023). The null is the value of
-another feature's label on the same tokens. Labels in the language of rules predict by themselves;
-from other labels an LLM predicts, which sees the label and the tokens of each window, nothing else.
+another feature's label on the same tokens. `top`, `half` and `all` are r over the top tenth, the
+upper half and all of the firings, with the tokens weighted as `strata` says; `strong` is the value
+of the label without its parts for weak firings.
+
+Labels in the language of rules predict by themselves; from other labels an LLM predicts, which sees
+the label and the tokens of each window, nothing else.
 
 A feature that fires in fewer than RARE_DOCUMENTS documents of its sample is `too_rare`. A label
 that predicts the same on every token has no correlation and is `constant`.
@@ -25,7 +29,8 @@ from autointerp.rules import language as rules
 from autointerp.scores.context import Context, Scored
 from autointerp.scores.mistakes import find_sample_misses
 from autointerp.scores.simulator import simulate
-from autointerp.scores.unit import Miss
+from autointerp.scores.strata import Values, Weighted, correlations, weigh
+from autointerp.scores.unit import STRATUM_COLUMNS, Miss
 from autointerp.statistics import MIN_DOCUMENTS, correlation, document_sums, interval
 from core.firings.postings import lookup
 from core.parallel import map_in_workers
@@ -49,6 +54,7 @@ class Sample:
     documents: np.ndarray  # (n,)
     n_documents: int  # documents of the sample in which the feature fires
     n_copied: int  # firings left out because their text also stands in a train document
+    weighted: Weighted  # the same tokens, with how many held-out tokens each stands for
 
     @property
     def rare(self) -> bool:
@@ -67,7 +73,7 @@ def score_simulation(context: Context, features: list[int]) -> Scored:
     """Score the labels of `features`; one row a feature."""
     samples = list(draw_samples(context, features))
     predict, info = make_predictor(context, samples)
-    scores, failures = score_samples(samples, context, predict)
+    scores, failures, columns = score_samples(samples, context, predict)
     misses: list[Miss] = []
     for s in samples:
         if not s.rare and context.is_free(s.feature):
@@ -75,12 +81,12 @@ def score_simulation(context: Context, features: list[int]) -> Scored:
             if isinstance(predicted, np.ndarray):
                 misses += find_sample_misses(s.feature, s.ordinals, s.activations, predicted)
     summary = {"copied_firings_left_out": sum(s.n_copied for s in samples)} | info
-    return Scored(scores, failures, summary=summary, misses=misses)
+    return Scored(scores, failures, columns, summary, misses)
 
 
 def draw_samples(context: Context, features: list[int]) -> Iterator[Sample]:
     """Draw the sample of each feature, in worker processes."""
-    drawn = map_in_workers(partial(draw_sample, context.prepare()), features, chunk=CHUNK)
+    drawn = map_in_workers(partial(draw_sample, context.prepare()), features, context.engine, CHUNK)
     yield from progress(drawn, "sample", total=len(features), unit="feat")
 
 
@@ -94,7 +100,8 @@ def draw_sample(context: Context, feature: int) -> Sample:
     ordinals = ordinals[~examples.copied[ordinals]]
     activations, documents = lookup(*firings, ordinals), context.tokens.document_of(ordinals)
     n_documents = len(np.unique(documents[activations > 0]))
-    return Sample(feature, ordinals, activations, documents, n_documents, drawn.n_copied)
+    weighted = weigh(examples, firings, ordinals, documents)
+    return Sample(feature, ordinals, activations, documents, n_documents, drawn.n_copied, weighted)
 
 
 def make_predictor(context: Context, samples: list[Sample]) -> tuple[Predict, dict[str, Any]]:
@@ -129,30 +136,48 @@ def make_predictor(context: Context, samples: list[Sample]) -> tuple[Predict, di
 
 def score_samples(
     samples: list[Sample], context: Context, predict: Predict
-) -> tuple[list[Score], list[Failure]]:
-    """Return (a score for each sample, a failure for each score without a value)."""
+) -> tuple[list[Score], list[Failure], dict[str, list]]:
+    """Return (a score for each sample, a failure for each score without a value, more columns).
+
+    The columns are STRATUM_COLUMNS, and `strong`: r, as the value, of the strong reading.
+    """
     scores, failures = [], []
+    names = (*STRATUM_COLUMNS, "strong")
+    columns: dict[str, list] = {name: [] for name in names}
     for sample in progress(samples, "score", unit="feat"):
-        score, why = _score_sample(sample, context, predict)
+        score, why, values = _score_sample(sample, context, predict)
         scores.append(score)
+        for name in names:
+            columns[name].append(values.get(name, float("nan")))
         if score.undefined:
             failures.append(Failure("score", sample.feature, score.undefined.kind, why))
-    return scores, failures
+    return scores, failures, columns
 
 
-def _score_sample(sample: Sample, context: Context, predict: Predict) -> tuple[Score, str]:
-    """Return (score, why it has no value)."""
+def _score_sample(sample: Sample, context: Context, predict: Predict) -> tuple[Score, str, Values]:
+    """Return (score, why it has no value, values of the further columns)."""
     name, feature = context.label_set, sample.feature
     if sample.rare:
         n = sample.n_documents
         why = f"fires in {n} documents of the test sample; {RARE_DOCUMENTS} are needed"
-        return sample.undefined(name, Undefined("too_rare", why)), why
+        return sample.undefined(name, Undefined("too_rare", why)), why, {}
     predicted = predict(context.labels[feature], feature)
     if isinstance(predicted, str):
-        return sample.undefined(name, Undefined(predicted)), "no simulation could be read"
+        return sample.undefined(name, Undefined(predicted)), "no simulation could be read", {}
     other = context.others[feature]
-    score = score_one(sample, predicted, predict(other, feature) if other else None, name)
-    return score, str(score.undefined or "")
+    by_null = predict(other, feature) if other else None
+    score = score_one(sample, predicted, by_null, name)
+    if score.undefined:
+        return score, str(score.undefined), {}
+    values = correlations(sample.weighted, predicted, sample.n_documents >= MIN_DOCUMENTS)
+    if isinstance(by_null, np.ndarray):
+        of_null = correlations(sample.weighted, by_null, False)
+        values |= {f"null_{name}": value for name, value in of_null.items()}
+    by_strong = predict(context.strong(feature), feature)
+    if isinstance(by_strong, np.ndarray):
+        sums = _sums(sample, by_strong).sum(0)
+        values["strong"] = float(np.nan_to_num(correlation(sums)))
+    return score, "", values
 
 
 def score_one(

@@ -2,7 +2,9 @@
 
 scores.parquet    feature, set, kind, value, undefined, low, high, null, n_tokens, n_documents;
                   detection and fuzzing also hold auroc, null_auroc and rows of kind `<kind>-hard`;
-                  coverage also holds COVERAGE_COLUMNS (see `coverage.py`)
+                  coverage also holds COVERAGE_COLUMNS and estimated (see `coverage.py`);
+                  simulation, detection and fuzzing also hold STRATUM_COLUMNS (see `strata.py`)
+                  and strong, the value of the label without its parts for weak firings
 failures.parquet  stage, feature, kind, message, reply_key: features without a value
 misses.parquet    feature, ordinal, stratum, told: where labels in free words were wrong; the
                   file exists only where there are such places
@@ -39,6 +41,10 @@ COVERAGE_COLUMNS = (  # the areas have no interval; `activation` is the feature'
         if not name.startswith("auroc")
         for end in ("low", "high")
     ),
+)
+STRATA = {"top": 0.9, "half": 0.5, "all": 0.0}  # name -> quantile of the firings where it begins
+STRATUM_COLUMNS = tuple(
+    f"{lead}{name}" for name in STRATA for lead in ("", "low_", "high_", "null_")
 )
 NUMBERS = ("value", "low", "high", "null")
 

@@ -55,6 +55,7 @@ from core.text import splits as corpus
 from core.text.documents import read_corpus, text_hash
 from core.text.tokens import find_respelled, write_arrays, write_texts
 from core.text.word_tree import word_tree, write_word_tree
+from core.workers import Engine
 
 SHARD_TOKENS = 131_072  # in a shard file, about
 STREAM_TOKENS = 2_000_000  # read of a streamed dataset where --max-tokens does not say
@@ -196,7 +197,8 @@ def _store_activations(
         target.folders[0], subject, target.sites, rows
     )
     maker = partial(ShardMaker, target.run.path, target.places, target.sites, shards, batch_tokens)
-    capture_shards(maker, subject, len(shards), len(tables["ids"]), settings.workers)
+    engine = Engine.choose(settings, target.run, uses_gpu=True)
+    capture_shards(maker, subject, len(shards), len(tables["ids"]), engine)
 
 
 def say_left_out(encoded: list[Encoded], left_out: dict[str, int]) -> None:

@@ -56,6 +56,7 @@ NAMES = {"nll": "perplexity"}
 SHARES = ("own", "distinct")  # an interval cannot leave 0 to 1
 # of the unclamped text's distinct pairs: a text with fewer only repeats itself
 LEAST_DISTINCT = 0.5
+KEPT_PROMPTS = 3  # of those that report, whose texts at each dose are kept
 
 Array = npt.NDArray[Any]
 Units = dict[str, Array]  # each measure's value on every unit
@@ -159,14 +160,17 @@ class Doses:
             "loss": neutral.numpy(),
         }
 
-    def measure_on_generations(self, edit: Edit | None) -> Units:
-        """Return nll, distinct, found and own of each continuation, in the order of `every`.
+    def generate(self, edit: Edit | None) -> list[Generation]:
+        """Continue each prompt from each seed, in the order of `every`."""
+        edits = Edits(edit, self.where)
+        with self.tap or nullcontext():
+            return generate_texts(self.subject, self.site, self.data.sampling, edits)
+
+    def measure_on_generations(self, generations: list[Generation]) -> Units:
+        """Return nll, distinct, found and own of each continuation.
 
         NaN for one without a token.
         """
-        edits = Edits(edit, self.where)
-        with self.tap or nullcontext():
-            generations = generate_texts(self.subject, self.site, self.data.sampling, edits)
         units = read_back(self.subject, self.read_at, self.sae, self.maxima, generations)
         new = [g.tokens[g.n_prompt :] for g in generations]
         own = [np.isin(t, self.data.targets).mean() if t else np.nan for t in new]
@@ -175,29 +179,65 @@ class Doses:
     def measure(self, doses: list[float]) -> dict[str, Any]:
         """Measure the clamps at each dose, beside controls.
 
-        Returns `doses`, a table row for each dose; `unclamped`, the generated text's measures
-        without a clamp; `useful` and `useful_found`, see `useful_dose`, by own tokens and by what
-        is found again.
+        Returns `doses`, a table row for each dose; `dose_texts`, see `keep_texts`; `unclamped`, the
+        generated text's measures without a clamp; `useful` and `useful_found`, see `useful_dose`,
+        by own tokens and by what is found again.
         """
         n = len(self.data.sampling.every)
         rows: list[Row] = []
         raw: list[dict[str, Units]] = []
-        plain = self.average_seeds(self.measure_on_generations(None))
+        written: list[dict[str, list[Generation]]] = []
+        unclamped = self.generate(None)
+        plain = self.average_seeds(self.measure_on_generations(unclamped))
         for dose in progress(doses, "doses", unit="dose"):
             row: Row = {"dose": dose}
             for name, edit in self.edits(dose, len(self.data.rows)).items():
                 row |= summarise(self.measure_on_text(edit), name)
-            units = {}
+            units, texts = {}, {}
             for name, edit in self.edits(dose, n).items():
-                units[name] = self.average_seeds(self.measure_on_generations(edit))
+                texts[name] = self.generate(edit)
+                units[name] = self.average_seeds(self.measure_on_generations(texts[name]))
                 row |= summarise(units[name], name)
             rows.append(row)
             raw.append(units)
+            written.append(texts)
         useful = {
             f"useful{end}": useful_dose(doses, raw, plain, self.real_loss, by)
             for end, by in (("", "own"), ("_found", "found"))
         }
-        return {"doses": rows, "unclamped": summarise(plain, ""), **useful}
+        return {
+            "doses": rows,
+            "dose_texts": self.keep_texts(doses, unclamped, written),
+            "unclamped": summarise(plain, ""),
+            **useful,
+        }
+
+    def keep_texts(
+        self,
+        doses: list[float],
+        unclamped: list[Generation],
+        written: list[dict[str, list[Generation]]],
+    ) -> list[Row]:
+        """What was written from the first seed after KEPT_PROMPTS of the prompts that report.
+
+        Each entry has prompt, baseline, and `doses`, a list of dose, clamped and random (along the
+        random direction). The prompts that chose a useful dose are not shown.
+        """
+        every = self.data.sampling.every
+        seeds = max(1, len(self.data.sampling.seeds))
+        firsts = range(0, len(every), seeds)
+        kept = list(firsts[1::2] or firsts)[:KEPT_PROMPTS]
+        return [
+            {
+                "prompt": every[i][0],
+                "baseline": unclamped[i].text,
+                "doses": [
+                    {"dose": dose, "clamped": texts[""][i].text, "random": texts["random_"][i].text}
+                    for dose, texts in zip(doses, written, strict=True)
+                ],
+            }
+            for i in kept
+        ]
 
     def average_seeds(self, units: Units) -> Units:
         """Return the means over the seeds of each prompt."""

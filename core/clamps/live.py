@@ -82,6 +82,11 @@ class LoadedModel:
         self.tap = Tap(self.subject, self.site) if self.sae.config.transcoder else None
         self.sae.to(self.subject.device)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether a text can be put into the subject's chat template."""
+        return bool(getattr(self.subject.tokenizer, "chat_template", None))
+
     # ------------------------------------------------------------ reading
 
     @torch.inference_mode()

@@ -6,18 +6,26 @@ to the subject's predictions. `core/effects/unit.py` names the files.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from core.effects.unit import open_changes, write_effects
+from core.effects.promoted import find_measured, find_promoted, listed_tokens
+from core.effects.unit import (
+    has_changes_shard,
+    join_changes,
+    write_changes_shard,
+    write_effects,
+)
 from core.firings.postings import maxima
+from core.parallel import make_shards
 from core.progress import progress, say
 from core.records import Site
 from core.run import Run
@@ -30,6 +38,7 @@ from core.subject.subject import Subject
 from core.subject.tap import Tap
 from core.subject.texts import known_site
 from core.training.unit import read_directions
+from core.workers import INLINE, Engine
 
 TOP = 20  # tokens kept at either end
 PREFIXES = ("The", "I think", "We", "x = ", "for the")
@@ -44,9 +53,14 @@ def effects(run: Run, settings: EffectsSettings, folder: Path) -> dict[str, Any]
     subject, site = load_subject(run), Site.parse(run.settings.site_out or run.settings.site)
     sae = SAE.load(run.folder("train"))
     if settings.clamp and not sae.config.cross_layer:
+        rows = max(1, min(ROWS, LOGITS // subject.n_vocabulary))
         sae.to(subject.device)
         values = settings.clamp * maxima(run, sae.n_features)
-        write_changes(folder, subject, site, sae, values)
+        engine = Engine.choose(settings, run, uses_gpu=True)
+        away = engine.kind != "inline"
+        prepare = partial(ChangeMaker.open, run.path, folder, settings.clamp, rows)
+        maker = ChangeMaker(folder, subject, site, sae, values, rows)
+        write_changes(maker, engine, prepare if away else None)
     raw = torch.from_numpy(read_directions(run, mapped=False))
     directions = subject.to_residual(site, raw)
     if directions is None or not subject.final_norm:
@@ -56,7 +70,10 @@ def effects(run: Run, settings: EffectsSettings, folder: Path) -> dict[str, Any]
             else "the architecture's final norm is not known"
         )
         return {"features": len(raw), "skipped": why}
-    table = find_promoted(subject, directions, TOP)
+    listed = listed_tokens(run, subject.n_vocabulary, TOP)
+    table = find_promoted(subject, directions, TOP, listed)
+    if settings.clamp:
+        table = table.assign(**find_measured(folder, subject.token_texts(), TOP, listed))
     write_effects(folder, table)
     strongest = table["promoted_logit"].str[0].to_numpy(float)
     return {
@@ -66,51 +83,61 @@ def effects(run: Run, settings: EffectsSettings, folder: Path) -> dict[str, Any]
     }
 
 
-def find_promoted(subject: Subject, directions: Tensor, top: int) -> pd.DataFrame:
-    """The `top` tokens that each direction (F, width) promotes and suppresses, a row a feature."""
-    texts, parts = subject.token_texts(), []
-    for block in torch.split(directions, 512):
-        logits = subject.logit_lens(block).cpu()
-        up, down = logits.topk(top), (-logits).topk(top)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "promoted_id": up.indices.tolist(),
-                    "promoted": [[texts[i] for i in row] for row in up.indices.tolist()],
-                    "promoted_logit": up.values.tolist(),
-                    "suppressed": [[texts[i] for i in row] for row in down.indices.tolist()],
-                    "suppressed_logit": (-down.values).tolist(),
-                }
-            )
-        )
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "feature", range(len(table)))
-    return table
-
-
 # ---------------------------------------------------------------- clamps
 
 
-def write_changes(folder: Path, subject: Subject, site: Site, sae: SAE, values: np.ndarray) -> None:
-    """Write what changes (F, V) when each feature is set to its entry of `values` (F,).
+class ChangeMaker:
+    """Measures what changes (rows, V) when each feature of a block is set to its own value.
 
-    `site` is where the SAE writes.
+    `site` is where the SAE writes. A block is a shard of its own until the last is made, so that a
+    killed stage goes on.
     """
-    size = len(values) * subject.n_vocabulary * 2
-    say(f"effects: {size / 1e6:,.0f} MB on disk for what clamps change")
-    texts = read_prefixes(subject, site, sae)
-    rows = max(1, min(ROWS, LOGITS // subject.n_vocabulary))
-    with (
-        open_changes(folder, len(values), subject.n_vocabulary) as append,
-        progress(total=len(values), label="clamps", unit="feat") as bar,
+
+    def __init__(
+        self, folder: Path, subject: Subject, site: Site, sae: SAE, values: np.ndarray, rows: int
     ):
-        for start in range(0, len(values), rows):
-            own = torch.from_numpy(values[start : start + rows])
-            change = torch.zeros(len(own), subject.n_vocabulary)
-            if texts and len(fires := own.nonzero()[:, 0]):
-                change[fires] = measure_changes(texts, sae, fires + start, own[fires])
-            append(change.half().numpy())
-            bar.update(len(own))
+        self.folder, self.sae, self.values, self.rows = folder, sae, values, rows
+        self.n_vocabulary = subject.n_vocabulary
+        self.texts = read_prefixes(subject, site, sae)
+
+    @classmethod
+    def open(cls, run: Path, folder: Path, clamp: float, rows: int) -> ChangeMaker:
+        """The same, for the run at `run`, in a process of its own."""
+        opened = Run.open(str(run))
+        about = opened.settings
+        subject, site = load_subject(opened), Site.parse(about.site_out or about.site)
+        sae = SAE.load(opened.folder("train"))
+        sae.to(subject.device)
+        values = clamp * maxima(opened, sae.n_features)
+        return cls(folder, subject, site, sae, values, rows)
+
+    def make(self, number: int) -> int:
+        """Write block `number`, unless it is there or none of it fires; returns its features."""
+        start = number * self.rows
+        own = torch.from_numpy(self.values[start : start + self.rows])
+        fires = own.nonzero()[:, 0]
+        if self.texts and len(fires) and not has_changes_shard(self.folder, number):
+            change = torch.zeros(len(own), self.n_vocabulary)
+            change[fires] = measure_changes(self.texts, self.sae, fires + start, own[fires])
+            write_changes_shard(self.folder, number, change.half().numpy())
+        return len(own)
+
+
+def write_changes(
+    maker: ChangeMaker,
+    engine: Engine = INLINE,
+    prepare: Callable[[], ChangeMaker] | None = None,
+) -> None:
+    """Write what changes (F, V) when each feature is set to its value.
+
+    `prepare` opens the maker of another process.
+    """
+    n, n_vocabulary, rows = len(maker.values), maker.n_vocabulary, maker.rows
+    say(f"effects: {n * n_vocabulary * 2 / 1e6:,.0f} MB on disk for what clamps change")
+    with progress(total=n, label="clamps", unit="feat") as bar:
+        numbers = range(-(-n // rows))
+        make_shards(numbers, prepare or (lambda: maker), ChangeMaker.make, engine, bar.update)
+    join_changes(maker.folder, n, n_vocabulary, rows)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from core.saes.products import (
     hardtanh_backward,
     mean_square,
     preactivate,
+    products_at,
     where_positive,
 )
 from core.saes.selection import largest, order_by_feature
@@ -250,7 +251,7 @@ class _AutoencodeTopK(Function):
     def backward(ctx: Any, g_loss: Tensor, *_: Any) -> Any:
         inputs, E, W, values, features, error = ctx.saved_tensors
         g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
-        g_values = (g @ W.T).gather(1, features) * (values > 0)
+        g_values = products_at(g, W, features) * (values > 0)
         order, starts = order_by_feature(features, len(W))
         rows = torch.div(order, features.shape[1], rounding_mode="floor")
 

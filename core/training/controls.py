@@ -1,11 +1,12 @@
 """Verb `control`: untrained directions over the same activations of the same subject.
 
-    random   as many random unit directions as the run's autoencoder has
+    random   MOST random unit directions, or as many as the run's autoencoder has
     pca      both signs of every principal direction of the activations
 
-They are wrapped as a TopK autoencoder around the data's mean with the run's own k, so that as many
-features fire on a token and everything that follows (index, label, score) is the same code. What
-labels score here is what tokens and positions explain in any basis.
+They are wrapped as a TopK autoencoder around the data's mean, whose k keeps the density of the
+run's own features, so that everything that follows (index, label, score) is the same code. What
+labels score here is what tokens and positions explain in any basis. A few hundred random directions
+say that as well as many thousands, and their index is as many times smaller.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from core.training.published import save_unit
 
 KINDS = ("random", "pca")
 VECTORS = 300_000  # of the train split, for mean and covariance
-DEFAULT_K = 32  # where the run's autoencoder has no k
+MOST = 512  # random directions, at most
+DEFAULT_K = 32  # where the run's autoencoder has no k, and no index yet
 
 
 def make_control(run: Run, kind: str) -> Run:
@@ -48,10 +50,14 @@ def make_control(run: Run, kind: str) -> Run:
     if control.find("capture") is None:
         shutil.copytree(source, control.path / "capture", copy_function=_link)
     trained = run.manifest("train")
-    settings = {"directions": kind, "k": trained.settings.get("k", DEFAULT_K)}
+    n_features = trained.summary["features"]
+    k = find_k(run)
+    if kind == "random" and n_features > MOST:
+        n_features, k = MOST, max(1, round(k * MOST / n_features))
+    settings = {"directions": kind, "k": k}
     work = control.begin("train", trained.version, settings, ["capture"])
     if work is not None:
-        n_features, k = trained.summary["features"], work.settings["k"]
+        k = work.settings["k"]
         sae = make_untrained(control, kind, n_features, k, run.settings.seed)
         save_unit(work.folder, sae, control)
         work.commit(
@@ -72,11 +78,20 @@ def make_basis_run(run: Run, kind: str) -> Run:
     the run's autoencoder has by its k. Raises UsageError for a site without a layer, and NotReady
     before `train`.
     """
-    k = int(run.manifest("train").settings.get("k", 0) or DEFAULT_K)
+    k = find_k(run)
     basis = Basis(kind, k)
     site, site_out = basis.sites(run.settings.site)
     settings = replace(run.settings, sae=f"{kind}:{k}", site=site, site_out=site_out)
     return Run.create(str(run.path.with_name(f"{run.path.name}-{kind}")), settings)
+
+
+def find_k(run: Run) -> int:
+    """How many features of the run fire on a token: its k, or by its index."""
+    trained, index = run.manifest("train"), run.find("index")
+    if "k" in trained.settings and trained.summary.get("architecture") == "topk":
+        return int(trained.settings["k"])
+    mean = index.summary.get("firings_per_token") if index else None
+    return max(1, round(mean)) if mean else DEFAULT_K
 
 
 def _link(source: str, target: str) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from core.errors import NothingFound, UsageError
 from figures.cli.output import emit, emit_table, json_flag, open_study, run_argument
 
+if TYPE_CHECKING:
+    from autointerp.features import Features
+
+WIDER = "Leave out one of --cluster, --family, --min-score or --labels."
 STRATA = ["top", "quantiles", "random", "near-miss", "fails", "all"]
 
 
@@ -56,7 +61,7 @@ def show(run: str, feature: int, stratum: str, split: str, count: int, as_json: 
 @click.option("--labels", "label_set", default="", help="labels of this set")
 @click.option(
     "--sort",
-    type=click.Choice(["feature", "coverage", "score", "density", "label", "cluster"]),
+    type=click.Choice(["feature", "coverage", "gain", "score", "density", "label", "cluster"]),
     default="feature",
 )
 @click.option("--limit", default=40, show_default=True, help="rows in the terminal")
@@ -71,8 +76,9 @@ def list_features(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Features with label, coverage, score, density and cluster."""
+    """Features with label, coverage, gain over controls, score, density and cluster."""
     known = open_study(run).known
+    check_choice(known, label_set, cluster)
     table = known.overview(label_set)
     if family is not None:
         table = table[table["feature"].isin(known.members(family))]
@@ -80,8 +86,26 @@ def list_features(
         table = table[table["cluster"] == cluster]
     if min_score is not None:
         table = table[table["score"] >= min_score]
-    ascending = sort not in ("coverage", "score", "density")
-    emit_table(table.sort_values(sort, ascending=ascending, kind="stable"), as_json, limit)
+    ascending = sort not in ("coverage", "gain", "score", "density")
+    ordered = table.sort_values(sort, ascending=ascending, kind="stable")
+    emit_table(ordered, as_json, limit, NothingFound("No feature is all of this.", WIDER))
+
+
+def check_choice(known: Features, label_set: str, cluster: int | None) -> None:
+    """Raises UsageError for a label set or a cluster that the run does not have."""
+    sets = list(known.labels["set"].unique())
+    if label_set and label_set not in sets:
+        raise UsageError(
+            f"There is no label set {label_set!r}. There are: {', '.join(sets) or 'none'}.",
+            f"Make one: python main.py label {known.run.name} --labels {label_set}",
+        )
+    clusters: set[int] = set() if known.clusters is None else set(known.clusters["group"])
+    if cluster is not None and cluster != -1 and cluster not in clusters:
+        there = f"There are 0 to {max(clusters)}." if clusters else "The run has none."
+        raise UsageError(
+            f"There is no cluster {cluster}. {there}",
+            f"See all features with their clusters: python main.py list {known.run.name}",
+        )
 
 
 @click.command()
@@ -91,7 +115,11 @@ def list_features(
 @json_flag
 def find(run: str, words: str, limit: int, as_json: bool) -> None:
     """Search labels, names of families, promoted tokens and notes."""
-    emit_table(open_study(run).find(words), as_json, limit)
+    nothing = NothingFound(
+        f"Nothing holds {words!r}: no label, family, promoted token or note.",
+        f"Try fewer words, or see all features: python main.py list {run}",
+    )
+    emit_table(open_study(run).find(words), as_json, limit, nothing)
 
 
 @click.command()

@@ -70,9 +70,16 @@ def _describe_published(run: str, values: dict[str, Any]) -> str:
 
 @click.command("run")
 @run_argument
-def run_all(run: str) -> None:
+@click.option(
+    "--controls/--no-controls",
+    default=True,
+    help="also label and score random directions, and the untrained subject on at most 200,000 "
+    "tokens, 200 labels each",
+)
+def run_all(run: str, controls: bool) -> None:
     """Run every stage that is not done, with its default settings or those it was begun with."""
-    click.echo(f"Report: {open_study(run).run()}")
+    report = open_study(run).run(controls)
+    click.echo(f"Look: python main.py explore {run}\nReport: {report}")
 
 
 @click.command()
@@ -143,7 +150,7 @@ def control(run: str, directions: str) -> None:
     from autointerp.pipeline import make_control_run
 
     made = make_control_run(open_study(run).run_directory, directions)
-    click.echo(f"{made.path}\nNext: python main.py report {run} --control {made.name} --redo")
+    click.echo(f"{made.path}\nNext: python main.py report {run}")
 
 
 # ---------------------------------------------------------------- stages

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from autointerp.features import Features
+from autointerp.rules.language import parts_of
+from autointerp.scores.unit import COVERAGE
 from autointerp.settings import parse_features
 from figures.markdown import code, mark_peak
+from figures.terminal import describe_coverage
 
 SNIPPETS = {"top": 4, "strata": 1}  # of each stratum, for each feature
 QUANTILES = (0.98, 0.9, 0.75, 0.5, 0.25, 0.05)  # of the scores, whose features are shown
@@ -35,11 +38,15 @@ def describe_feature(features: Features, feature: int) -> str:
     card = features.card(feature, SNIPPETS)
     lines = [f"### Feature {feature}"]
     for label in card.labels:
-        score = next((s for s in label["scores"] if s["value"] is not None), None)
-        said = "no score"
-        if score and score["null"] is not None:
-            said = f"score {score['value']:.2f}, null {score['null']:.2f}"
-        lines.append(f"**{label['set']}**: {code(label['text'])} ({said})")
+        scored = {s["kind"]: s for s in label["scores"] if s["value"] is not None}
+        parts = [describe_coverage(scored[COVERAGE])] if COVERAGE in scored else []
+        other = next((s for kind, s in scored.items() if kind != COVERAGE), None)
+        if other and other["null"] is not None:
+            parts.append(f"{other['kind']} {other['value']:.2f}, null {other['null']:.2f}")
+        said = "; ".join(parts) or "no score"
+        first, *others = parts_of(label["text"])
+        also = f", also {' '.join(map(code, others))}" if others else ""
+        lines.append(f"**{label['set']}**: {code(first)}{also} ({said})")
     promoted = " ".join(code(t["token"]) for t in card.promoted[:6])
     density = f"fires on {card.density:.3%} of tokens"
     lines.append(f"{density}; promotes {promoted}" if promoted else density)

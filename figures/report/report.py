@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from autointerp.controls import find_controls, gains
 from autointerp.features import Features
 from autointerp.pipeline import STAGES
 from autointerp.scores.unit import COVERAGE, unit_of
@@ -37,6 +40,8 @@ def report(run: Run, settings: ReportSettings, folder: Path) -> dict:
     """
     features, clamps = Features(run), experiments(run)
     controls = [Run.open(name) for name in split_names(settings.control)]
+    known = {c.path for c in controls}
+    controls += [c.run for c in find_controls(run) if c.run.path not in known]
     compared = [Run.open(name) for name in split_names(settings.compare)]
     drawings = list_drawings(features, untrained_subject(controls), compared, clamps)
     figures = {figure["name"]: figure for figure in draw(drawings, folder, ("png",))}
@@ -44,7 +49,8 @@ def report(run: Run, settings: ReportSettings, folder: Path) -> dict:
     write_text(folder / "report.md", "\n\n".join(part for part in parts if part) + "\n")
     if settings.readme:
         write_readme(drawings, Path(settings.readme))
-    return {"figures": len(figures), "clamps": len(clamps), "control": settings.control}
+    names = ",".join(c.name for c in controls)
+    return {"figures": len(figures), "clamps": len(clamps), "control": names}
 
 
 def split_names(text: str) -> list[str]:
@@ -115,7 +121,7 @@ def describe_result(run: Run, control: Run | None) -> str:
         lines.append(
             f"The labels name **{c['named']:.0%}** of all activation on unseen documents (labels "
             f"of other features {c['null_named']:.0%}), and {c['medians']['recall_top']:.0%} of "
-            "the strongest tenth of the median feature's firings."
+            f"the strongest tenth of the median feature's firings.{describe_gain(run)}"
         )
     lines.append(
         "A label predicts its feature's activations on unseen documents with a median correlation "
@@ -133,6 +139,19 @@ def describe_result(run: Run, control: Run | None) -> str:
             "are predictable."
         )
     return " ".join(lines)
+
+
+def describe_gain(run: Run) -> str:
+    """How much more the labels cover than those of the controls; empty without controls."""
+    known = Features(run)
+    table = known.table(find_main_set(run)).dropna(subset=["coverage"])
+    found = gains(
+        find_controls(run), table["density"].to_numpy(), table["coverage"].to_numpy(float)
+    )
+    if not found:
+        return ""
+    parts = [f"{np.nanmedian(gain):.0%} over the {name}" for name, gain in found.items()]
+    return f" The median label gains {' and '.join(parts)} at like density."
 
 
 def data_section(run: Run) -> str:

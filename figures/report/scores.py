@@ -16,6 +16,7 @@ KINDS = {  # kind of score -> what its value is
     "simulation-corpus": "the same correlation over every held-out token",
     "detection": "in which windows it fires (balanced accuracy, .5 is chance)",
     "fuzzing": "whether the marked tokens are those it fires on (the same)",
+    "intruder": "whether a stranger's window is found among its own (a fifth is chance)",
     "effect": (
         "whether the label names what a clamp promotes (area under the ROC curve, .5 is chance)"
     ),

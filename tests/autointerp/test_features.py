@@ -19,7 +19,7 @@ from core.run import Run
 
 HOSTILE = '<script>alert(1)</script>" \x1b[31m \u202e'
 KEYS = [
-    "feature", "status", "density", "n_firings", "n_documents", "max", "labels", "promoted",
+    "feature", "status", "density", "n_firings", "n_documents", "max", "labels", "measured", "promoted",
     "suppressed", "neighbours", "family", "cluster", "groups", "partners", "related", "isolated",
     "histogram", "strata", "notes", "failures", "snippets",
 ]  # fmt: skip
@@ -155,7 +155,18 @@ def test_misses_exist_only_where_they_were_kept(run):
 
 def test_the_table_has_the_best_label_and_its_own_score(features):
     table = features.table()
-    columns = ["feature", "label", "coverage", "score", "null", "density", "cluster", "x", "y"]
+    columns = [
+        "feature",
+        "label",
+        "coverage",
+        "gain",
+        "score",
+        "null",
+        "density",
+        "cluster",
+        "x",
+        "y",
+    ]
     assert list(table) == columns
     assert len(table) == features.evidence.n_features
     assert table["label"].tolist() == [features.label(f) for f in table["feature"]]
@@ -167,7 +178,7 @@ def test_the_table_has_the_best_label_and_its_own_score(features):
 
 def test_the_table_of_one_set_has_its_labels_alone(features):
     table = features.overview("rules")
-    assert list(table) == ["feature", "label", "coverage", "score", "density", "cluster"]
+    assert list(table) == ["feature", "label", "coverage", "gain", "score", "density", "cluster"]
     assert table["label"][:4].tolist() == ["rule of 0", "rule of 1", HOSTILE, ""]
     np.testing.assert_equal(table["score"][:4].tolist(), [0.25, 0.9, np.nan, np.nan])
 

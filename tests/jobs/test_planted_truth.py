@@ -13,6 +13,7 @@ from autointerp.scores.context import Context
 from autointerp.scores.detection import draw_panels
 from autointerp.scores.score import score
 from autointerp.scores.simulation import draw_samples
+from autointerp.scores.unit import STRATA
 from autointerp.settings import LabelSettings, ScoreSettings
 from core.records import Label
 from core.run import Run
@@ -93,12 +94,24 @@ def test_the_true_label_scores_above_four_false_ones(copy):
     """Set k gives each feature the truth of the feature k places further on; set 0 is the truth."""
     real = [f for f in TRUTH if f != NOTHING]
     found = {kind: [] for kind in KINDS}
+    strata = {
+        (kind, name): [] for kind in ("simulation", "detection", "fuzzing") for name in STRATA
+    }
     for shift in range(5):
         moved = dict(zip(real, real[shift:] + real[:shift], strict=True))
         write_labels(copy, f"import-{shift}", [TRUTH[moved.get(f, 0)] for f in TRUTH])
         score(copy, ScoreSettings(labels=f"import-{shift}", kind=",".join(KINDS)))
         for kind in KINDS:
             found[kind].append(scores_of(copy, f"import-{shift}", kind)["value"])
+        for kind, name in strata:
+            table = scores_of(copy, f"import-{shift}", kind).loc[real]
+            strata[kind, name].append(table[name].fillna(CHANCE[kind]))
+            if shift == 0:  # in another set a null label may be the feature's own truth
+                assert table[f"null_{name}"].mean() < CHANCE[kind] + 0.06, (kind, name)
+    for (kind, name), values in strata.items():
+        true, *false = values
+        assert all((true > f).mean() > 0.9 for f in false), (kind, name)
+        assert true.median() > CHANCE[kind] + 0.35 and np.mean(false) < CHANCE[kind] + 0.05
     for kind, values in found.items():
         true, *false = (v.loc[real].fillna(CHANCE[kind]) for v in values)
         assert all((true > f).all() for f in false), kind
@@ -177,11 +190,18 @@ def by_noise(labelled, tmp_path_factory):
                 ),
                 live=Writer(),
             )
+            asked = len(server.seen)
+            covered = ScoreSettings(
+                labels="llm-m", llm_url=server.url, features=chosen, kind="coverage"
+            )
+            score(run, covered)
+            assert len(server.seen) == asked, "simulation has asked already"
         tables = {kind: scores_of(run, "llm-m", kind) for kind in ASKED}
         found[noise] = {
             kind: (table["value"].mean(), table["null"].mean(), len(table))
             for kind, table in tables.items()
         }
+        found[noise]["coverage"] = scores_of(run, "llm-m", "coverage")
         assert set(labels_of(run, "llm-m")["text"]) == {
             f"tokens that read {TRUTH[f]}" for f in single
         }
@@ -198,6 +218,15 @@ def test_scores_by_an_llm_fall_with_its_noise_to_the_null(by_noise, kind):
     )  # three picks a feature: a standard error of .07
     assert values[0] > CHANCE[kind] + 0.4 and abs(values[-1] - CHANCE[kind]) < near
     assert abs(by_noise[1.0][kind][1] - CHANCE[kind]) < near
+
+
+def test_estimated_coverage_falls_with_noise(by_noise):
+    tables = [by_noise[noise]["coverage"] for noise in sorted(by_noise)]
+    assert all(table["estimated"].all() for table in tables)
+    r = [table["r_all"].mean() for table in tables]
+    assert r[0] > r[1] > r[2] and abs(r[2] - tables[2]["null_r_all"].mean()) < 0.06
+    assert tables[0]["value"].mean() > 0.85 and tables[0]["precision"].mean() > 0.85
+    assert tables[0]["null"].mean() < 0.1 and tables[1]["precision"].mean() < 0.5
 
 
 def test_an_llm_that_labels_in_the_language_of_rules_needs_no_llm_to_be_scored(copy):

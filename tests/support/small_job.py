@@ -55,7 +55,7 @@ def job(tmp_path_factory, subject_folder, call):
         done(call("capture", folder / "run", "--context", 32))
         small = ["--batch-size", 256, "--warmup", 5, "--check-every", 10]
         done(call("train", folder / "run", "--expansion", 8, "--k", 4, *small))
-        done(call("run", folder / "run"))
+        done(call("run", folder / "run", "--no-controls"))
 
     path = build_once(tmp_path_factory, "job", make) / "run"
     before = _commit_times(path)

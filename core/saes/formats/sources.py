@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core import hub
+from core.embedded import SAES, find_embedded
 from core.errors import UsageError
 from core.files import read_json
 from core.saes.formats.tensors import SUFFIXES, read_weights
@@ -89,8 +90,8 @@ def find_source(spec: str) -> Source:
 
     Raises UsageError or NotReady, saying what there is instead.
     """
-    name, part = spec, None
-    if numbered := re.fullmatch(r"(.*\.pth?)#(\d+)", spec):
+    name, part = find_embedded(SAES, spec), None
+    if numbered := re.fullmatch(r"(.*\.pth?)#(\d+)", name):
         name, part = numbered[1], int(numbered[2])
     if not name.startswith("hf:"):
         return _find_local(spec, name, part)

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from autointerp.rules.annotations import CONTEXT_BITS, CONTEXTS, Annotations, TokenColumns, annotate
-from autointerp.rules.language import WEAK, Predicate, Rule, Terms, is_rule, parse, predict, render
+from autointerp.rules.language import (
+    WEAK,
+    Predicate,
+    Rule,
+    Terms,
+    is_rule,
+    parse,
+    parts_of,
+    predict,
+    render,
+    without_weak,
+)
 from autointerp.rules.lexemes import AFFIXES, SHAPES
 from core.errors import UsageError
 from core.text.word_tree import lexeme
@@ -26,12 +37,12 @@ HAND_WRITTEN = [
     '"i" after "for" then anything then "x" or "y"',
     'a capitalised word within 8 after "raise" before "(" not in a string',
     'anything in a line starting with "def" or a keyword in brackets opened after "print" repeated',
-    '"\\n    ", "\\t" or "; " continuing a word',
+    '"↵    ", "\\t" or "; " continuing a word',
     "'\"' after '(\"'",
     '"a\\"\'b"',
     '"é", "\\u2028" or "�"',
     '"x" or words like "int"/"float" before words ending in "s"',
-    'digits, words containing "[" or words like "cat"/"dog"/"\\n" in a text with "socket" not in a string (weak)',
+    'digits, words containing "[" or words like "cat"/"dog"/"↵" in a text with "socket" not in a string (weak)',
 ]
 
 
@@ -40,12 +51,38 @@ def test_what_is_printed_is_what_was_read(text):
     assert render(parse(text)) == text
 
 
+@pytest.mark.parametrize(("typed", "means"), [('"\\n"', "\n"), ('"↵ "', "\n "), ('"\\u21b5"', "↵")])
+def test_a_newline_may_be_typed_as_it_is_shown(typed, means):
+    assert parse(typed).predicates[0].here.literals == (means,)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "strong"),
+    [
+        ('modal verbs: "will" (weak); "dog" after "the"', ['modal verbs: "will"', '"dog" after "the"'], 'modal verbs: "dog" after "the"'),
+        ('"cat"; "dog" (weak)', ['"cat"', '"dog" (weak)'], '"cat"'),
+        ('unclear: "cat"; "dog"', ['unclear: "cat"', '"dog"'], 'unclear: "cat"; "dog"'),
+        ("rain; or: awards; weak: any noun", ["rain", "or: awards", "weak: any noun"], "rain; or: awards"),
+        ("rain; snow", ["rain; snow"], "rain; snow"), ('"cat"', ['"cat"'], '"cat"'), ("", [""], ""),
+    ],
+)  # fmt: skip
+def test_parts_and_the_strong_reading_of_a_label(text, parts, strong):
+    assert parts_of(text) == parts and without_weak(text) == strong
+
+
+def test_weak_may_stand_before_a_part():
+    assert parse('"cat"; weak: "dog"') == parse('"cat"; "dog" (weak)')
+    assert parse('weak: "cat"; "dog"') == parse('"cat" (weak); "dog"')
+
+
 def some_terms(rng: random.Random, least: int = 0) -> Terms:
     pieces = [
         "a",
         "self",
         " ",
         "\n  ",
+        "\\n",
+        "↵",
         '"',
         "'",
         "\\",

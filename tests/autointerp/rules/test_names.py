@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from autointerp.rules.annotations import Annotations
-from autointerp.rules.fit import is_heap
 from autointerp.rules.language import is_rule, parse, predict, render
-from autointerp.rules.names import NamedClasses, Namer, forms_of, scripts_of
+from autointerp.rules.names import NamedClasses, Namer, Seen, forms_of, scripts_of
 from autointerp.rules.token_table import TokenTable
 from autointerp.rules.word_classes import EXACT, word_classes
 from autointerp.rules.word_groups import WordGroups
@@ -121,7 +120,8 @@ def test_a_class_that_is_everywhere_names_nothing():
 def test_words_that_the_subject_puts_together_are_named_by_two_of_them():
     name = name_of({"cat": 3.0, "dog": 2.0, "print": 1.0, "return": 1.0, "self": 1.0})
     assert name in ("words like cat and dog", "")
-    assert NAMER._choose_node(np.zeros(TABLE.n_codes) + 1e-9, np.ones(TABLE.n_codes)) == ""
+    every = np.ones(TABLE.n_codes)
+    assert NAMER._choose_node(Seen(every * 1e-9, every, every, every)) == ""
 
 
 def test_classes_of_fewer_than_two_words_of_the_corpus_are_left_out():
@@ -133,8 +133,20 @@ def test_classes_of_fewer_than_two_words_of_the_corpus_are_left_out():
     assert shares["modal verbs"] == pytest.approx(0.6)
 
 
-def test_many_quoted_words_without_a_name_are_a_heap():
-    heap = parse('"st", "writ", "OD", "tp" or "q"')
-    assert is_heap(heap, "") and not is_heap(heap, "plurals")
-    assert not is_heap(parse('"st", "writ" or "OD"'), "")
-    assert not is_heap(parse('"a", "b", "c", "d", "e" or words ending in "ly"'), "")
+def test_a_class_that_mostly_stays_silent_names_nothing():
+    """The feature fires on every number in brackets that it matches, and on no number elsewhere."""
+    numbers = {"7", "42", "1999"}
+    at = np.flatnonzero(
+        [TABLE.annotations.lexemes[code] in numbers for code in TABLE.views["here"]]
+    )
+    activation = np.zeros(len(TABLE))
+    few = at[:: len(at) // 40]
+    activation[few] = 1.0
+    assert NAMER.name(few, activation, ("here",)) == ""
+    assert NAMER.name(few, activation, ("here",), {"here": few}) == "numbers"
+
+
+def test_a_class_of_another_language_needs_more_than_pieces_of_words():
+    classes = NamedClasses.build(["le", "les", "des", "cat", "will", "must"])
+    needed = dict(zip(classes.names, classes.needed, strict=True))
+    assert needed["French function words"] > 3 > needed["modal verbs"]

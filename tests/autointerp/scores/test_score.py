@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from autointerp.scores.context import null_labels, rank_correlations, summarise
 from autointerp.scores.simulation import Sample, score_one, score_samples
 from autointerp.scores.simulator import LENGTH, WINDOWS, batches
+from autointerp.scores.strata import Weighted, quantile_of
 
 
 def sample(feature=0, documents=30, seed=0, firing_documents=30):
@@ -26,6 +27,12 @@ def sample(feature=0, documents=30, seed=0, firing_documents=30):
         which,
         len(np.unique(which[activations > 0])),
         0,
+        Weighted(
+            activations,
+            which,
+            quantile_of(np.sort(activations[activations > 0]), activations),
+            np.ones(len(which)),
+        ),
     )
 
 
@@ -73,16 +80,21 @@ def test_rare_features_and_failures_are_rows_with_reasons_and_are_counted():
         label_set="x",
         labels={0: "good", 1: "good", 2: "garbled"},
         others={0: "other", 1: "other", 2: "other"},
+        strong=lambda feature: "half",
     )
 
     def predict(text, feature):
         return {
             "good": samples[feature].activations,
+            "half": samples[feature].activations * (np.arange(600) % 2),
             "other": np.random.default_rng(2).random(600),
             "garbled": "unparsable",
         }[text]
 
-    scores, failures = score_samples(samples, context, predict)
+    scores, failures, columns = score_samples(samples, context, predict)
+    assert columns["top"][0] == columns["all"][0] == pytest.approx(1)
+    assert abs(columns["null_all"][0]) < 0.2 and 0 < columns["strong"][0] < 0.9
+    assert np.isnan(columns["all"][1:]).all()
     assert [s.feature for s in scores] == [0, 1, 2] and [s.value is None for s in scores] == [
         False,
         True,

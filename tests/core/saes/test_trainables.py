@@ -274,6 +274,27 @@ def test_a_mask_of_bits_is_the_mask_of_numbers(dtype):
     assert 0 < int((x > 0).sum()) < x.numel()
 
 
+def test_the_largest_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypatch):
+    pre = torch.randn(70, 512, generator=torch.Generator().manual_seed(5))
+    values, places = selection.largest(pre, 8)
+    monkeypatch.setattr(selection, "CHUNK", 1)
+    fewer = selection.largest(pre, 8)
+    assert torch.equal(fewer[0], values)
+    assert torch.equal(fewer[1], places)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_products_at_some_features_are_those_of_the_whole_product(dtype):
+    generator = torch.Generator().manual_seed(4)
+    g, W = (torch.randn(n, 24, generator=generator).to(dtype) for n in (30, 50))
+    features = torch.rand(30, 50, generator=generator).topk(7, sorted=False).indices
+    expected = (g.double() @ W.double().T).gather(1, features)
+    found = products.products_at(g, W, features).double()
+    torch.testing.assert_close(
+        found, expected, rtol=1e-2, atol=0.1 if dtype == torch.bfloat16 else 1e-5
+    )
+
+
 @pytest.mark.parametrize("n_features", [10, 70_000])
 def test_firings_in_order_of_feature(n_features):
     features = torch.randint(0, n_features, (30, 4), generator=torch.Generator().manual_seed(2))

@@ -6,9 +6,10 @@ from figures.explorer.server import Limits, LiveCalls, Refused, Server
 
 
 def server(why):
-    """A server that answers `why` alone."""
+    """A server of one run that answers `why` alone."""
     made = object.__new__(Server)
-    made.calls, made.limits = LiveCalls(lambda text: {}, lambda *asked: {}, why), Limits()
+    made.every, made.limits = [None], Limits()
+    made.calls = [LiveCalls(lambda text: {}, lambda *asked: {}, why=why)]
     return made
 
 
