@@ -48,7 +48,7 @@ class Card:
     strata: list[Row]  # stratum, low, firings, mass; see `evidence.strata`
     notes: list[Row]  # feature, text, time of what people wrote
     failures: list[Row]  # unit, kind, message of attempts that gave no value
-    snippets: list[Row]  # stratum, split, document, start, peak, tokens, activations
+    snippets: list[Row]  # stratum, split, document, start, peak, ordinal, tokens, ...
 
     @property
     def label(self) -> str:
@@ -196,9 +196,16 @@ class Cards:
             "document": self.evidence.tokens.names[snippet.document],
             "start": snippet.start,
             "peak": snippet.peak,
+            "ordinal": self._first_ordinals[snippet.document] + snippet.start + snippet.peak,
             "tokens": list(snippet.tokens),
             "activations": list(snippet.activations),
         }
+
+    @cached_property
+    def _first_ordinals(self) -> list[int]:
+        """The ordinal of the first token of each document."""
+        offsets: list[int] = np.asarray(self.evidence.tokens.document_offsets, np.int64).tolist()
+        return offsets
 
     @cached_property
     def _failing(self) -> MistakeFinder:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from autointerp.settings import (
 )
 from core.errors import Stop
 from core.malloc import give_back_memory
-from core.progress import say
+from core.progress import Steps, say
 from core.records import Manifest
 from core.settings import (
     CaptureSettings,
@@ -189,6 +189,12 @@ STAGES = {
     )
 }  # fmt: skip
 IN_RUN = [stage for stage in STAGES.values() if stage.in_run]
+# Shares of the time of a whole run, for the estimate of the rest: those of the demo
+SHARES = {
+    "capture": 0.03, "train": 0.02, "evaluate": 0.15, "index": 0.25, "effects": 0.10,
+    "cluster": 0.05, "label": 0.08, "score": 0.07, "title": 0.02, "relate": 0.01,
+    "control": 0.20, "report": 0.02,
+}  # fmt: skip
 
 
 CONTROL_TOKENS = 200_000  # that the untrained subject reads, at most
@@ -281,10 +287,10 @@ def _make_unit(run: Run, stage: Stage, settings: Any, redo: bool) -> Manifest:
 def make_pending(run: Run, name: str, settings: Any = None) -> Manifest:
     """Run stage `name` unless it is done; continue or redo it with the settings it had."""
     stage = STAGES[name]
-    states = {run.state(unit): unit for unit in reversed(stage.made)}
-    if set(states) == {"done"} and not stage.follows:
+    if _is_done(run, stage):
         return run.manifest(stage.made[0])
-    if {"stale", "partial"} & set(states) and settings is None:
+    states = {run.state(unit) for unit in stage.made}
+    if {"stale", "partial"} & states and settings is None:
         settings = settings_as_made(run, name, {})
     return make(run, name, settings, redo="stale" in states)
 
@@ -301,15 +307,32 @@ def make_inputs(run: Run, name: str, settings: Any) -> None:
             make_pending(run, verb)
 
 
-def make_run(run: Run, controls: bool = True) -> None:
-    """Run every stage that is not done, with its defaults or the settings it was begun with.
+def make_run(
+    run: Run,
+    settings: Mapping[str, Any] | None = None,
+    controls: bool = True,
+    without: tuple[str, ...] = (),
+) -> None:
+    """Run every stage that is not done, and say which it is and about how long the rest takes.
 
-    With `controls`, their labels are scored before the report, on the budget of CONTROL.
+    A stage has the settings that it was begun with, or those in `settings` (stage -> settings), or
+    its defaults. With `controls`, their labels are scored before the report, on the budget of
+    CONTROL. Stages in `without` are left out.
     """
-    for stage in IN_RUN:
-        if stage.name == "report" and controls:
+    names = [s.name for s in IN_RUN if s.name not in without and not _is_done(run, s)]
+    if controls:
+        names.insert(names.index("report") if "report" in names else len(names), "control")
+    steps = Steps({name: SHARES.get(name, 0.02) for name in names})
+    for name in names:
+        steps.begin(name)
+        if name == "control":
             make_controls(run)
-        make_pending(run, stage.name)
+        else:
+            make_pending(run, name, (settings or {}).get(name))
+
+
+def _is_done(run: Run, stage: Stage) -> bool:
+    return not stage.follows and {run.state(unit) for unit in stage.made} == {"done"}
 
 
 def make_controls(run: Run) -> list[Run]:
@@ -359,12 +382,18 @@ def capture_together(
 
 
 def make_control_run(run: Run, directions: str) -> Run:
-    """The run NAME-DIRECTIONS beside `run`: untrained directions of the same activations, labelled
-    and scored.
+    """The run NAME-DIRECTIONS beside `run`, labelled and scored: untrained directions of the same
+    activations, or the subject's own neurons or heads in the same layer on the same text.
     """
-    from core.training.controls import make_control
+    from core.training.controls import make_basis_run, make_control
 
-    control = make_control(run, directions)
+    if directions in ("neurons", "heads"):
+        control = make_basis_run(run, directions)
+        if control.find("capture") is None:
+            make(control, "capture", settings_as_made(run, "capture", {"store": "auto"}))
+        make_pending(control, "train")
+    else:
+        control = make_control(run, directions)
     for name in ("index", "label", "score"):
         make_pending(control, name, CONTROL.get(name))
     return control
@@ -397,13 +426,50 @@ def needs_model(settings: ScoreSettings) -> bool:
     return needs_live(settings)
 
 
+FIGURES = {  # key in a summary -> words, with {} for its value; a key that is not here is its own
+    "val_fvu": "{} of the variance missed on val (FVU)", "fvu": "{} of the variance missed (FVU)",
+    "l0": "{} features fire on a token", "dead": "{} never fire", "dense": "{} fire everywhere",
+    "ce_clean": "loss {}", "ce_spliced": "{} through the autoencoder",
+    "recovered_mean": "{} of the loss recovered", "loss_tokens": "loss on {} tokens",
+    "steps": "{} steps", "saes": "{} autoencoders", "features": "{} features",
+    "documents": "{} documents", "tokens": "{} tokens", "firings": "{} firings",
+    "families": "{} families", "family_cut": "cosine {} inside a family",
+    "families_null": "{} families in noise", "families_come_back": "{} of them come back",
+    "family_share": "{} of the features in one", "layers": "clusters by level {}",
+    "isolated": "{} isolated", "labels": "{} labels", "unclear": "{} of them unclear",
+    "median": "median {}", "low": "from {}", "high": "to {}", "null_median": "null {}",
+    "n": "{} features have a value", "share_above_null": "{} of all above their null",
+    "families_named": "{} families named", "families_solid": "{} of them solid",
+    "groups": "{} clusters", "named": "{} named", "mixed": "{} mixed", "unstable": "{} unstable",
+    "intruder_share": "intruders told {}", "agreement_z": "agreement of labels z {}",
+    "duplicate": "{} near duplicates", "splitting": "{} probably split",
+    "absorption": "{} probably absorbed", "figures": "{} figures", "architecture": "{}",
+}  # fmt: skip
+VERDICTS = {
+    "none": "no structure beyond one cloud",
+    "unstable": "clusters that do not come back",
+    "structure": "clusters beyond one cloud",
+}
+
+
 def brief(stage: Stage, summary: dict[str, Any]) -> str:
-    """The key figures of a unit on one line."""
+    """The key figures of a unit in words, on one line."""
     shown = {name: summary[name] for name in stage.shown if summary.get(name) not in (None, {})}
-    return ", ".join(f"{name} {_number(value)}" for name, value in shown.items())
+    return ", ".join(_say_figure(name, value) for name, value in shown.items())
+
+
+def _say_figure(name: str, value: Any) -> str:
+    if name == "failures" and isinstance(value, dict):
+        kinds = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in value.items())
+        return f"without a value: {kinds}"
+    if name == "verdict_kind":
+        return VERDICTS.get(value, str(value))
+    return FIGURES.get(name, name.replace("_", " ") + " {}").format(_number(value))
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_number(one) for one in value)
     if isinstance(value, float) and abs(value) < 1000:
         return f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UsageError
-from core.settings import setting
+from core.settings import ParallelSettings, setting
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,19 @@ class LLMSettings:
         "", "llm: name of the model; default: the endpoint's only one", in_key=False
     )
     llm_url: str = setting(
-        "", "llm: base URL of the endpoint, such as http://127.0.0.1:8000/v1", in_key=False
+        "",
+        "llm: base URL of the endpoint, such as http://127.0.0.1:8000/v1; given several times, "
+        "requests go to the endpoint with the shortest queue",
+        in_key=False,
+        several=True,
     )
-    concurrency: int = setting(16, "llm: requests in flight", in_key=False)
-    rpm: float = setting(0.0, "llm: requests a minute, at most; 0 is no limit", in_key=False)
-    tpm: float = setting(0.0, "llm: tokens a minute, at most; 0 is no limit", in_key=False)
+    concurrency: int = setting(16, "llm: requests in flight at one endpoint", in_key=False)
+    rpm: float = setting(
+        0.0, "llm: requests a minute to one endpoint, at most; 0 is no limit", in_key=False
+    )
+    tpm: float = setting(
+        0.0, "llm: tokens a minute to one endpoint, at most; 0 is no limit", in_key=False
+    )
     llm_timeout: float = setting(300.0, "llm: seconds for one attempt", in_key=False)
     price_in: float = setting(0.0, "llm: price of a million input tokens", in_key=False)
     price_out: float = setting(0.0, "llm: price of a million output tokens", in_key=False)
@@ -89,7 +97,7 @@ class TitleSettings(LLMSettings):
 
 
 @dataclass(frozen=True)
-class LabelSettings(LLMSettings):
+class LabelSettings(LLMSettings, ParallelSettings):
     """label: text of the train split -> a label for each feature."""
 
     labels: str = setting(
@@ -120,7 +128,7 @@ class LabelSettings(LLMSettings):
 
 
 @dataclass(frozen=True)
-class ScoreSettings(LLMSettings):
+class ScoreSettings(LLMSettings, ParallelSettings):
     """score: labels -> how well they predict activations in documents unseen by the labeller."""
 
     labels: str = setting(

@@ -15,15 +15,7 @@ import pandas as pd
 
 from autointerp import pipeline
 from autointerp.answers import ClampedTexts, TopFeatures, clamps_of
-from autointerp.clamps import (
-    DOSES,
-    DoseBudget,
-    choose_features,
-    is_found_again,
-    measure_doses,
-    read_held_out_prompts,
-    works,
-)
+from autointerp.clamps import DoseBudget, measure_doses
 from autointerp.features import Features
 from autointerp.labels.notes import add_note
 from autointerp.llm.remembered import complete_settings
@@ -64,7 +56,18 @@ def new(name: str | Path, **settings: Any) -> Study:
     made = from_table(
         RunSettings, {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     )
-    check_site(made.subject, made.revision, Site.parse(made.site))
+    if made.sae:
+        from core.training.basis import Basis
+
+        if basis := Basis.parse(made.sae):
+            read, write = basis.sites(made.site)
+            made = replace(made, site=read, site_out=made.site_out or write)
+    for site in filter(None, (made.site, made.site_out)):
+        check_site(made.subject, made.revision, Site.parse(site))
+    if made.site == made.site_out:
+        raise UsageError(
+            f"The run reads and predicts {made.site}.", "Leave site_out out for an autoencoder."
+        )
     check_corpus(made.corpus)
     return Study(Run.create(str(name), made))
 
@@ -92,7 +95,8 @@ class Study:
     def __repr__(self) -> str:
         about = self.run_directory.settings
         done = ", ".join(self.run_directory.committed()) or "nothing made yet"
-        return f"<Study {self.name}: {about.subject} at {about.site}; {done}>"
+        place = f"{about.site} to {about.site_out}" if about.site_out else about.site
+        return f"<Study {self.name}: {about.subject} at {place}; {done}>"
 
     # ------------------------------------------------------------ stages
 
@@ -169,7 +173,7 @@ class Study:
         `controls` also labels and scores random directions and the untrained subject, on a small
         budget (`pipeline.CONTROL`).
         """
-        pipeline.make_run(self.run_directory, controls)
+        pipeline.make_run(self.run_directory, controls=controls)
         self.__dict__.pop("_features", None)
         return self.path / "report" / "report.md"
 
@@ -232,20 +236,37 @@ class Study:
         return TopFeatures(reading.tokens, firings, self.model.sae.n_features)
 
     def why(
-        self, prompt: str, token: str = "", against: str = "", *, top: int = 10, steps: int = 1
+        self,
+        prompt: str,
+        token: str = "",
+        against: str = "",
+        *,
+        top: int = 10,
+        steps: int = 1,
+        also: Sequence[str] = (),
     ) -> Attribution:
         """Which features, at which tokens, make the next token of `prompt`; checked by ablation.
 
         The logit of `token` (default: the likeliest) less that of `against`; `top` firings and as
-        many random ones are ablated. `steps` above 1 averages gradients. Raises UsageError for a
-        text that is not one token.
+        many random ones are ablated. `steps` above 1 averages gradients. `also` names other runs of
+        the same subject: the logit is attributed to their features too, with edges between the
+        `top` firings of all. Raises UsageError for a text that is not one token.
         """
-        from core.attribution.attribute import Question, attribute
+        from core.attribution.attribute import Question
+        from core.attribution.runs import why_runs
 
-        model, question = self.model, Question(token, against, top, steps)
-        made = attribute(model.subject, model.site, model.sae, prompt, question)
-        fired = {firing.feature for firing in made.firings}
-        return replace(made, labels={f: self.known.label(f) for f in fired})
+        question = Question(token, against, top, steps)
+        others = [self._same_subject(name) for name in also]
+        models = [(self.name, self.model), *((study.name, model) for study, model in others)]
+        made = why_runs(models, prompt, question)
+
+        def with_labels(found: Attribution, known: Features) -> Attribution:
+            fired = {firing.feature for firing in found.firings}
+            return replace(found, labels={f: known.label(f) for f in fired})
+
+        named = zip(made.also, (study for study, _ in others), strict=True)
+        made = replace(made, also=tuple(with_labels(a, s.known) for a, s in named))
+        return with_labels(made, self.known)
 
     # ------------------------------------------------------------ clamps
 
@@ -295,14 +316,23 @@ class Study:
                 self.known.evidence, self.model, chosen, list(doses), effort, places
             )
             record = record.with_doses(measured)
-        return ClampedTexts(self, record, self._keep(record))
+        return self.keep(record)
 
-    def _keep(self, record: Experiment) -> str:
+    def keep(self, record: Experiment) -> ClampedTexts:
+        """Keep an experiment in the run, with its texts at hand."""
         with self.run_directory.locked("clamp"):
-            return save_experiment(self.run_directory, record)
+            return ClampedTexts(self, record, save_experiment(self.run_directory, record))
 
     def _other(self, name: str, clamps: Sequence[Clamp]) -> tuple[LoadedModel, list[Clamp], dict]:
         """(the loaded model of another run on the same subject, its clamps, their maxima)."""
+        other, loaded = self._same_subject(name)
+        return loaded, list(clamps), other.maxima([c.feature for c in clamps])
+
+    def _same_subject(self, name: str) -> tuple[Study, LoadedModel]:
+        """Another run and its loaded model; raises UsageError for another subject than this run's.
+
+        The subject is loaded once for both.
+        """
         from core.clamps.live import LoadedModel
 
         other, mine = open(name), self.run_directory.settings
@@ -311,10 +341,9 @@ class Study:
         if any(getattr(mine, field) != getattr(theirs, field) for field in same):
             raise UsageError(
                 f"Run {name} is about another subject than {self.name}.",
-                "Clamp features of runs on one subject together.",
+                "Give --also a run on the same subject.",
             )
-        loaded = LoadedModel(other.run_directory, self.model.subject)
-        return loaded, list(clamps), other.maxima([c.feature for c in clamps])
+        return other, LoadedModel(other.run_directory, self.model.subject)
 
     def replay(self, number: int) -> tuple[Experiment, Experiment]:
         """Kept experiment `number`, and the same run again.
@@ -325,45 +354,16 @@ class Study:
         return kept, replace(self.model.replay(kept), labels=kept.labels)
 
     def find_working(self, count: int, budget: DoseBudget | None = None) -> Iterator[ClampedTexts]:
-        """Features worth clamping whose clamp works, at their useful dose, each kept as it is
-        found.
+        """Clamps that beat their controls, at their useful doses (`autointerp.gallery`)."""
+        from autointerp.gallery import find_working
 
-        At most six features are tried for each one wanted. The dose is chosen on half of the
-        prompts and the texts are written on the other half.
-        """
-        from core.progress import progress
+        return find_working(self, count, budget or DoseBudget())
 
-        budget, wanted = budget or DoseBudget(), count
-        for feature in progress(choose_features(self.known, 6 * count), "gallery", unit="feat"):
-            made = self._working(feature, budget)
-            if made is not None:
-                yield made
-                wanted -= 1
-            if not wanted:
-                return
+    def estimate_working(self, budget: DoseBudget | None = None) -> float:
+        """Seconds that `find_working` takes for each feature that it tries, from one timed text."""
+        from autointerp.gallery import estimate_working
 
-    def _working(self, feature: int, budget: DoseBudget) -> ClampedTexts | None:
-        """The clamp of one feature at its useful dose; None when no dose beats its controls."""
-        from core.clamps.clamp import Sampling
-
-        tried = Clamp(feature, "set", 1.0, relative=True)
-        measured = measure_doses(self.known.evidence, self.model, [tried], DOSES[1:], budget)
-        if works(measured["useful"]):
-            by = "useful"
-        elif is_found_again(measured.get("useful_found")):
-            by = "useful_found"
-        else:
-            return None
-        chosen = Clamp(feature, "set", measured[by]["dose"], relative=True)
-        prompts = read_held_out_prompts(self.known.evidence, budget)[1::2]
-        writing = Sampling(prompts, budget.tokens, 0.7, (0,))
-        record = replace(
-            self.model.clamp([chosen], self.maxima([feature]), writing).with_doses(measured),
-            labels={feature: self.known.label(feature)},
-            shown_by=by,
-            promoted=tuple(e.token for e in self.known.evidence.promoted(feature)[:10]),
-        )
-        return ClampedTexts(self, record, self._keep(record))
+        return estimate_working(self, budget or DoseBudget())
 
     # ------------------------------------------------------------ pictures and exports
 
@@ -373,9 +373,11 @@ class Study:
 
         return map_drawing(self.known, dark)
 
-    def export(self, folder: str | Path, to: str = "site", **names: str) -> list[Path]:
+    def export(
+        self, folder: str | Path, to: str = "site", *, also: Sequence[str] = (), **names: str
+    ) -> list[Path]:
         """Write FOLDER: `site` (the explorer), `csv`, `jsonl`, `neuronpedia`, or `saelens` (the
-        SAE).
+        SAE). `also` are other runs for the same site.
         """
         from figures.explorer.site import export_site
 
@@ -386,7 +388,7 @@ class Study:
             export_saelens(self.run_directory, folder)
             return sorted(folder.iterdir())
         if to == "site":
-            export_site(self.known, folder)
+            export_site(self.known, folder, [open(name).known for name in also])
             return [folder / "index.html"]
         if to == "neuronpedia":
             from autointerp.exchange.neuronpedia import export_neuronpedia

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ def replace_file(path: Path) -> Iterator[Path]:
 
     When the block raises, the temporary file is removed and `path` stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two machines may give one shard to two processes of the same number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as handle:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from tqdm import tqdm
 
 REDRAW = 1.0  # seconds between two pictures of a bar in a terminal
 LINE = 30.0  # seconds between two lines where standard error is no terminal
+LEAST_SHARE = 0.05  # of a job's time, before an estimate of the rest is told
 
 
 class Bar(tqdm):
@@ -99,6 +101,33 @@ def progress(
         delay=0 if terminal else LINE,
         leave=None if terminal else False,
     )
+
+
+class Steps:
+    """Say which step of a job begins, `[3/9] index`, and about how long the rest will take.
+
+    `shares` maps each step, in order, to the share of the job's time that it is known to take; the
+    clock of the steps that are done and their shares tell the rest.
+    """
+
+    def __init__(self, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic):
+        self.shares, self.clock = dict(shares), clock
+        self.began = clock()
+        self.done: list[str] = []
+
+    def begin(self, name: str) -> None:
+        """Say that step `name` begins."""
+        say(f"[{len(self.done) + 1}/{len(self.shares)}] {name}{self._rest()}")
+        self.done.append(name)
+
+    def _rest(self) -> str:
+        share = sum(self.shares[name] for name in self.done)
+        whole = sum(self.shares.values())
+        if share < LEAST_SHARE * whole:
+            return ""
+        seconds = (self.clock() - self.began) * (whole - share) / share
+        rest = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
+        return f" (about {rest} left)"
 
 
 def say(line: str) -> None:

@@ -24,7 +24,16 @@ from typing import Any, ClassVar
 
 from core.errors import UsageError
 
-NAMED_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_out")
+NAMED_SITES = (
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "attn_z",
+    "mlp_in",
+    "mlp_out",
+    "neurons",
+)
 SPLITS = ("train", "val", "test")
 
 

@@ -15,9 +15,28 @@ from core.errors import UsageError
 S = TypeVar("S")
 
 
-def setting(default: Any, text: str, *, choices: tuple[Any, ...] = (), in_key: bool = True) -> Any:
-    """A dataclass field with its help sentence; `choices` are the values that it accepts."""
-    return field(default=default, metadata={"help": text, "choices": choices, "in_key": in_key})
+def setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[Any, ...] = (),
+    in_key: bool = True,
+    optional: bool = False,
+    several: bool = False,
+) -> Any:
+    """A dataclass field with its help sentence; `choices` are the values that it accepts.
+
+    An `optional` one is in a unit's key only where it differs from its default. A flag of a setting
+    with `several` may be given several times; the setting is the texts with a space between them.
+    """
+    about = {
+        "help": text,
+        "choices": choices,
+        "in_key": in_key,
+        "optional": optional,
+        "several": several,
+    }
+    return field(default=default, metadata=about)
 
 
 def from_table(kind: type[S], table: Mapping[str, Any]) -> S:
@@ -44,6 +63,7 @@ def key_table(settings: Any) -> dict[str, Any]:
         f.name: getattr(settings, f.name)
         for f in fields(settings)
         if f.metadata.get("in_key", True)
+        and not (f.metadata.get("optional") and getattr(settings, f.name) == f.default)
     }
 
 
@@ -64,19 +84,33 @@ class RunSettings:
         "resid_post.3",
         "where activations are read: resid_post.3, mlp_out.0, or <module path>.output",
     )
+    site_out: str = setting(
+        "",
+        "for a transcoder: the later site that it predicts from --site, such as mlp_out.3 from "
+        "mlp_in.3",
+        optional=True,
+    )
     corpus: str = setting(
         "stdlib",
-        "stdlib; a file (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet, each also .gz or .zst) or "
-        "a folder of them; hf:name[@config][:split][:column]",
+        "prompts, what SmolLM2 wrote from our prompts; stdlib; a file (.txt, .md, .jsonl, .json, "
+        ".csv, .tsv, .parquet, each also .gz or .zst) or a folder of them; "
+        "hf:name[@config][:split][:column]",
     )
     sae: str = setting(
-        "", "load this published SAE instead of training one: a folder, a file, or hf:repo[/folder]"
+        "",
+        "load this published SAE instead of training one: smollm2-135m, which comes with the "
+        "program; a folder, a file, or hf:repo[/folder]; or take the subject's own units as "
+        "features: neurons, heads, or neurons:64 for the 64 largest on a token",
     )
     seed: int = setting(0, "seed of everything random in the run")
     trust_remote_code: bool = setting(
         False, "run the code that comes with the subject's checkpoint", in_key=False
     )
-    device: str = setting("auto", "cpu, cuda, mps, or auto", in_key=False)
+    device: str = setting(
+        "auto",
+        "cpu, cuda, mps, auto, or auto:all, which divides the subject's layers over all GPUs",
+        in_key=False,
+    )
     dtype: str = setting(
         "auto",
         "type of the subject's weights; auto is bfloat16 where this machine is measured to be "
@@ -86,7 +120,38 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class CaptureSettings:
+class ParallelSettings:
+    """Where shards are made: in this process, in several, or on a Ray cluster."""
+
+    engine: str = setting(
+        "auto",
+        "inline: this process; processes: several on this machine; ray: a Ray cluster; auto: "
+        "processes where --workers is over 1 or the work is no product of matrices, else inline",
+        choices=("auto", "inline", "processes", "ray"),
+        in_key=False,
+    )
+    workers: int = setting(
+        0,
+        "processes or Ray actors, each with its share of the cores; 0: one a core, or as many as "
+        "the cluster has room for",
+        in_key=False,
+    )
+    ray: str = setting(
+        "",
+        "ray: address of the cluster's head, host:port; default: $RAY_ADDRESS, else a cluster on "
+        "this machine alone, for this command",
+        in_key=False,
+    )
+    gpus_per_worker: float = setting(
+        -1.0,
+        "ray: GPUs that a worker asks for, such as 1 or 0.5; -1: one where the cluster has any "
+        "and the stage uses one",
+        in_key=False,
+    )
+
+
+@dataclass(frozen=True)
+class CaptureSettings(ParallelSettings):
     """capture: read the documents, tokenise them, and store activations and splits."""
 
     max_tokens: int = setting(
@@ -134,9 +199,6 @@ class CaptureSettings:
         "tokens in one pass through the subject; 0 measures which size is fastest",
         in_key=False,
     )
-    workers: int = setting(
-        1, "processes that read shards, each with its share of the cores", in_key=False
-    )
 
 
 ARCHITECTURES = {
@@ -179,6 +241,9 @@ class TrainSettings:
     decay: float = setting(0.3, "last share of all steps, over which the learning rate falls to 0")
     check_every: int = setting(100, "steps between measurements on the val split")
     patience: int = setting(8, "measurements without improvement before training stops early")
+    skip: bool = setting(
+        False, "transcoders: an affine skip connection beside the features", optional=True
+    )
     take: str = setting("", "copy this SAE of a sweep, as sweep/NAME/SAE, and train nothing")
 
 
@@ -232,16 +297,12 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
-class IndexSettings:
+class IndexSettings(ParallelSettings):
     """index: find every firing of every feature, and store them by feature."""
-
-    workers: int = setting(
-        1, "processes that make shards, each with its share of the cores", in_key=False
-    )
 
 
 @dataclass(frozen=True)
-class EffectsSettings:
+class EffectsSettings(ParallelSettings):
     """effects: find the tokens that each feature promotes, and measure what a clamp changes."""
 
     clamp: float = setting(

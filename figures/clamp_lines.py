@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
 from core.clamps.experiments import Experiment
-from figures.layout import Column, lay_table, terminal_width, wrap_text
-from figures.text import describe_useful, quote, short_label, to_line
+from figures.layout import Column, fit_text, lay_table, terminal_width, wrap_text
+from figures.text import describe_change, describe_useful, quote, short_label, to_line
 
 MEASURES = (  # key in the row of a dose, name, format
     ("target", "own tokens, nats", "+.2f"),
@@ -26,18 +28,20 @@ def clamp_text(record: Experiment) -> str:
     """Continuations without and with the clamp, one above the other, then what doses do."""
     width = terminal_width()
     lines = [
-        f"{clamp}   {short_label(record.label(feature))}".rstrip()
+        fit_text(f"{clamp}   {short_label(record.label(feature))}".rstrip(), width)
         for clamp, feature in zip(record.clamps, record.features, strict=True)
     ]
     for other in record.also:
         for clamp in other.clamps:
             what = f"{clamp.mode} {clamp.feature}={clamp.value:.4g}"
             lines.append(f"{what}   in run {other.run}")
+    if said := describe_change(record):
+        lines += wrap_text(said, width)
     texts = zip(record.prompts, record.seeds, record.baseline, record.clamped, strict=True)
     for prompt, seed, baseline, clamped in texts:
         lines += wrap_text(f"-- {to_line(prompt)}   (seed {seed})", width)
-        lines += hang_text("   baseline  ", to_line(baseline), width)
-        lines += hang_text("   clamped   ", to_line(clamped), width)
+        lines += hang_text("   baseline  ", on_one_line(baseline), width)
+        lines += hang_text("   clamped   ", on_one_line(clamped), width)
     for entry in record.next_tokens or ():
         lines += ["", *next_token_lines(entry, width)]
     if record.doses is not None:
@@ -66,12 +70,48 @@ def next_token_lines(entry: dict[str, Any], width: int) -> list[str]:
         for row in entry["tokens"]
     ]
     table = lay_table(columns, rows, width).splitlines()
-    return [*wrap_text(f"-- {to_line(entry['prompt'])} ...", width), *table]
+    written = written_lines(entry.get("written") or [], width)
+    return [*wrap_text(f"-- {to_line(entry['prompt'])} ...", width), *table, *written]
+
+
+def written_lines(entries: list[dict[str, Any]], width: int) -> list[str]:
+    """Each token of the clamped text, and what was likeliest there without the clamp."""
+    if not entries:
+        return []
+    columns = [
+        Column("   written"),
+        Column("baseline", right=True),
+        Column("clamped", right=True),
+        Column("nats", right=True),
+        Column("likeliest without the clamp"),
+    ]
+    rows = []
+    for entry in entries:
+        best = max(entry["tokens"], key=lambda row: row["baseline"])
+        rows.append(
+            [
+                f"   {quote(entry['token'])}",
+                f"{math.exp(entry['baseline']):.2%}",
+                f"{math.exp(entry['clamped']):.2%}",
+                f"{entry['clamped'] - entry['baseline']:+.2f}",
+                f"{quote(best['token'])} {math.exp(best['baseline']):.1%}",
+            ]
+        )
+    return ["", *lay_table(columns, rows, width).splitlines()]
+
+
+def on_one_line(text: str) -> str:
+    """The text with ↵ for each line end, and the indentation behind it left out."""
+    return to_line(re.sub(r"\n[ \t]*", "\n", text))
 
 
 def hang_text(name: str, text: str, width: int) -> list[str]:
-    """Text behind a name, wrapped between words."""
-    rows = wrap_text(text, width - len(name))
+    """Text behind a name, wrapped between words and behind line ends.
+
+    Only what is longer than a line is cut inside: a subject may write that.
+    """
+    behind = text.replace("↵", "↵ ")
+    rows = textwrap.wrap(behind, width - len(name), break_on_hyphens=False) or [""]
     return [(name if i == 0 else " " * len(name)) + row for i, row in enumerate(rows)]
 
 

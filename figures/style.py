@@ -61,12 +61,20 @@ DARK_PALETTE = (
 DOTS, MOST_BYTES = (200, 150, 110, 80), 600_000
 SEQUENTIAL = "cividis"
 
+# `own`, `direction` and `other` are the curves of a clamp and of its controls: a random direction,
+# a random feature. The explorer's page has the same colours (a test compares them), so each is dark
+# or light enough for 3 : 1 on the page's background.
 LIGHT = {
     "page": "#FFFFFF",
     "ink": "#111418",
     "faint": "#5B6470",
     "grid": "#E3E6EA",
     "noise": "#B8BEC6",
+    "score": "#0072B2",
+    "null": "#B06F00",
+    "own": "#D55E00",
+    "direction": "#B0558A",
+    "other": "#737B86",
     "palette": PALETTE,
 }
 DARK = {
@@ -75,6 +83,11 @@ DARK = {
     "faint": "#9AA4B1",
     "grid": "#2A3038",
     "noise": "#4A525C",
+    "score": "#4AA8E0",
+    "null": "#E69F00",
+    "own": "#FF8A3C",
+    "direction": "#E08FBD",
+    "other": "#98A1AC",
     "palette": DARK_PALETTE,
 }
 

@@ -12,7 +12,10 @@ WHICH = {"strongest": "the strongest", "random": "random ones", "all": "every fi
 
 
 def why_text(record: Attribution) -> str:
-    """The logit and its parts, the firings that were ablated, and how well it was predicted."""
+    """The logit and its parts, the firings that were ablated, and how well it was predicted.
+
+    Other runs that the logit was attributed to follow, and the edges between them.
+    """
     width = terminal_width()
     about = f"next token {quote(record.token)}, probability {record.probability:.1%}"
     if record.against:
@@ -34,9 +37,33 @@ def why_text(record: Attribution) -> str:
             f"rank correlation of predicted with measured, each ablated alone: "
             f"{record.rank_correlation:.2f}"
         )
+    for other in record.also:
+        about = f"-- {other.run}, at {other.site}: features {other.features:+.3f} logits"
+        firings = other.firings[: other.strongest]
+        lines += ["", about, firing_table(other, "strongest", firings, width)]
+    if record.edges:
+        lines += ["", lay_table(EDGES, edge_rows(record), width)]
     return "\n".join(lines)
 
 
+def edge_rows(record: Attribution) -> list[list[str]]:
+    """A row for each of the largest edges: from the feature of one run to that of another."""
+    return [
+        [
+            f"{e.lower} {e.lower_feature} at {e.lower_position}",
+            f"{e.upper} {e.upper_feature} at {e.upper_position}",
+            f"{e.weight:+.3f}",
+        ]
+        for e in record.edges[:EDGES_SHOWN]
+    ]
+
+
+EDGES_SHOWN = 15
+EDGES = (
+    Column("from", right=False, flexible=True),
+    Column("to", right=False, flexible=True),
+    Column("logits through it", right=True, flexible=False),
+)
 PARTS = (
     Column("part", right=False, flexible=False),
     Column("logits", right=True, flexible=False),
@@ -56,6 +83,7 @@ def part_rows(record: Attribution) -> list[list[str]]:
         ("features", record.features, f"{len(record.firings)} firings, activation times gradient"),
         ("errors", sum(record.errors), "what the autoencoder does not reconstruct"),
         ("bias", record.bias, "the decoder's bias"),
+        *([("skip", record.skip, "the skip connection")] if record.skip else []),
         ("first token", record.first, "where no feature counts"),
         ("rest", record.rest, "constants behind the site, and what is not linear"),
     )

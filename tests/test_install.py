@@ -32,6 +32,7 @@ def test_every_import_is_a_requirement():
 
     names = {
         "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
         "faiss": "faiss-cpu",
         "umap": "umap-learn",
         "huggingface_hub": "huggingface-hub",
@@ -75,9 +76,7 @@ def test_the_installed_command_runs_from_another_folder(tmp_path):
         check=True,
     )
     environment = os.environ | {"PYTHONPATH": str(target), "BRAIN_SURGERY_HOME": str(tmp_path)}
-    code = (
-        "import autointerp, core.subject.embedded as e; print(autointerp.__file__, e.data_folder())"
-    )
+    code = "import autointerp, core.embedded as e; print(autointerp.__file__, e.data_folder())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

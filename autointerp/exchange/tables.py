@@ -17,7 +17,11 @@ from core.progress import progress
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins so
 STATS = ["feature", "status", "density", "n_firings", "n_documents", "max"]
-COLUMNS = [*STATS, "group", "title", "set", "label", COVERAGE, "gain", "precision", "confidence"]
+COLUMNS = [
+    *STATS, "group", "title", "x", "y", "promoted",
+    "set", "label", COVERAGE, "gain", "precision", "confidence",
+]  # fmt: skip
+PROMOTED = 10  # tokens that a row names, as a JSON list
 ENDINGS = {"": "value", "_low": "low", "_high": "high", "_null": "null"}  # column ending -> field
 
 
@@ -30,7 +34,8 @@ def export_table(features: Features, folder: Path, kind: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"features.{kind}"
     counts = SNIPPETS if kind == "jsonl" else {}
-    cards = progress(features.cards.walk(counts), "export", unit="feat")
+    total = features.evidence.n_features
+    cards = progress(features.cards.walk(counts), "export", total=total, unit="feat")
     with (
         replace_file(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as handle,
@@ -38,7 +43,8 @@ def export_table(features: Features, folder: Path, kind: str) -> list[Path]:
         if kind == "jsonl":
             write_lines(handle, cards)
         else:
-            write_csv(handle, cards, sorted(set(features.scores["kind"])))
+            places = features.table()[["x", "y"]].to_numpy().tolist()
+            write_csv(handle, cards, sorted(set(features.scores["kind"])), places)
     return [path]
 
 
@@ -48,20 +54,29 @@ def write_lines(handle: TextIO, cards: Iterable[Card]) -> None:
         handle.write(json.dumps(card.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_csv(handle: TextIO, cards: Iterable[Card], kinds: list[str]) -> None:
-    """Write a row for each feature and label set; `kinds` are the kinds of score."""
+def write_csv(
+    handle: TextIO, cards: Iterable[Card], kinds: list[str], places: list[list[float]]
+) -> None:
+    """Write a row for each feature and label set.
+
+    `kinds` are the kinds of score, `places` (F, 2) where each feature stands on the map, NaN for
+    one without a place.
+    """
     endings = (kind + ending for kind in kinds for ending in ENDINGS)
     names = list(dict.fromkeys([*COLUMNS, *endings]))
     writer = csv.DictWriter(handle, names)
     writer.writeheader()
     for card in cards:
-        writer.writerows({k: quote_formula(v) for k, v in row.items()} for row in csv_rows(card))
+        x, y = (None if value != value else round(value, 5) for value in places[card.feature])
+        rows = (row | {"x": x, "y": y} for row in csv_rows(card))
+        writer.writerows({k: quote_formula(v) for k, v in row.items()} for row in rows)
 
 
 def csv_rows(card: Card) -> Iterator[dict[str, Any]]:
     """Yield the row of each label; one row without a label where there is none."""
     cluster = card.cluster or {"group": None, "title": None}
-    base = {name: getattr(card, name) for name in STATS} | cluster
+    tokens = json.dumps([row["token"] for row in card.promoted[:PROMOTED]], ensure_ascii=False)
+    base = {name: getattr(card, name) for name in STATS} | cluster | {"promoted": tokens}
     for label in card.labels or [{"set": None, "text": None, "confidence": None, "scores": []}]:
         row = base | {
             "set": label["set"],

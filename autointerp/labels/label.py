@@ -37,7 +37,7 @@ from autointerp.labels.unit import (
     unit_of,
     write_labels,
 )
-from autointerp.llm.endpoint import Endpoint
+from autointerp.llm.fleet import open_fleet
 from autointerp.llm.replies import Reply
 from autointerp.llm.session import (
     AnswerFormat,
@@ -56,6 +56,7 @@ from core.files import canonical_hash
 from core.progress import progress, say
 from core.records import Failure, Label, Manifest
 from core.run import Run
+from core.workers import PROCESSES, Engine
 
 VERSION = 6  # of the units label/<set>
 PROMOTED, SUPPRESSED = 8, 0  # output tokens in the prompt
@@ -131,7 +132,8 @@ def label_by_rules(
     with open_session(evidence.run, settings) if by_llm else contextlib.nullcontext() as asker:
 
         def make(growth: Growth) -> dict[str, Any]:
-            labels, failures = fit_labels(evidence, growth.missing)
+            engine = Engine.choose(settings, evidence.run, auto="processes")
+            labels, failures = fit_labels(evidence, growth.missing, engine)
             more: dict[str, Any] = {}
             if asker is not None:
                 labels, more = name_rules(evidence, labels, asker)
@@ -144,7 +146,7 @@ def label_by_rules(
     return manifest
 
 
-def fit_labels(evidence: Evidence, wanted: list[int]) -> Labelled:
+def fit_labels(evidence: Evidence, wanted: list[int], engine: Engine = PROCESSES) -> Labelled:
     """Fit a rule for each feature; a feature that never fires in the train split is too_rare."""
     annotations = Annotations.from_tokens(evidence.tokens)
     with progress(total=len(wanted), label="label", unit="feat") as bar:
@@ -159,7 +161,7 @@ def fit_labels(evidence: Evidence, wanted: list[int]) -> Labelled:
             wanted,
             progress=show,
             seed=evidence.run.settings.seed,
-            workers=0,
+            engine=engine,
         )
         labels = [
             Label(f.feature, RULES, f.text, f.confidence, f.kind, evidence=f.n_firings)
@@ -212,7 +214,7 @@ def label_by_llm(
     evidence: Evidence, settings: LabelSettings, wanted: list[int], redo: bool
 ) -> Manifest:
     """Make or extend the set of the model that the settings name."""
-    model = Endpoint(settings.llm_url).choose_model(settings.llm_model)
+    model = open_fleet(settings).choose_model(settings.llm_model)
     label_set = f"llm-{slug(model)}"
     settings = replace(settings, llm_model=model)
     inputs = ("index", "effects", *([unit_of(RULES)] if settings.evidence else []))

@@ -38,6 +38,7 @@ from autointerp.llm.endpoint import (
     unreachable,
     wrong_key,
 )
+from autointerp.llm.fleet import Fleet, Server
 from autointerp.llm.replies import (
     Reply,
     ReplyStore,
@@ -79,7 +80,8 @@ class _Fault(Exception):
     """One attempt failed.
 
     `wait` is the seconds that the server asked to wait, if it did; `final` means that another
-    attempt would fail too. `kind` is that of the Reply: provider or refused.
+    attempt would fail too, `outage` that the endpoint itself does not answer. `kind` is that of the
+    Reply: provider or refused.
     """
 
     def __init__(
@@ -88,9 +90,10 @@ class _Fault(Exception):
         wait: float | None = None,
         final: bool = False,
         kind: str = "provider",
+        outage: bool = False,
     ):
         super().__init__(message)
-        self.wait, self.kind = wait, kind
+        self.wait, self.kind, self.outage = wait, kind, outage
         self.final = final or (wait or 0.0) > LONGEST_WAIT
 
 
@@ -98,7 +101,7 @@ class _Fault(Exception):
 class _Exchange:
     """One call of `answer`: its limits, and the state that its workers share."""
 
-    endpoint: Endpoint
+    fleet: Fleet
     store: ReplyStore
     timeout: float  # seconds for one attempt
     retries: int
@@ -106,24 +109,24 @@ class _Exchange:
     backoff: float  # seconds before the first retry
     received: Callable[[Reply], None]
     budget: Budget
-    pace: Pace
     deadline: float  # seconds for one request, all attempts and waits together
-    n_paid: int = 0
     failures_in_row: int = 0
-    resume_at: float = 0.0  # loop time; a rate limit asks all workers to send nothing before it
 
-    async def run(self, requests: list[Request], concurrency: int) -> None:
-        """Answer the requests with `concurrency` workers."""
+    async def run(self, requests: list[Request]) -> None:
+        """Answer the requests, as many at once as the endpoints have room for."""
         waiting = iter(requests)
 
-        async def work(client: Any) -> None:
+        async def work() -> None:
             for request in waiting:
-                self._count(await self._answer(client, request))
+                self._count(await self._answer(request))
 
-        async with self.endpoint.client(self.timeout) as client:
-            workers = [
-                asyncio.create_task(work(client)) for _ in range(min(concurrency, len(requests)))
-            ]
+        async with contextlib.AsyncExitStack() as clients:
+            for server in self.fleet.servers:
+                server.in_flight = 0
+                client = server.endpoint.client(self.timeout)
+                server.client = await clients.enter_async_context(client)
+            n_workers = min(self.fleet.room, len(requests))
+            workers = [asyncio.create_task(work()) for _ in range(n_workers)]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -138,56 +141,69 @@ class _Exchange:
         self.received(reply)
         if self.failures_in_row >= self.max_failures:
             raise ProviderError(
-                f"{self.failures_in_row} requests in a row to {self.endpoint.url} failed; the "
+                f"{self.failures_in_row} requests in a row to {self.fleet.urls} failed; the "
                 f"last: {reply.message}",
                 "Check the endpoint, then run the same command again: what was received is kept.",
             )
 
-    async def _answer(self, client: Any, request: Request) -> Reply:
+    async def _answer(self, request: Request) -> Reply:
         """The reply to one request, if the budget has room for it."""
         if not await self.budget.admit(request):
             message = f"not asked: it could cost more than is left of {self.budget.limit:g}"
             return Reply(request.key, None, error="budget", message=message)
         reply = Reply(request.key, None)  # what an interrupt leaves
         try:
-            reply = await self._ask(client, request)
+            reply = await self._ask(request)
         finally:
             self.budget.settle(request, reply)
         return reply
 
-    async def _ask(self, client: Any, request: Request) -> Reply:
+    async def _ask(self, request: Request) -> Reply:
         """The reply to one request, stored; after the last attempt, the provider's failure."""
-        clock = asyncio.get_running_loop().time
+        clock = self.fleet.clock
         ends_at = clock() + self.deadline
-        for attempt in range(self.retries + 1):
-            await self._wait_for_turn(request, clock)
+        attempt = 0
+        while True:
+            server = await self.fleet.take()
             try:
-                raw = await self._attempt(client, request)
+                await self._wait_for_turn(server, request)
+                raw = await self._attempt(server, request)
+            except ProviderError as error:
+                if not self.fleet.leave_out(server, error):
+                    raise
+                continue  # another endpoint has not been asked yet
             except _Fault as fault:
-                message = f"{fault} (attempt {attempt + 1})"
+                attempt += 1
+                message = f"{fault} (attempt {attempt})"
                 failure = Reply(request.key, None, error=fault.kind, message=message)
-                if fault.final or attempt == self.retries or clock() > ends_at:
-                    break
-                if fault.wait is None:
-                    pause = min(LONGEST_BACKOFF, self.backoff * 2**attempt)
+                elsewhere = fault.kind == "provider" and self.fleet.leave_out(
+                    server, fault, fault.outage
+                )
+                if fault.final or attempt > self.retries or clock() > ends_at:
+                    return failure
+                if fault.wait is not None:
+                    server.resume_at = max(server.resume_at, clock() + fault.wait)
+                elif not elsewhere:
+                    pause = min(LONGEST_BACKOFF, self.backoff * 2 ** (attempt - 1))
                     await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                else:
-                    self.resume_at = max(self.resume_at, clock() + fault.wait)
                 continue
+            finally:
+                self.fleet.release(server)
             self.store.put(request, raw)
-            self.n_paid += 1
-            return read_reply(request.key, raw)
-        return failure
+            reply = read_reply(request.key, raw)
+            server.answered(request, reply)
+            return reply
 
-    async def _wait_for_turn(self, request: Request, clock: Callable[[], float]) -> None:
+    async def _wait_for_turn(self, server: Server, request: Request) -> None:
         """Wait until the limits a minute and a pause of the server allow an attempt."""
+        clock = self.fleet.clock
         tokens = self.budget.meter.expected_in(request) + room(request) / 4
-        if (pause := self.pace.delay(tokens, clock())) > 0:
+        if (pause := server.pace.delay(tokens, clock())) > 0:
             await asyncio.sleep(pause)
-        while (pause := self.resume_at - clock()) > 0:
+        while (pause := server.resume_at - clock()) > 0:
             await asyncio.sleep(pause)
 
-    async def _attempt(self, client: Any, request: Request) -> str:
+    async def _attempt(self, server: Server, request: Request) -> str:
         """The raw JSON of a completion.
 
         Raises _Fault when this attempt failed, ProviderError when every request would.
@@ -195,29 +211,30 @@ class _Exchange:
         import aiohttp
         import openai
 
+        endpoint = server.endpoint
         while True:  # each round but the last learns of one thing that the model refuses
-            sent = self.endpoint.adapt(request)
-            messages = self.endpoint.adapt_messages(request)
+            sent = endpoint.adapt(request)
+            messages = endpoint.adapt_messages(request)
             try:
                 # The client's own timeout counts from the last byte.
                 async with asyncio.timeout(self.timeout):
-                    response = await client.chat.completions.with_raw_response.create(
+                    response = await server.client.chat.completions.with_raw_response.create(
                         model=request.model,
                         messages=messages,
                         extra_body=sent,
                     )
                 break
             except openai.APIStatusError as error:
-                text, named = server_text(self.endpoint, error), str(error.param or "")
+                text, named = server_text(endpoint, error), str(error.param or "")
                 status = error.status_code
                 answered = {**sent, "messages": messages}
-                if not self.endpoint.learn_refusal(request, answered, status, named, text):
-                    raise self._status_fault(request, error) from None
+                if not endpoint.learn_refusal(request, answered, status, named, text):
+                    raise self._status_fault(server, request, error) from None
             except (openai.APIConnectionError, aiohttp.ClientError) as error:
-                raise self._connection_fault(error) from None
+                raise self._connection_fault(server, error) from None
             except TimeoutError:
-                raise _Fault(f"no reply within {self.timeout:g} s") from None
-        raw = self.endpoint.hide(response.text)
+                raise _Fault(f"no reply within {self.timeout:g} s", outage=True) from None
+        raw = endpoint.hide(response.text)
         if not is_completion(raw):
             raise self._stated_fault(raw)
         return raw
@@ -234,22 +251,23 @@ class _Exchange:
             return _Fault(said, final=True, kind="refused")
         return _Fault(said)
 
-    def _status_fault(self, request: Request, error: Any) -> Exception:
+    def _status_fault(self, server: Server, request: Request, error: Any) -> Exception:
         """The error to raise for an HTTP status."""
-        status, said = error.status_code, server_text(self.endpoint, error)
+        endpoint = server.endpoint
+        status, said = error.status_code, server_text(endpoint, error)
         if is_filtered(status, error.body or error.response.text):
             return _Fault(f"HTTP {status}: {said}", final=True, kind="refused")
         # After a first reply, a 403 is a gateway's verdict on one text.
-        if status == 401 or (status == 403 and not self.n_paid):
-            return wrong_key(self.endpoint, error)
+        if status == 401 or (status == 403 and not server.n_paid):
+            return wrong_key(endpoint, error)
         if status == 402 or error.code == "insufficient_quota":
             return ProviderError(
-                f"{self.endpoint.url} has no credit left (HTTP {status}): {said}",
+                f"{endpoint.url} has no credit left (HTTP {status}): {said}",
                 "Add credit, then run the same command again.",
             )
         if status in (404, 405):
             return ProviderError(
-                f"{self.endpoint.url} cannot serve model {request.model!r} (HTTP {status}): {said}",
+                f"{endpoint.url} cannot serve model {request.model!r} (HTTP {status}): {said}",
                 "Check --llm-model, and that --llm-url is the address that ends in /v1 on most "
                 "servers.",
             )
@@ -258,9 +276,10 @@ class _Exchange:
             f"HTTP {status}: {said}",
             retry_after(error.response.headers, time.time()),
             final=not transient,
+            outage=status in (502, 503, 504),
         )
 
-    def _connection_fault(self, error: BaseException) -> Exception:
+    def _connection_fault(self, server: Server, error: BaseException) -> Exception:
         """The error to raise for a broken connection.
 
         It is final when no connection was ever made; a server that answered before may come back.
@@ -271,9 +290,10 @@ class _Exchange:
         while cause := causes[-1].__cause__:
             causes.append(cause)
         refused = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-        if not self.n_paid and any(isinstance(cause, refused) for cause in causes):
-            return unreachable(self.endpoint, error)
-        return _Fault(one_line(self.endpoint.hide(f"{error} {error.__cause__ or ''}")))
+        if not server.n_paid and any(isinstance(cause, refused) for cause in causes):
+            return unreachable(server.endpoint, error)
+        said = server.endpoint.hide(f"{error} {error.__cause__ or ''}")
+        return _Fault(one_line(said), outage=True)
 
 
 def answer(
@@ -290,6 +310,7 @@ def answer(
     deadline: float = 1800.0,
     budget: Budget | None = None,
     pace: Pace | None = None,
+    fleet: Fleet | None = None,
 ) -> dict[str, Reply]:
     """{key: Reply} for every distinct request, in order.
 
@@ -297,7 +318,9 @@ def answer(
     is seconds for one attempt, of which there are at most 1 + `retries`. Waits double from
     `backoff` seconds, a server's Retry-After holds back all workers, and no attempt begins later
     than `deadline` seconds after the first. A request that `budget` does not admit ends as a Reply
-    with error "budget". `on_progress` gets each Reply once, stored ones first. Raises
+    with error "budget". `fleet` holds the endpoints that answer, where there are several, each with
+    a pace of its own; `endpoint` is the first of them, and `concurrency` and `pace` are not used.
+    `on_progress` gets each Reply once, stored ones first. Raises
     ProviderError after `max_failures` failures in a row. Whatever it raises, Ctrl-C included,
     every reply received before is in the store. It cannot run inside a running event loop.
     """
@@ -319,9 +342,11 @@ def answer(
         else:
             missing.append(request)
     if missing:
-        limits = (budget or Budget(0.0, Meter()), pace or Pace(), deadline)
+        if fleet is None:
+            fleet = Fleet([Server(endpoint, pace or Pace())], concurrency)
+        budget = budget or Budget(0.0, Meter())
         exchange = _Exchange(
-            endpoint, store, timeout, retries, max_failures, backoff, received, *limits
+            fleet, store, timeout, retries, max_failures, backoff, received, budget, deadline
         )
-        asyncio.run(exchange.run(missing, concurrency))
+        asyncio.run(exchange.run(missing))
     return {key: replies[key] for key in wanted}

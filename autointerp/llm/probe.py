@@ -21,6 +21,7 @@ from typing import Any
 from autointerp.llm.budget import Budget
 from autointerp.llm.client import answer
 from autointerp.llm.endpoint import FEWER, Endpoint
+from autointerp.llm.fleet import Fleet
 from autointerp.llm.messages import final_part
 from autointerp.llm.repair import THOUGHTS
 from autointerp.llm.replies import Reply, ReplyStore, prompt_logprobs, thoughts
@@ -83,6 +84,7 @@ class Interview:
     repetition: int  # a repeated probe asks again
     timeout: float  # seconds for one attempt
     budget: Budget | None
+    fleet: Fleet | None = None
 
     def ask(self, text: str, max_tokens: int, **parameters: Any) -> Reply:
         """The reply to `text`; raises ProviderError when the budget is too small."""
@@ -100,6 +102,7 @@ class Interview:
             retries=2,
             max_failures=10,
             budget=self.budget,
+            fleet=self.fleet,
         )[request.key]
         if reply.error == "budget":
             raise ProviderError(
@@ -116,10 +119,12 @@ def abilities(
     again: bool = False,
     timeout: float = 120.0,
     budget: Budget | None = None,
+    fleet: Fleet | None = None,
 ) -> Abilities:
     """The stored verdict, or a new one where there is none or `again` is set.
 
-    The endpoint learns which parameters its model refuses. `budget` counts the questions. Raises
+    The endpoint, or each of `fleet`, learns which parameters its model refuses. `budget` counts the
+    questions. Raises
     ProviderError when the model does not answer the plain question or the budget is too small.
     """
     known = store.probe(endpoint.url, model)
@@ -127,10 +132,11 @@ def abilities(
         verdict = Abilities(**known | {"refuses": tuple(known["refuses"])})
     else:
         asked = known["asked"] + 1 if known else 0
-        interview = Interview(endpoint, model, store, asked, timeout, budget)
+        interview = Interview(endpoint, model, store, asked, timeout, budget, fleet)
         verdict = replace(probe(interview), asked=asked)
         store.keep_probe(endpoint.url, model, asdict(verdict))
-    endpoint.refused[model] = set(verdict.refuses)
+    for each in [server.endpoint for server in fleet.servers] if fleet else [endpoint]:
+        each.refused[model] = set(verdict.refuses)
     return verdict
 
 

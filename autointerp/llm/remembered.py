@@ -83,8 +83,8 @@ def recall(run: Run) -> dict[str, Any]:
 def remember(run: Run, given: Mapping[str, Any]) -> None:
     """Keep the given settings in the run, but never a URL with credentials in it."""
     new = {name: given[name] for name in REMEMBERED if name in given}
-    url = urlsplit(str(new.get("llm_url", "")))
-    if url.username or url.password or url.query:
+    urls = [urlsplit(url) for url in str(new.get("llm_url", "")).split()]
+    if any(url.username or url.password or url.query for url in urls):
         del new["llm_url"]
     if new and (known := recall(run)) != known | new:
         _path(run).parent.mkdir(exist_ok=True)
@@ -97,7 +97,10 @@ def _path(run: Run) -> Path:
 
 def _typed(name: str, value: Any, where: str) -> Any:
     """`value` in the type of the setting's default."""
-    kind: type = next(type(f.default) for f in fields(LLMSettings) if f.name == name)
+    known = next(f for f in fields(LLMSettings) if f.name == name)
+    if known.metadata["several"] and isinstance(value, list):
+        value = " ".join(map(str, value))
+    kind: type = type(known.default)
     try:
         return kind(value)
     except (TypeError, ValueError):

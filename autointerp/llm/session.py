@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from autointerp.llm.batch import read_batch, write_batch
-from autointerp.llm.budget import Budget, Meter, Pace, Prices, estimate
+from autointerp.llm.budget import Budget, Meter, Prices, estimate
 from autointerp.llm.client import answer
-from autointerp.llm.endpoint import Endpoint
+from autointerp.llm.fleet import Fleet, open_fleet
 from autointerp.llm.probe import THINKING_TOKENS, Abilities, abilities, stored_abilities
 from autointerp.llm.repair import keep_repairs, reading
 from autointerp.llm.replies import Reply, ReplyStore, Request, read_reply
@@ -58,22 +58,21 @@ class AnswerFormat:
 
 @contextlib.contextmanager
 def open_session(run: Run, settings: LLMSettings) -> Iterator[Asker]:
-    """Yield an Asker for the endpoint and model that the settings name.
+    """Yield an Asker for the endpoints and the model that the settings name.
 
     At its end it raises Stop after an estimate or a batch file (also when DryRun left the block),
     and ProviderError when the budget is spent.
     """
-    endpoint = Endpoint(settings.llm_url)
-    model = endpoint.choose_model(settings.llm_model)
+    fleet = open_fleet(settings)
+    model = fleet.choose_model(settings.llm_model)
     meter = Meter(Prices(settings.price_in, settings.price_out))
     with ReplyStore(reply_path(run, settings.replies)) as store:
         asker = Asker(
-            endpoint,
+            fleet,
             model,
             store,
             settings,
             Budget(settings.budget, meter),
-            Pace(settings.rpm, settings.tpm),
         )
         try:
             with keep_repairs(asker.repaired):
@@ -89,15 +88,15 @@ class Asker:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        fleet: Fleet,
         model: str,
         store: ReplyStore,
         settings: LLMSettings,
         budget: Budget,
-        pace: Pace,
     ):
-        self.endpoint, self.model, self.store = endpoint, model, store
-        self.settings, self.budget, self.pace = settings, budget, pace
+        self.fleet, self.endpoint = fleet, fleet.first
+        self.model, self.store = model, store
+        self.settings, self.budget = settings, budget
         self.meter = budget.meter  # replies that this command pays for
         self.used = Meter(self.meter.prices)  # replies that were read, paid for now or earlier
         self.repaired: set[str] = set()  # keys of replies that were nearly JSON and were read
@@ -120,7 +119,12 @@ class Asker:
                 self._abilities = stored_abilities(self.endpoint, self.model, self.store)
             else:
                 self._abilities = abilities(
-                    self.endpoint, self.model, self.store, self.settings.probe, budget=self.budget
+                    self.endpoint,
+                    self.model,
+                    self.store,
+                    self.settings.probe,
+                    budget=self.budget,
+                    fleet=self.fleet,
                 )
                 say(f"llm: {self.model}: {self._abilities.line()}")
         return self._abilities
@@ -207,11 +211,10 @@ class Asker:
                 requests,
                 self.store,
                 self.endpoint,
-                concurrency=self.settings.concurrency,
                 timeout=self.settings.llm_timeout,
                 on_progress=show,
                 budget=self.budget,
-                pace=self.pace,
+                fleet=self.fleet,
             )
 
     def _store_from_files(self, missing: list[Request]) -> list[Request]:
@@ -241,6 +244,8 @@ class Asker:
         }
         if self.meter.prices:
             llm |= {"cost": round(self.used.cost, 6), "paid_now": round(self.meter.cost, 6)}
+        if not self.fleet.is_one:
+            llm["endpoints"] = self.fleet.summary()
         if self.used.uncounted:
             llm["replies_without_usage"] = self.used.uncounted
         return {"llm": llm}

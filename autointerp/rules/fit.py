@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,7 @@ from autointerp.rules.word_groups import WordGroups
 from core.firings.postings import Postings
 from core.parallel import map_in_workers
 from core.text.tokens import Tokens
+from core.workers import INLINE, Engine
 
 MAX_TOKENS = 600_000  # of each split
 CLEAR = 0.15  # correlation on val below which a label says `unclear`
@@ -60,12 +63,12 @@ def fit_rules(
     features: Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
     seed: int = 0,
-    workers: int = 1,
+    engine: Engine = INLINE,
 ) -> Iterator[FittedRule]:
     """Yield a rule for each of `features` (default: all) that fires in train, ascending.
 
-    `progress` is called with the number of features that are done. More than one worker forks the
-    process; 0 uses all cores; the rules are the same.
+    `progress` is called with the number of features that are done. The rules are the same on
+    every engine.
     """
     fitter = Fitter.build(postings, tokens, annotations, seed)
     wanted = np.unique(
@@ -73,7 +76,7 @@ def fit_rules(
     )
     parts = [wanted[a : a + CHUNK] for a in range(0, len(wanted), CHUNK)]
     done = 0
-    for part, fitted in zip(parts, map_in_workers(fitter, parts, workers), strict=True):
+    for part, fitted in zip(parts, map_in_workers(fitter, parts, engine), strict=True):
         yield from fitted
         done += len(part)
         if progress:
@@ -82,14 +85,21 @@ def fit_rules(
 
 @dataclass(frozen=True)
 class Fitter:
-    """The tables that every feature is fitted on, and a scratch array for each."""
+    """The tables that every feature is fitted on."""
 
     postings: Postings
     annotations: Annotations
     in_train: np.ndarray  # (n,) bool
     tables: tuple[TokenTable, TokenTable]  # train, val
-    scratch: tuple[np.ndarray, np.ndarray]  # zeros between features
     namer: Namer
+
+    @cached_property
+    def scratch(self) -> tuple[np.ndarray, np.ndarray]:
+        """An array for each table, zeros between features; every worker has its own."""
+        return np.zeros(len(self.tables[0])), np.zeros(len(self.tables[1]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "scratch"}
 
     @classmethod
     def build(
@@ -105,7 +115,6 @@ class Fitter:
             annotations,
             tokens.in_split("train"),
             (train, val),
-            (np.zeros(len(train)), np.zeros(len(val))),
             Namer.build(val),
         )
 

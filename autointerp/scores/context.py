@@ -23,6 +23,7 @@ from core.firings.postings import Postings
 from core.records import Failure, Score, Undefined
 from core.run import Run
 from core.text.tokens import Tokens
+from core.workers import Engine
 
 LEAST_COMMON = 10  # features that two kinds of score must share to be correlated
 
@@ -98,8 +99,16 @@ class Context:
         texts = {*self.labels, ""}
         return {text: rules.read_rule(text) for text in texts | set(map(rules.without_weak, texts))}
 
+    @property
+    def engine(self) -> Engine:
+        """Where features are drawn and scored that need no LLM."""
+        return Engine.choose(self.settings, self.run, auto="processes")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"asker": None, "live": None, "panels": {}}  # as workers need it
+
     def prepare(self) -> Context:
-        """Compute what is computed once, before worker processes are forked; returns itself."""
+        """Compute what is computed once, before workers start; returns itself."""
         for name in ("examples", "annotations", "others", "rule_of"):
             getattr(self, name)
         self.examples.pool("test")

@@ -184,7 +184,7 @@ def score_coverage(context: Context, features: list[int]) -> Scored:
     with_rule = [f for f in features if not context.is_free(f)]
     held_out = HeldOut.build(context)
     score = partial(score_one, context.prepare(), held_out)
-    scored = map_in_workers(score, with_rule, chunk=CHUNK)
+    scored = map_in_workers(score, with_rule, context.engine, CHUNK)
     pairs = list(progress(scored, "coverage", total=len(with_rule), unit="feat"))
     in_words = [f for f in features if context.is_free(f)]
     estimated, info = estimate_coverage(context, in_words) if in_words else ([], {})

@@ -107,7 +107,7 @@ def draw_panels(context: Context, features: list[int]) -> list[Panel]:
         rivals = Rivals.build(context.postings, context.examples, directions, context.seed)
         examples, windows = context.prepare().examples, context.effort.windows
         draw = partial(draw_panel, examples, rivals, windows, context.seed)
-        drawn = map_in_workers(draw, missing, chunk=CHUNK)
+        drawn = map_in_workers(draw, missing, context.engine, CHUNK)
         for panel in progress(drawn, "panels", total=len(missing), unit="feat"):
             context.panels[panel.feature] = panel
     return [context.panels[f] for f in features]

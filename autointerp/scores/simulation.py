@@ -86,7 +86,7 @@ def score_simulation(context: Context, features: list[int]) -> Scored:
 
 def draw_samples(context: Context, features: list[int]) -> Iterator[Sample]:
     """Draw the sample of each feature, in worker processes."""
-    drawn = map_in_workers(partial(draw_sample, context.prepare()), features, chunk=CHUNK)
+    drawn = map_in_workers(partial(draw_sample, context.prepare()), features, context.engine, CHUNK)
     yield from progress(drawn, "sample", total=len(features), unit="feat")
 
 

@@ -137,7 +137,7 @@ def score_corpus(context: Context, features: list[int]) -> Scored:
     with_rule = [f for f in features if not context.is_free(f)]
     held_out = HeldOut.build(context)
     score = partial(score_one, context.prepare(), held_out)
-    scored = map_in_workers(score, with_rule, chunk=CHUNK)
+    scored = map_in_workers(score, with_rule, context.engine, CHUNK)
     scores: list[Score] = list(progress(scored, "corpus", total=len(with_rule), unit="feat"))
     summary = {
         "held_out_tokens": int(held_out.sizes.sum()),

@@ -8,7 +8,8 @@ that is BOS, or, without a BOS, the row's first token, which the summary counts 
 Several runs that differ in their site only are captured in one pass through the subject. While
 the subject reads a shard, the shard before it is written into the partial folders; a killed
 capture continues with the first shard that is missing. A run that loads a published SAE stores no
-activations unless --store yes asks for them.
+activations unless --store yes asks for them. The run of a transcoder stores both of its sites, the
+one that is predicted in the folder `out`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.activations.layout import Layout, write_layout
+from core.activations.layout import OUT, Layout, write_layout
 from core.activations.passes import TextRows
 from core.activations.shards import (
     ShardMaker,
@@ -54,6 +55,7 @@ from core.text import splits as corpus
 from core.text.documents import read_corpus, text_hash
 from core.text.tokens import find_respelled, write_arrays, write_texts
 from core.text.word_tree import word_tree, write_word_tree
+from core.workers import Engine
 
 SHARD_TOKENS = 131_072  # in a shard file, about
 STREAM_TOKENS = 2_000_000  # read of a streamed dataset where --max-tokens does not say
@@ -70,7 +72,9 @@ def capture(run: Run, settings: CaptureSettings, folder: Path) -> dict[str, Any]
 def check_together(runs: list[Run]) -> None:
     """Raises UsageError when the runs differ in more than their site."""
     for other in runs[1:]:
-        ours, theirs = ({**key_table(run.settings), "site": ""} for run in (runs[0], other))
+        ours, theirs = (
+            {**key_table(run.settings), "site": "", "site_out": ""} for run in (runs[0], other)
+        )
         if changed := differences(ours, theirs):
             raise UsageError(
                 f"{other.name} differs from {runs[0].name} in more than its site: "
@@ -81,12 +85,13 @@ def check_together(runs: list[Run]) -> None:
 
 @dataclass(frozen=True)
 class _Target:
-    """What is captured, and where it goes: one folder for each site."""
+    """What is captured, and where it goes: one place for each site."""
 
     run: Run  # the first of the runs; the others differ in their site only
     subject: Subject
+    folders: list[Path]  # of each run
     sites: list[Site]
-    folders: list[Path]
+    places: list[Path]  # of each site: its run's folder, or `out` in it
     widths: list[int]  # D of each site
 
     @property
@@ -115,8 +120,9 @@ def capture_sites(folders: dict[Run, Path], settings: CaptureSettings) -> dict[s
         if stored:
             _store_activations(target, tables, shards, settings)
     bounds = [int(tables["row_offsets"][row]) for row, _ in shards] + [len(tables["ids"])]
-    for folder, width in zip(target.folders, target.widths, strict=True):
-        write_layout(folder, Layout(stored, target.dtype, width, bounds))
+    for place, width in zip(target.places, target.widths, strict=True):
+        write_layout(place, Layout(stored, target.dtype, width, bounds))
+    for folder in target.folders:
         forget_continuations(folder)
         forget_choices(folder)
     return summary() | {"left_out": left_out | left_out_tokens, "dtype": target.dtype}
@@ -126,11 +132,17 @@ def _open_target(places: dict[Run, Path]) -> _Target:
     """Load the subject; raises UsageError for a site that it does not have, before reading text."""
     run, folders = next(iter(places)), list(places.values())
     subject = load_subject(run, read_dtype(folders) or run.settings.dtype)
-    sites = [Site.parse(other.settings.site) for other in places]
+    both = {folder: other.settings.site for other, folder in places.items()}
+    for other, folder in places.items():
+        if other.settings.site_out:
+            (folder / OUT).mkdir(exist_ok=True)
+            both[folder / OUT] = other.settings.site_out
+    sites = [Site.parse(site) for site in both.values()]
     for site in sites:
         subject.module(site)
     hidden = subject.read_sites(sites, torch.tensor([[subject.bos or 0]]))
-    target = _Target(run, subject, sites, folders, [h.shape[-1] for h in hidden])
+    widths = [h.shape[-1] for h in hidden]
+    target = _Target(run, subject, folders, sites, list(both), widths)
     keep_dtype(folders, target.dtype)
     return target
 
@@ -184,8 +196,9 @@ def _store_activations(
     batch_tokens = settings.batch_tokens or measure_batch_size(
         target.folders[0], subject, target.sites, rows
     )
-    maker = partial(ShardMaker, target.run.path, target.folders, target.sites, shards, batch_tokens)
-    capture_shards(maker, subject, len(shards), len(tables["ids"]), settings.workers)
+    maker = partial(ShardMaker, target.run.path, target.places, target.sites, shards, batch_tokens)
+    engine = Engine.choose(settings, target.run, uses_gpu=True)
+    capture_shards(maker, subject, len(shards), len(tables["ids"]), engine)
 
 
 def say_left_out(encoded: list[Encoded], left_out: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
     shards.json             how the tokens are cut into shards, and in which type activations are
     activations-00000.npy   (tokens of the shard, D), where the capture stored them
+    out/                    the same two of the site that a transcoder predicts
 
 numpy has no bfloat16, so a shard holds its bits as uint16; `dtype` says so.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from core.files import read_array, read_json, write_json
 
 LAYOUT = "shards.json"
+OUT = "out"
 
 
 @dataclass(frozen=True)

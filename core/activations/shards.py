@@ -21,6 +21,7 @@ from core.records import Site
 from core.run import Run
 from core.subject.load import load_subject
 from core.subject.subject import Subject
+from core.workers import Engine
 
 BATCH_SIZE = ".batch.json"  # keeps the measured batch size while the capture is partial
 DTYPE = ".dtype.json"  # keeps the type of the subject's weights, likewise
@@ -147,16 +148,16 @@ def forget_choices(folder: Path) -> None:
 
 
 def capture_shards(
-    maker: Callable[..., ShardMaker], subject: Subject, n_shards: int, n_tokens: int, workers: int
+    maker: Callable[..., ShardMaker], subject: Subject, n_shards: int, n_tokens: int, engine: Engine
 ) -> None:
-    """Make every shard, in `workers` processes or in this one.
+    """Make every shard where `engine` says.
 
     In this process three things happen at once: one shard is written, one is read, and the passes
     of the next are submitted.
     """
     with progress(total=n_tokens, label="capture", unit="tok") as bar:
-        if workers > 1:
-            make_shards(range(n_shards), maker, ShardMaker.make, workers, bar.update)
+        if engine.kind != "inline":
+            make_shards(range(n_shards), maker, ShardMaker.make, engine, bar.update)
             return
         with maker(subject=subject) as one, ThreadPoolExecutor(1) as writer:
             one.advance = bar.update

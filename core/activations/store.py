@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.activations.layout import read_layout, shard_path
+from core.activations.layout import OUT, read_layout, shard_path
 from core.activations.passes import TextRows, read_activations
 from core.errors import NotReady, UsageError
 from core.files import read_array, write_array
@@ -49,6 +49,20 @@ def open_activations(run: Run, subject: Subject | None = None) -> Activations:
     if read_layout(folder).stored:
         return ActivationStore(folder)
     return LiveActivations(folder, subject or load_subject(run), Site.parse(run.settings.site))
+
+
+def open_targets(run: Run, subject: Subject | None = None) -> Activations | None:
+    """The activations at the site that the run's transcoder predicts; None for an autoencoder.
+
+    They are aligned with those of `open_activations`.
+    """
+    if not run.settings.site_out:
+        return None
+    folder, site = run.folder("capture"), Site.parse(run.settings.site_out)
+    if read_layout(folder).stored:
+        return ActivationStore(folder / OUT)
+    width = read_layout(folder / OUT).width
+    return LiveActivations(folder, subject or load_subject(run), site, width=width)
 
 
 # ---------------------------------------------------------------- on disk
@@ -138,9 +152,17 @@ class ActivationStore:
 class LiveActivations:
     """Activations (n, D) of a committed capture that stored none, read from the subject."""
 
-    def __init__(self, folder: Path, subject: Subject, site: Site, batch_tokens: int = 4096):
+    def __init__(
+        self,
+        folder: Path,
+        subject: Subject,
+        site: Site,
+        batch_tokens: int = 4096,
+        width: int = 0,
+    ):
+        """`width` is that of another site than the layout's."""
         layout = read_layout(folder)
-        self.width: int = layout.width
+        self.width: int = width or layout.width
         self.bounds = np.array(layout.bounds, dtype=np.int64)
         self.subject, self.site, self.batch_tokens = subject, site, batch_tokens
         self.rows = TextRows.open(folder, subject.bos)

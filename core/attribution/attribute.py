@@ -9,7 +9,9 @@ site are the sum of what features write, the decoder's bias and the SAE's error,
 
     g . x = features + bias + errors + first position        and        L = g . x + rest
 
-where the rest holds constants behind the site and all that is not linear. With `steps` above 1, g
+where the rest holds constants behind the site and all that is not linear. A transcoder reads x at
+one site and writes at another: x is then what the subject computes where it writes, and with a skip
+connection what that writes is a part of its own. With `steps` above 1, g
 is the mean of gradients on the straight line from all firings ablated to the prompt as it is
 (integrated gradients, Sundararajan et al. 2017, arXiv 1703.01365, which Marks et al. also use), and
 the attributions of all firings add up to what ablating them all changes, however curved L is.
@@ -35,6 +37,7 @@ from core.records import Site
 from core.saes import SAE
 from core.subject.next_token import find_token, last_logits
 from core.subject.subject import Subject
+from core.subject.texts import known_site
 
 BATCH_TOKENS = 2048  # of the rows that are read in one pass
 LIKE = 10  # firings of nearest size among which a random one is drawn
@@ -96,7 +99,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Parts:
-    """The site's activations at a prompt, taken apart: m firings, bias and error of each token.
+    """The activations where an SAE writes, taken apart: m firings, bias and error of each token.
 
     The first position of the row is in `x` alone.
     """
@@ -107,6 +110,7 @@ class Parts:
     written: Tensor  # (m, D) what each firing adds to x
     bias: Tensor  # (T, D), 0 at the first position
     error: Tensor  # (T, D), 0 at the first position
+    skip: Tensor  # (T, D), 0 without a skip connection and at the first position
 
     def removal(self, firings: Sequence[int] | npt.NDArray[np.int64]) -> Tensor:
         """Return what ablates these firings together (T, D)."""
@@ -115,19 +119,52 @@ class Parts:
         return out.index_add_(0, self.where[0][chosen], -self.written[chosen])
 
 
+@dataclass(frozen=True)
+class Traced:
+    """An attribution as tensors."""
+
+    site: Site  # where the SAE reads
+    place: Site  # where it writes
+    sae: SAE
+    ids: list[int]  # (T,)
+    parts: Parts
+    gradient: Tensor  # (T, D) of the logit where it writes
+    order: npt.NDArray[np.int64]  # (m,) firings of `parts`, largest attribution first
+
+
 @torch.no_grad()
-def take_apart(sae: SAE, x: Tensor) -> Parts:
-    """Take the activations x (T, D) of one row apart."""
+def take_apart(sae: SAE, x: Tensor, written_at: Tensor | None = None) -> Parts:
+    """Take the activations x (T, D) of one row apart.
+
+    A transcoder reads x and writes at another site, whose activations are `written_at` (T, d_out).
+    """
     f = sae.encode(x)
     f[0] = 0
     bias = sae.decode(torch.zeros_like(f), x)
+    skip = x @ sae.W_skip if sae.has_skip else torch.zeros_like(bias)
+    bias = bias - skip
+    y = x if written_at is None else written_at
     rows, columns = f.nonzero(as_tuple=True)
     where = (rows, columns)
     written = f[where][:, None] * sae.token_scale(x)[where[0]] * sae.W_dec[where[1]]
-    features = torch.zeros_like(x).index_add_(0, where[0], written)
-    error = x - features - bias
-    bias[0], error[0] = 0, 0
-    return Parts(x, f, where, written, bias, error)
+    features = torch.zeros_like(y).index_add_(0, where[0], written)
+    error = y - features - bias - skip
+    bias[0], error[0], skip[0] = 0, 0, 0
+    return Parts(y, f, where, written, bias, error, skip)
+
+
+def read_parts(subject: Subject, site: Site, sae: SAE, ids: list[int]) -> tuple[Site, Parts]:
+    """Return (where the SAE writes, the activations there taken apart) for one row of tokens.
+
+    `site` is the one that it reads. Raises UsageError for a transcoder that does not say where it
+    writes.
+    """
+    tokens = torch.tensor([ids])
+    if not sae.config.transcoder:
+        return site, take_apart(sae, subject.read(site, tokens)[0].clone().float())
+    place = known_site(sae.site_out)
+    x, y = (h[0].clone().float() for h in subject.read_sites([site, place], tokens))
+    return place, take_apart(sae, x, y)
 
 
 def attribute(
@@ -135,21 +172,28 @@ def attribute(
 ) -> Attribution:
     """Attribute the logit that `question` asks about, and ablate what it is attributed to.
 
-    Raises UsageError for a transcoder, for a prompt shorter than two tokens or longer than the
-    subject's context, and for a `token` or `against` that is not one token, or the same one.
+    `site` is where the SAE reads. Raises UsageError for a prompt shorter than two tokens or longer
+    than the subject's context, and for a `token` or `against` that is not one token, or the same
+    one.
     """
-    sae.check_one_site("an attribution")
-    ids = _read_prompt(subject, prompt, question)
-    x = subject.read(site, torch.tensor([ids]))[0].clone().float()
-    ending, probability = _ask(subject, site, ids, prompt, question)
-    parts = take_apart(sae, x)
-    gradient = _gradient(ending, parts, question.steps)
+    return trace(subject, site, sae, prompt, question)[0]
+
+
+def trace(
+    subject: Subject, site: Site, sae: SAE, prompt: str, question: Question
+) -> tuple[Attribution, Traced]:
+    """Return what `attribute` returns, and what edges to other sites are computed from."""
+    ids = read_prompt(subject, prompt, question)
+    place, parts = read_parts(subject, site, sae, ids)
+    ending, probability = _ask(subject, place, ids, prompt, question)
+    x, gradient = parts.x, _gradient(ending, parts, question.steps)
     attributions = (gradient[parts.where[0]] * parts.written).sum(-1).double().cpu().numpy()
     order = np.argsort(-np.abs(attributions), kind="stable")
     errors = (gradient * parts.error).sum(-1).double()
     bias = float((gradient * parts.bias).sum(-1).double().sum())
     first = float((gradient[0] * x[0]).double().sum())
-    total = float(attributions.sum() + errors.sum()) + bias + first
+    skip = float((gradient * parts.skip).sum(-1).double().sum())
+    total = float(attributions.sum() + errors.sum()) + bias + skip + first
     logit = float(ending.measure(torch.zeros_like(x)[None])[0])
     texts = subject.token_texts()
     found = Attribution(
@@ -159,10 +203,11 @@ def attribute(
         against=texts[ending.against] if ending.against >= 0 else "",
         logit=logit,
         probability=probability,
-        site=str(site),
+        site=str(place),
         firings=_firings(parts, attributions, order),
         errors=tuple(errors[1:].tolist()),
         bias=bias,
+        skip=skip,
         first=first,
         rest=logit - total,
         gap=total - float((gradient.double() * x.double()).sum()),
@@ -172,10 +217,11 @@ def attribute(
         rank_correlation=None,
         steps=question.steps,
     )
-    return _ablate(found, ending, parts, order, question.seed)
+    found = _ablate(found, ending, parts, order, question.seed)
+    return found, Traced(site, place, sae, ids, parts, gradient, order)
 
 
-def _read_prompt(subject: Subject, prompt: str, question: Question) -> list[int]:
+def read_prompt(subject: Subject, prompt: str, question: Question) -> list[int]:
     """Return the prompt's token ids; raises UsageError for a question that cannot be asked."""
     ids = subject.prompt_tokens(prompt)
     if len(ids) < 2:

@@ -29,11 +29,28 @@ class Together:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """What one firing adds to the attribution of another run's firing further on, to first order.
+
+    `weight` (logits) is the upstream firing's activation times the gradient, along its direction,
+    of what the downstream firing adds to the logit. `lower` and `upper` are runs.
+    """
+
+    lower: str
+    lower_feature: int
+    lower_position: int
+    upper: str
+    upper_feature: int
+    upper_position: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class Attribution:
     """Why a prompt's next token is what it is, see `core.attribution.attribute.attribute`.
 
     `logit` is that of `token` at the prompt's end, minus that of `against` where there is one. It
-    equals the attributions of all firings plus `errors`, `bias`, `first` and `rest`.
+    equals the attributions of all firings plus `errors`, `bias`, `skip`, `first` and `rest`.
     """
 
     prompt: str
@@ -55,6 +72,10 @@ class Attribution:
     rank_correlation: float | None  # Spearman, predicted with measured, over the single ablations
     steps: int  # gradients averaged; 1: the gradient at the prompt itself
     labels: Mapping[int, str] = field(default_factory=dict)
+    skip: float = 0.0  # what a transcoder's skip connection writes, over all tokens
+    run: str = ""  # whose SAE it is
+    also: tuple[Attribution, ...] = ()  # of the same logit, to the features of other runs
+    edges: tuple[Edge, ...] = ()  # between the strongest firings of the runs, largest first
 
     def label(self, feature: int) -> str:
         """Return the feature's label, or ""."""
@@ -69,5 +90,6 @@ class Attribution:
         """Return what --json prints."""
         table = asdict(self) | {"features": self.features}
         table["firings"] = [f | {"label": self.label(f["feature"])} for f in table["firings"]]
+        table["also"] = [other.to_dict() for other in self.also]
         del table["labels"]
         return table

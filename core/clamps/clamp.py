@@ -24,6 +24,7 @@ from core.records import Clamp, Site
 from core.saes import SAE
 from core.subject.decoding import Edit, Generation, Where
 from core.subject.subject import Subject
+from core.subject.tap import Tap
 
 POSITIONS = ("all", "prompt", "generated")
 
@@ -49,20 +50,25 @@ def resolve(clamps: list[Clamp], maxima: dict[int, float]) -> list[Clamp]:
     return resolved
 
 
-def clamp_edit(sae: SAE, clamps: list[Clamp]) -> Edit:
+def clamp_edit(sae: SAE, clamps: list[Clamp], tap: Tap | None = None) -> Edit:
     """Return the edit of resolved `clamps`.
 
-    The edit maps (hidden (R, T, D), editable (R, T)) to hidden (R, T, D) float32.
+    The edit maps (hidden (R, T, D), editable (R, T)) to hidden (R, T, D) float32. That of a
+    transcoder holds at the site that it predicts, and `tap` sees what it reads; without one it
+    raises UsageError.
     """
-    if _are_constant(clamps):
+    if tap is None:
+        sae.check_one_site("this edit of one place")
+    if tap is None and _are_constant(clamps):
         return sae.clamp({c.feature: _constant_value(c) for c in clamps})
     features = torch.tensor([c.feature for c in clamps])
     change = sae.editor(features)
 
     def edit(hidden: Tensor, editable: Tensor) -> Tensor:
-        x = hidden.float()
+        h = hidden.float()
+        x = h if tap is None else tap.hidden.float()
         delta = change(x, target_values(sae, clamps, features, x))
-        return torch.where(editable[..., None], x + delta, x)
+        return torch.where(editable[..., None], h + delta, h)
 
     return edit
 

@@ -25,6 +25,7 @@ the intervals hold the controls' variety too.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,11 +50,13 @@ from core.records import Clamp, Site
 from core.saes import SAE
 from core.subject.decoding import Edit, Generation, Where
 from core.subject.subject import Subject
+from core.subject.tap import Tap
 
 NAMES = {"nll": "perplexity"}
 SHARES = ("own", "distinct")  # an interval cannot leave 0 to 1
 # of the unclamped text's distinct pairs: a text with fewer only repeats itself
 LEAST_DISTINCT = 0.5
+KEPT_PROMPTS = 3  # of those that report, whose texts at each dose are kept
 
 Array = npt.NDArray[Any]
 Units = dict[str, Array]  # each measure's value on every unit
@@ -108,26 +111,30 @@ class Doses:
         maxima: dict[int, float],
         data: DoseData,
         where: Where | None = None,
+        tap: Tap | None = None,
     ) -> None:
+        """`site` is where the SAE writes; `tap` sees what a transcoder reads."""
         self.subject, self.site, self.sae, self.data, self.where = subject, site, sae, data, where
+        self.tap, self.read_at = tap, site if tap is None else tap.site
         self.clamps, self.maxima = clamps, maxima
         features = [clamp.feature for clamp in clamps]
         with torch.inference_mode():
             self.clean = subject.logits(data.rows).log_softmax(-1)
-            fires = sae.encode(subject.read(site, data.rows).float())[..., features] > 0
+            fires = sae.encode(subject.read(self.read_at, data.rows).float())[..., features] > 0
         self.silent = ~fires.any(-1)[:, 1:-1].cpu()
         following = data.rows[:, 1:, None].to(self.clean.device)
         self.real_loss = float(-self.clean[:, :-1].gather(-1, following).mean())
 
     def edits(self, dose: float, n: int) -> dict[str, Edit]:
         """Return the clamps at a dose, and their two controls for n rows."""
-        own = clamp_edit(self.sae, [replace(c, value=dose * c.value) for c in self.clamps])
+        at_dose = [replace(c, value=dose * c.value) for c in self.clamps]
+        own = clamp_edit(self.sae, at_dose, self.tap)
         others = np.random.default_rng(self.data.seed).choice(self.data.others, n)
         rows = self.sae.W_dec.detach()[torch.from_numpy(others)].float()
         directions = torch.nn.functional.normalize(rows, dim=1)
         return {
             "": own,
-            "random_": directed_edit(own, random_directions(n, self.sae.d_in, self.data.seed)),
+            "random_": directed_edit(own, random_directions(n, self.sae.d_out, self.data.seed)),
             "feature_": directed_edit(own, directions),
         }
 
@@ -136,7 +143,9 @@ class Doses:
     @torch.inference_mode()
     def measure_on_text(self, edit: Edit) -> Units:
         """Return kl, target and loss of each row (R,)."""
-        new = self.subject.logits(self.data.rows, self.site, edit, self.where).log_softmax(-1)
+        with self.tap or nullcontext():
+            new = self.subject.logits(self.data.rows, self.site, edit, self.where)
+        new = new.log_softmax(-1)
         behind, targets = slice(1, None), self.data.targets
         kl = (self.clean.exp() * (self.clean - new))[:, behind].sum(-1).mean(1)
         before = self.clean[:, behind, targets].logsumexp(-1)
@@ -151,14 +160,18 @@ class Doses:
             "loss": neutral.numpy(),
         }
 
-    def measure_on_generations(self, edit: Edit | None) -> Units:
-        """Return nll, distinct, found and own of each continuation, in the order of `every`.
+    def generate(self, edit: Edit | None) -> list[Generation]:
+        """Continue each prompt from each seed, in the order of `every`."""
+        edits = Edits(edit, self.where)
+        with self.tap or nullcontext():
+            return generate_texts(self.subject, self.site, self.data.sampling, edits)
+
+    def measure_on_generations(self, generations: list[Generation]) -> Units:
+        """Return nll, distinct, found and own of each continuation.
 
         NaN for one without a token.
         """
-        edits = Edits(edit, self.where)
-        generations = generate_texts(self.subject, self.site, self.data.sampling, edits)
-        units = read_back(self.subject, self.site, self.sae, self.maxima, generations)
+        units = read_back(self.subject, self.read_at, self.sae, self.maxima, generations)
         new = [g.tokens[g.n_prompt :] for g in generations]
         own = [np.isin(t, self.data.targets).mean() if t else np.nan for t in new]
         return units | {"own": np.array(own)}
@@ -166,29 +179,65 @@ class Doses:
     def measure(self, doses: list[float]) -> dict[str, Any]:
         """Measure the clamps at each dose, beside controls.
 
-        Returns `doses`, a table row for each dose; `unclamped`, the generated text's measures
-        without a clamp; `useful` and `useful_found`, see `useful_dose`, by own tokens and by what
-        is found again.
+        Returns `doses`, a table row for each dose; `dose_texts`, see `keep_texts`; `unclamped`, the
+        generated text's measures without a clamp; `useful` and `useful_found`, see `useful_dose`,
+        by own tokens and by what is found again.
         """
         n = len(self.data.sampling.every)
         rows: list[Row] = []
         raw: list[dict[str, Units]] = []
-        plain = self.average_seeds(self.measure_on_generations(None))
+        written: list[dict[str, list[Generation]]] = []
+        unclamped = self.generate(None)
+        plain = self.average_seeds(self.measure_on_generations(unclamped))
         for dose in progress(doses, "doses", unit="dose"):
             row: Row = {"dose": dose}
             for name, edit in self.edits(dose, len(self.data.rows)).items():
                 row |= summarise(self.measure_on_text(edit), name)
-            units = {}
+            units, texts = {}, {}
             for name, edit in self.edits(dose, n).items():
-                units[name] = self.average_seeds(self.measure_on_generations(edit))
+                texts[name] = self.generate(edit)
+                units[name] = self.average_seeds(self.measure_on_generations(texts[name]))
                 row |= summarise(units[name], name)
             rows.append(row)
             raw.append(units)
+            written.append(texts)
         useful = {
             f"useful{end}": useful_dose(doses, raw, plain, self.real_loss, by)
             for end, by in (("", "own"), ("_found", "found"))
         }
-        return {"doses": rows, "unclamped": summarise(plain, ""), **useful}
+        return {
+            "doses": rows,
+            "dose_texts": self.keep_texts(doses, unclamped, written),
+            "unclamped": summarise(plain, ""),
+            **useful,
+        }
+
+    def keep_texts(
+        self,
+        doses: list[float],
+        unclamped: list[Generation],
+        written: list[dict[str, list[Generation]]],
+    ) -> list[Row]:
+        """What was written from the first seed after KEPT_PROMPTS of the prompts that report.
+
+        Each entry has prompt, baseline, and `doses`, a list of dose, clamped and random (along the
+        random direction). The prompts that chose a useful dose are not shown.
+        """
+        every = self.data.sampling.every
+        seeds = max(1, len(self.data.sampling.seeds))
+        firsts = range(0, len(every), seeds)
+        kept = list(firsts[1::2] or firsts)[:KEPT_PROMPTS]
+        return [
+            {
+                "prompt": every[i][0],
+                "baseline": unclamped[i].text,
+                "doses": [
+                    {"dose": dose, "clamped": texts[""][i].text, "random": texts["random_"][i].text}
+                    for dose, texts in zip(doses, written, strict=True)
+                ],
+            }
+            for i in kept
+        ]
 
     def average_seeds(self, units: Units) -> Units:
         """Return the means over the seeds of each prompt."""

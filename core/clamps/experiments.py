@@ -52,6 +52,7 @@ class Experiment:
 
     # Dose and response, see `core.clamps.doses`; all are None without doses.
     doses: tuple[Table, ...] | None = None  # a row of measures for each dose
+    dose_texts: tuple[Table, ...] | None = None  # prompt, baseline, and by dose clamped and random
     unclamped: Table | None = None  # the measures of unclamped text
     useful: Table | None = None  # the useful dose, by the features' own tokens
     useful_found: Table | None = None  # the useful dose, by what the subject finds again
@@ -100,7 +101,7 @@ class Experiment:
 ORDER = (  # of the keys in a file
     "clamps", "values", "features", "also", "baseline", "clamped", "prompts", "seeds",
     "temperature", "tokens", "positions", "at", "resolved", "sae", "labels",
-    "doses", "unclamped", "useful", "useful_found", "measured_on",
+    "doses", "dose_texts", "unclamped", "useful", "useful_found", "measured_on",
     "next_tokens", "shown_by", "promoted", "replay", "number",
 )  # fmt: skip
 REQUIRED = ORDER[: ORDER.index("doses")]

@@ -5,7 +5,9 @@ Features active on a text, clamped generation, dose-response, replay of an exper
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,7 @@ from core.clamps.clamp import (
 )
 from core.clamps.doses import DoseData, Doses, at_dose_one
 from core.clamps.experiments import Experiment, OtherClamps
-from core.clamps.next_tokens import compare_next_tokens
+from core.clamps.next_tokens import compare_next_tokens, compare_written
 from core.effects.effects import generate_clamped
 from core.errors import NotReady, UsageError
 from core.firings.postings import maxima
@@ -33,6 +35,7 @@ from core.saes import SAE
 from core.subject.decoding import Edit
 from core.subject.load import load_subject
 from core.subject.subject import Subject
+from core.subject.tap import Tap
 
 DOSE_TEMPERATURE = 0.7
 
@@ -74,8 +77,15 @@ class LoadedModel:
         self.run = run
         self.sae = SAE.load(run.folder("train"))
         self.subject = subject or load_subject(run)
-        self.site = Site.parse(run.settings.site)
+        self.site = Site.parse(run.settings.site)  # that is read
+        self.place = Site.parse(run.settings.site_out or run.settings.site)  # that is written
+        self.tap = Tap(self.subject, self.site) if self.sae.config.transcoder else None
         self.sae.to(self.subject.device)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether a text can be put into the subject's chat template."""
+        return bool(getattr(self.subject.tokenizer, "chat_template", None))
 
     # ------------------------------------------------------------ reading
 
@@ -126,7 +136,7 @@ class LoadedModel:
         """Return, per feature, neutral prefixes continued with it held at `times` its maximum."""
         largest = maxima(self.run, self.sae.n_features)
         values = {feature: float(times * largest[feature]) for feature in features}
-        return generate_clamped(self.subject, self.site, self.sae, values)
+        return generate_clamped(self.subject, self.place, self.sae, values)
 
     # ------------------------------------------------------------ clamps
 
@@ -146,7 +156,8 @@ class LoadedModel:
         one site, and after `seconds`.
         """
         edits, resolved, others = self._edits(clamps, maxima, places, also)
-        pairs = generate_pairs(self.subject, self.site, edits, sampling, seconds)
+        with self._taps(also):
+            pairs = generate_pairs(self.subject, self.place, edits, sampling, seconds)
         return Experiment(
             clamps=tuple(str(clamp) for clamp in clamps),
             features=tuple(clamp.feature for clamp in clamps),
@@ -175,15 +186,28 @@ class LoadedModel:
     ) -> tuple[dict[str, Any], ...]:
         """Compare the `n` likeliest next tokens at the end of each prompt without and with clamps.
 
-        See `core.clamps.next_tokens`; the other arguments are those of `clamp`, and so are the
-        errors. Raises UsageError for an `n` below 1.
+        `written` in each entry holds the same at each token of the first seed's clamped text. See
+        `core.clamps.next_tokens`; the other arguments are those of `clamp`, and so are the errors.
+        Raises UsageError for an `n` below 1.
         """
         if n < 1:
             raise UsageError(f"{n} next tokens are no table.", "Give 1 or more: --logprobs 10")
         edits, _, _ = self._edits(clamps, maxima, places, also)
-        return compare_next_tokens(
-            self.subject, self.site, edits, sampling.prompts, n, sampling.tokens
-        )
+        with self._taps(also):
+            at_end = compare_next_tokens(
+                self.subject, self.place, edits, sampling.prompts, n, sampling.tokens
+            )
+            written = compare_written(self.subject, self.place, edits, sampling, n)
+        return tuple(e | {"written": w} for e, w in zip(at_end, written, strict=True))
+
+    @contextlib.contextmanager
+    def _taps(self, also: tuple[AlsoClamped, ...]) -> Iterator[None]:
+        """Context manager: what transcoders read is seen in every pass."""
+        with contextlib.ExitStack() as stack:
+            for model in (self, *(model for model, _, _ in also)):
+                if model.tap is not None:
+                    stack.enter_context(model.tap)
+            yield
 
     def _edits(
         self,
@@ -196,15 +220,15 @@ class LoadedModel:
         edit, resolved = self.edit(clamps, maxima)
         others = [(model, *model.edit(theirs, known)) for model, theirs, known in also]
         for model, _, _ in others:
-            if model.site == self.site:
+            if model.place == self.place:
                 raise UsageError(
-                    f"{model.run.name} reads the same site {self.site}.",
+                    f"{model.run.name} is at the same site {self.place}.",
                     "Clamps of other runs must sit at other sites.",
                 )
         edits = Edits(
             edit,
             where_to_clamp(self.subject, places.positions, places.at),
-            tuple((model.site, other_edit) for model, other_edit, _ in others),
+            tuple((model.place, other_edit) for model, other_edit, _ in others),
         )
         named = tuple(OtherClamps(model.run.name, tuple(theirs)) for model, _, theirs in others)
         return edits, resolved, named
@@ -216,7 +240,7 @@ class LoadedModel:
         """
         self.sae.check_features(clamp.feature for clamp in clamps)
         resolved = resolve(clamps, maxima)
-        return clamp_edit(self.sae, resolved), resolved
+        return clamp_edit(self.sae, resolved, self.tap), resolved
 
     def replay(self, kept: Experiment) -> Experiment:
         """Generate the texts of a kept experiment again: same values, prompts, seeds and places.
@@ -258,5 +282,5 @@ class LoadedModel:
         data = DoseData(rows, bench["targets"], sampling, bench["others"], self.run.settings.seed)
         where = where_to_clamp(self.subject, places.positions, places.at)
         at_one = at_dose_one(clamps, maxima)
-        measured = Doses(self.subject, self.site, self.sae, at_one, maxima, data, where)
-        return measured.measure(doses)
+        what = (self.subject, self.place, self.sae, at_one, maxima, data, where, self.tap)
+        return Doses(*what).measure(doses)

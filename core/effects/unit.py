@@ -12,14 +12,12 @@ clamped.npy       (F, V) float16: the change of every token's log-probability (n
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.files import read_array, replace_file, write_table
+from core.files import read_array, replace_file, write_array, write_table
 from core.run import Run
 
 if TYPE_CHECKING:
@@ -69,23 +67,38 @@ def write_effects(folder: Path, table: pd.DataFrame) -> None:
     write_table(folder / TABLE, table)
 
 
-@contextlib.contextmanager
-def open_changes(
-    folder: Path, n_features: int, n_vocabulary: int
-) -> Iterator[Callable[[np.ndarray], None]]:
-    """Context manager: yields a function that appends rows (m, V) float16 of clamped.npy.
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / f".clamped-{number:05d}.npy"  # scratch: `join_changes` removes it
 
-    The file appears when the block ends, and all of its `n_features` rows must be there by then.
+
+def has_changes_shard(folder: Path, number: int) -> bool:
+    """Whether block `number` of clamped.npy was written."""
+    return _shard_path(folder, number).exists() or (folder / CHANGES).exists()
+
+
+def write_changes_shard(folder: Path, number: int, rows: np.ndarray) -> None:
+    """Write block `number`, rows (m, V) float16, of what becomes clamped.npy."""
+    write_array(_shard_path(folder, number), rows)
+
+
+def join_changes(folder: Path, n_features: int, n_vocabulary: int, rows: int) -> None:
+    """Write clamped.npy from its blocks of `rows` features, and remove them.
+
+    A block without a file is zeros: none of its features fires.
     """
+    if (folder / CHANGES).exists():  # killed between this and what follows
+        return
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)),
         "fortran_order": False,
         "shape": (n_features, n_vocabulary),
     }
+    blocks = [(n, min(rows, n_features - n * rows)) for n in range(-(-n_features // rows))]
     with replace_file(folder / CHANGES) as temporary, open(temporary, "wb") as handle:
         np.lib.format.write_array_header_1_0(handle, header)
-
-        def append(rows: np.ndarray) -> None:
-            handle.write(rows.tobytes())
-
-        yield append
+        for number, size in blocks:
+            path = _shard_path(folder, number)
+            silent = np.zeros((size, n_vocabulary), np.float16)
+            handle.write((read_array(path) if path.exists() else silent).tobytes())
+    for number, _ in blocks:
+        _shard_path(folder, number).unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from core.saes import SAE
 from core.saes.prefilter import Prefilter, TopKPrefilter, make_prefilter
 from core.settings import IndexSettings
 from core.text.tokens import Tokens
+from core.workers import Engine
 
 BATCH = 2048  # vectors encoded at once
 AT_ONCE = 2  # batches that go through the prefilter at once
@@ -42,16 +43,17 @@ def index(run: Run, settings: IndexSettings, folder: Path) -> dict[str, Any]:
     tokens, n_features = Tokens(run.folder("capture")), SAE.load(run.folder("train")).n_features
     n_shards = read_layout(run.folder("capture")).n_shards
     missing = [number for number in range(n_shards) if not has_shard(folder, number)]
-    inputs = open_inputs(run.path)
-    say_size(inputs)
+    engine = Engine.choose(settings, run, uses_gpu=True)
+    if engine.kind != "ray":  # the driver of a cluster does without a subject that does not fit it
+        inputs = open_inputs(run.path)
+        say_size(inputs)
     with progress(total=len(tokens), label="index", unit="tok") as bar:
         make = partial(index_shard, folder=folder, batch=BATCH)
-        if settings.workers > 1:
-            prepare = partial(open_inputs, run.path)
-            make_shards(missing, prepare, make, settings.workers, bar.update)
-        else:  # the bar moves within a shard
-            make = partial(make, advance=bar.update)
-            make_shards(missing, lambda: inputs, make, 1, int)
+        if engine.kind != "inline":
+            make_shards(missing, partial(open_inputs, run.path), make, engine, bar.update)
+        else:
+            make = partial(make, advance=bar.update)  # the bar moves within a shard
+            make_shards(missing, lambda: inputs, make, engine, int)
     write_token_postings(folder, *invert_tokens(np.asarray(tokens.ids), len(tokens.vocabulary)))
     counts = count_firings(folder, n_shards)
     return summarise(counts, int(tokens.counted.sum()), n_features)

@@ -65,6 +65,33 @@ class Postings:
             )
         return next(self.blocks(feature, feature + 1, 1))[1][0]
 
+    def firings_at(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Every firing on some tokens: (ordinal, feature, activation), each (m,), by ordinal.
+
+        `ordinals` (k,) are tokens of the capture. The index is by feature, so each shard that holds
+        one of them is read once from end to end. Raises UsageError for a token that is not there.
+        """
+        wanted = np.unique(np.asarray(ordinals, np.int64))
+        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.n_tokens:
+            raise UsageError(
+                f"There is no token {int(wanted[0] if wanted[0] < 0 else wanted[-1])}.",
+                f"There are tokens 0 to {self.n_tokens - 1}.",
+            )
+        parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
+        for shard, (low, high) in enumerate(zip(self.bounds[:-1], self.bounds[1:], strict=True)):
+            inside = wanted[(wanted >= low) & (wanted < high)] - low
+            if not len(inside):
+                continue
+            marked = np.zeros(int(high - low), bool)
+            marked[inside] = True
+            where = np.flatnonzero(marked[self._positions[shard]])
+            features = np.searchsorted(self._offsets[shard], where, side="right") - 1
+            found = self._positions[shard][where].astype(np.int64) + low
+            parts.append((found, features, np.asarray(self._firings[shard][where])))
+        found, features, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((-values, found))
+        return found[order], features[order], values[order]
+
     def blocks(
         self, start: int = 0, end: int | None = None, size: int = 256
     ) -> Iterator[tuple[int, list[tuple[np.ndarray, np.ndarray]]]]:

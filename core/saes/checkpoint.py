@@ -31,6 +31,8 @@ def save_own(sae: SAE, folder: Path) -> None:
         header["site_out"] = str(sae.site_out or "")
     else:
         del header["transcoder"]
+    if not sae.config.cross_layer:
+        del header["cross_layer"]
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in sae.state_dict().items()}
     # a single header entry: safetensors writes several in a random order

@@ -10,6 +10,9 @@ autograd would (tests/core/saes/test_trainables.py proves that they agree):
 - TopK is sparse after the k largest are selected.
 
 Weights, their gradients, errors and losses are float32.
+
+A transcoder predicts a `target` (B, D_out) from x: f is then activate(x W_enc + b_enc), without
+b_dec, and the error is target - f W_dec - b_dec. The loss has a gradient for the target.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from core.saes.products import (
     hardtanh_backward,
     mean_square,
     preactivate,
+    products_at,
     where_positive,
 )
 from core.saes.selection import largest, order_by_feature
@@ -42,6 +46,7 @@ def autoencode(
     decoder: Weights,
     activate: Callable[[Tensor], Tensor],
     dtype: torch.dtype,
+    target: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (mean squared error (), error (B, D), f (B, F), the sum of f over the batch (F,)) of
 
@@ -52,19 +57,26 @@ def autoencode(
     0. The mean squared error and the sums have gradients.
     """
     apply: Any = _Autoencode.apply
-    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(x, *encoder, *decoder, activate, dtype)
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(
+        x, *encoder, *decoder, activate, dtype, target
+    )
     return results
 
 
 def autoencode_topk(
-    x: Tensor, encoder: Weights, decoder: Weights, k: int, dtype: torch.dtype
+    x: Tensor,
+    encoder: Weights,
+    decoder: Weights,
+    k: int,
+    dtype: torch.dtype,
+    target: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (mean squared error (), error (B, D), activations (B, k), their features (B, k)).
 
     Only the k largest of each vector fire. The mean squared error has a gradient.
     """
     apply: Any = _AutoencodeTopK.apply
-    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(x, *encoder, *decoder, k, dtype)
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(x, *encoder, *decoder, k, dtype, target)
     return results
 
 
@@ -75,6 +87,7 @@ def autoencode_nested(
     activate: Callable[[Tensor], Tensor],
     parts: list[int],
     dtype: torch.dtype,
+    target: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (error of all features (), mean error of the prefixes (), error (B, D), f (B, F)).
 
@@ -84,7 +97,7 @@ def autoencode_nested(
     """
     apply: Any = _AutoencodeNested.apply
     results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(
-        x, *encoder, *decoder, activate, parts, dtype
+        x, *encoder, *decoder, activate, parts, dtype, target
     )
     return results
 
@@ -96,6 +109,7 @@ def autoencode_jumprelu(
     threshold: Tensor,
     bandwidth: float,
     dtype: torch.dtype,
+    target: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (mean squared error (), mean number that fire (), how often each fires (F,)).
 
@@ -106,13 +120,18 @@ def autoencode_jumprelu(
     """
     apply: Any = _AutoencodeJumpReLU.apply
     results: tuple[Tensor, Tensor, Tensor] = apply(
-        x, *encoder, *decoder, threshold, bandwidth, dtype
+        x, *encoder, *decoder, threshold, bandwidth, dtype, target
     )
     return results
 
 
 def autoencode_gated(
-    x: Tensor, encoder: Weights, decoder: Weights, magnitude: Weights, dtype: torch.dtype
+    x: Tensor,
+    encoder: Weights,
+    decoder: Weights,
+    magnitude: Weights,
+    dtype: torch.dtype,
+    target: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (mean squared error (), that of the gate alone (), L1 norm of the gate (), f (B, F)).
 
@@ -120,7 +139,9 @@ def autoencode_gated(
     magnitude is computed from the gate: exp(r) gate + (b_mag - exp(r) b_enc).
     """
     apply: Any = _AutoencodeGated.apply
-    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(x, *encoder, *decoder, *magnitude, dtype)
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = apply(
+        x, *encoder, *decoder, *magnitude, dtype, target
+    )
     return results
 
 
@@ -141,6 +162,28 @@ def decode(f: Tensor, W_dec: Tensor, dtype: torch.dtype) -> Tensor:
 # ---------------------------------------------------------------- passes
 
 
+def start(x: Tensor, b_dec: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return (what the encoder multiplies (B, D), what the features are to add up to).
+
+    They are one tensor where there is no target.
+    """
+    if target is not None:
+        return x, target - b_dec
+    centred = x - b_dec
+    return centred, centred
+
+
+def finish(ctx: Any, g: Tensor, g_b_dec: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of the target and of b_dec from that of the reconstruction, g (B, D).
+
+    `g_b_dec` (D,) is what reaches b_dec through the encoder: nothing where there is a target.
+    """
+    own = g.sum(0, dtype=g_b_dec.dtype)
+    if not ctx.predicts:
+        return None, g_b_dec + own
+    return (-g.to(g_b_dec.dtype) if ctx.needs_input_grad[-1] else None), own
+
+
 class _Autoencode(Function):
     @staticmethod
     def forward(
@@ -152,11 +195,13 @@ class _Autoencode(Function):
         b_dec: Tensor,
         activate: Callable[[Tensor], Tensor],
         dtype: torch.dtype,
+        target: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        error = x - b_dec
-        pre, inputs = preactivate(error, E, b_enc, dtype)
+        centred, error = start(x, b_dec, target)
+        pre, inputs = preactivate(centred, E, b_enc, dtype)
         f, W = activate(pre), W_dec.to(dtype)
         error -= f @ W
+        ctx.predicts = target is not None
         ctx.save_for_backward(inputs, E, W, f, error)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(error, f)
@@ -174,8 +219,9 @@ class _Autoencode(Function):
         g_E, g_b_enc, g_b_dec = encoder_gradients(
             g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E
         )
-        g_W_dec, g_b_dec = (f.T @ g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype)
-        return None, g_E, g_b_enc, g_W_dec, g_b_dec, None, None
+        g_W_dec = (f.T @ g).to(E.dtype)
+        g_target, g_b_dec = finish(ctx, g, g_b_dec)
+        return None, g_E, g_b_enc, g_W_dec, g_b_dec, None, None, g_target
 
 
 class _AutoencodeTopK(Function):
@@ -189,12 +235,14 @@ class _AutoencodeTopK(Function):
         b_dec: Tensor,
         k: int,
         dtype: torch.dtype,
+        target: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        error = x - b_dec
-        pre, inputs = preactivate(error, E, b_enc, dtype)
+        centred, error = start(x, b_dec, target)
+        pre, inputs = preactivate(centred, E, b_enc, dtype)
         values, features = largest(pre, k)
         W = W_dec.to(dtype)
         error -= embedding_bag(features, W, per_sample_weights=values, mode="sum")
+        ctx.predicts = target is not None
         ctx.save_for_backward(inputs, E, W, values, features, error)
         ctx.mark_non_differentiable(error, values, features)
         return mean_square(error), error, values, features
@@ -203,7 +251,7 @@ class _AutoencodeTopK(Function):
     def backward(ctx: Any, g_loss: Tensor, *_: Any) -> Any:
         inputs, E, W, values, features, error = ctx.saved_tensors
         g = error.to(W.dtype) * (g_loss * (-2 / error.numel()))
-        g_values = (g @ W.T).gather(1, features) * (values > 0)
+        g_values = products_at(g, W, features) * (values > 0)
         order, starts = order_by_feature(features, len(W))
         rows = torch.div(order, features.shape[1], rounding_mode="floor")
 
@@ -220,7 +268,8 @@ class _AutoencodeTopK(Function):
         both, d = sum_per_feature(g_values, inputs), E.shape[1]
         g_E, g_b_enc, g_b_dec = encoder_gradients(both[:, :d], both[:, d], E)
         g_W_dec = sum_per_feature(values, g).to(E.dtype)
-        return None, g_E, g_b_enc, g_W_dec, g_b_dec + g.sum(0, dtype=E.dtype), None, None
+        g_target, g_b_dec = finish(ctx, g, g_b_dec)
+        return None, g_E, g_b_enc, g_W_dec, g_b_dec, None, None, g_target
 
 
 class _AutoencodeNested(Function):
@@ -235,14 +284,16 @@ class _AutoencodeNested(Function):
         activate: Callable[[Tensor], Tensor],
         parts: list[int],
         dtype: torch.dtype,
+        target: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        error = x - b_dec
-        pre, inputs = preactivate(error, E, b_enc, dtype)
+        centred, error = start(x, b_dec, target)
+        pre, inputs = preactivate(centred, E, b_enc, dtype)
         f, W, errors = activate(pre), W_dec.to(dtype), []
         for part, rows in zip(torch.split(f, parts, 1), torch.split(W, parts), strict=True):
             error = error - part @ rows
             errors.append(error)
         losses = [mean_square(e) for e in errors]
+        ctx.predicts = target is not None
         ctx.save_for_backward(inputs, E, W, f, *errors)
         ctx.parts = parts
         ctx.mark_non_differentiable(losses[-1], error, f)
@@ -266,8 +317,8 @@ class _AutoencodeNested(Function):
         g_E, g_b_enc, g_b_dec = encoder_gradients(
             g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E
         )
-        g_b_dec = g_b_dec + pulls[0].sum(0, dtype=E.dtype)
-        return None, g_E, g_b_enc, g_W_dec, g_b_dec, None, None, None
+        g_target, g_b_dec = finish(ctx, pulls[0], g_b_dec)
+        return None, g_E, g_b_enc, g_W_dec, g_b_dec, None, None, None, g_target
 
 
 class _AutoencodeJumpReLU(Function):
@@ -282,11 +333,13 @@ class _AutoencodeJumpReLU(Function):
         threshold: Tensor,
         bandwidth: float,
         dtype: torch.dtype,
+        target: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        error, W = x - b_dec, W_dec.to(dtype)
-        above, inputs = preactivate(error, E, b_enc - threshold, dtype)
+        (centred, error), W = start(x, b_dec, target), W_dec.to(dtype)
+        above, inputs = preactivate(centred, E, b_enc - threshold, dtype)
         f = where_positive(above + threshold.to(dtype), above)
         error -= f @ W
+        ctx.predicts = target is not None
         ctx.save_for_backward(inputs, E, W, above, f, error, threshold)
         ctx.bandwidth = bandwidth
         firings = column_sums(f.sign())
@@ -304,9 +357,10 @@ class _AutoencodeJumpReLU(Function):
         g_E, g_b_enc, g_b_dec = encoder_gradients(
             g_pre.T @ inputs[:, : E.shape[1]], column_sums(g_pre), E
         )
-        g_W_dec, g_b_dec = (f.T @ g).to(E.dtype), g_b_dec + g.sum(0, dtype=E.dtype)
+        g_W_dec = (f.T @ g).to(E.dtype)
+        g_target, g_b_dec = finish(ctx, g, g_b_dec)
         g_threshold = column_sums(at_jump).to(E.dtype) / -ctx.bandwidth
-        return None, g_E, g_b_enc, g_W_dec, g_b_dec, g_threshold, None, None
+        return None, g_E, g_b_enc, g_W_dec, g_b_dec, g_threshold, None, None, g_target
 
 
 class _AutoencodeGated(Function):
@@ -321,13 +375,15 @@ class _AutoencodeGated(Function):
         r: Tensor,
         b_mag: Tensor,
         dtype: torch.dtype,
+        target: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        centred, W, scale = x - b_dec, W_dec.to(dtype), r.exp()
+        (centred, wanted), W, scale = start(x, b_dec, target), W_dec.to(dtype), r.exp()
         pre, inputs = preactivate(centred, E, b_enc, dtype)
         gate = pre.relu()
         magnitude = torch.addcmul((b_mag - scale * b_enc).to(dtype), pre, scale.to(dtype)).relu()
         f = where_positive(magnitude, pre)
-        error, by_gate = centred - f @ W, centred - gate @ W
+        error, by_gate = wanted - f @ W, wanted - gate @ W
+        ctx.predicts = target is not None
         ctx.save_for_backward(inputs, E, W, gate, f, error, by_gate, scale, b_mag)
         ctx.mark_non_differentiable(f)
         l1 = column_sums(gate).sum().to(E.dtype) / len(x)
@@ -349,8 +405,8 @@ class _AutoencodeGated(Function):
         )
         # where f fires, exp(r) product is f - b_mag; the sum of g_f f is that of g_W W
         g_r = (g_W * W).sum(1, dtype=E.dtype) - b_mag * sums
-        g_b_dec = g_b_dec + g.sum(0, dtype=E.dtype)
-        return None, g_E, gate_sums, g_W.to(E.dtype), g_b_dec, g_r, sums, None
+        g_target, g_b_dec = finish(ctx, g, g_b_dec)
+        return None, g_E, gate_sums, g_W.to(E.dtype), g_b_dec, g_r, sums, None, g_target
 
 
 class _Encode(Function):

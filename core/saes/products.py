@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -48,6 +49,28 @@ def preactivate(
     """Return (centred E^T + b_enc (B, F), the inputs (B, D + PAD) of that product) in `dtype`."""
     inputs = append_column(centred, 1.0, dtype)
     return inputs @ append_column(E, b_enc, dtype).T, inputs
+
+
+def products_at(g: Tensor, W: Tensor, features: Tensor) -> Tensor:
+    """Return g W^T (B, F) at `features` (B, k) alone, for g (B, D) and W (F, D).
+
+    On the CPU in float32 or float64 only these B k products are computed, a tenth of the time of
+    the whole product; elsewhere the whole one is made, which matrix units do faster.
+    """
+    if g.device.type != "cpu" or g.dtype not in (torch.float32, torch.float64):
+        return (g @ W.T).gather(1, features)
+    (n, k), shape = features.shape, (len(features), len(W))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        places = torch.sparse_csr_tensor(
+            torch.arange(0, n * k + 1, k),
+            features.flatten(),
+            g.new_zeros(n * k),
+            shape,
+            check_invariants=False,
+        )
+        products: Tensor = torch.sparse.sampled_addmm(places, g, W.T, beta=0.0).values()
+    return products.view(n, k)
 
 
 def encoder_gradients(g_E: Tensor, g_b_enc: Tensor, E: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,9 @@
 
 A transcoder (Dunefsky et al. 2024, arXiv 2406.11944) reads at one site and predicts another: its
 x_hat (d_out) stands for the activations at `site_out`. With W_skip (d_in, d_out), x W_skip is added
-to x_hat (Paulo et al. 2025, arXiv 2501.18823).
+to x_hat (Paulo et al. 2025, arXiv 2501.18823). With `norm` it scales what it reads alone. One layer
+of a cross-layer transcoder (Ameisen et al. 2025, "Circuit Tracing") reads at one site and writes at
+several: W_dec holds the sum of what a feature writes, and there is nothing that f alone decodes to.
 
 Constant input scaling is folded into the weights, so f is in the SAE's own units on raw
 activations. A scale that depends on the token cannot be folded, so `decode` then needs the vectors
@@ -63,6 +65,7 @@ class SAEConfig:
     subtract_b_dec: bool = True
     centred: bool = False
     transcoder: bool = False  # it predicts another site than it reads
+    cross_layer: bool = False  # a transcoder whose features write at several sites
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,12 @@ class SAE(nn.Module):
     @property
     def per_token(self) -> bool:
         """Whether decoding needs the vectors that were encoded."""
-        return self.config.norm != "none" or self.config.centred or self.has_skip
+        return self.scales_output or self.config.centred or self.has_skip
+
+    @property
+    def scales_output(self) -> bool:
+        """Whether what it decodes is scaled token by token."""
+        return self.config.norm != "none" and not self.config.transcoder
 
     # ------------------------------------------------------------ files
 
@@ -174,10 +182,15 @@ class SAE(nn.Module):
             raise UsageError(f"There is no layout {layout!r}.", f"Use {' or '.join(LAYOUTS)}.")
         (save_own if layout == "own" else save_saelens)(self, Path(folder))
 
-    def with_origin(self, site: Site | None, subject: str, context: int) -> SAE:
-        """Return an SAE on the same tensors that says it reads `site` of `subject`."""
+    def with_origin(
+        self, site: Site | None, subject: str, context: int, site_out: Site | None = None
+    ) -> SAE:
+        """Return an SAE on the same tensors that says it reads `site` of `subject`.
+
+        A transcoder predicts `site_out`; None leaves the one that it says now.
+        """
         tensors = dict(self.named_buffers())
-        place = self.site_out
+        place = site_out or self.site_out
         return SAE(self.config, tensors, site, subject, context, self.source, place)
 
     # ------------------------------------------------------------ forward
@@ -228,6 +241,7 @@ class SAE(nn.Module):
         `x` (..., d_in) are the raw vectors that f came from. Only an SAE that scales or centres
         each token, or has a skip connection, needs them; it raises ValueError without them.
         """
+        self.check_decodes()
         out = f @ self.W_dec + self.b_dec
         if not self.per_token:
             return out
@@ -238,6 +252,8 @@ class SAE(nn.Module):
             )
         if self.has_skip:
             out = out + x.to(out.dtype) @ self.W_skip
+        if self.config.transcoder:
+            return out
         mean, scale = self._statistics(x.float())
         return out * scale + mean
 
@@ -255,7 +271,7 @@ class SAE(nn.Module):
 
     def token_scale(self, x: Tensor) -> Tensor:
         """Return what the directions of each token of x (..., D) are multiplied by (..., 1)."""
-        scale = self._statistics(x.float())[1] if self.config.norm != "none" else 1.0
+        scale = self._statistics(x.float())[1] if self.scales_output else 1.0
         return torch.ones_like(x[..., :1], dtype=torch.float32) * scale
 
     def _statistics(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
@@ -288,8 +304,10 @@ class SAE(nn.Module):
         """Return an edit that sets features to `values` (SAE units), for `Subject.generate`.
 
         The SAE's error is kept: only the difference that the features make is added. Raises
-        UsageError for a feature that the SAE does not have.
+        UsageError for a feature that the SAE does not have, and for a transcoder, whose clamp needs
+        two sites: `core.clamps.clamp.clamp_edit` makes it, and `Study.clamp` applies it.
         """
+        self.check_one_site("this edit of one place")
         self.check_features(values)
         targets = torch.tensor(list(values.values()), dtype=torch.float32, device=self.b_dec.device)
         return ClampEdit(
@@ -302,7 +320,17 @@ class SAE(nn.Module):
             raise UsageError(
                 f"It is a transcoder: it reads {self.site or 'one site'} and writes at "
                 f"{self.site_out or 'another'}; {what} needs one site.",
-                "Use an autoencoder; effects --clamp 0, index, cluster, label and score take both.",
+                "Make a run with --site and --site-out: its stages and clamps take both.",
+            )
+
+    def check_decodes(self) -> None:
+        """Raise UsageError for one layer of a cross-layer transcoder."""
+        if self.config.cross_layer:
+            raise UsageError(
+                "It is one layer of a cross-layer transcoder: its features write at several sites, "
+                "and features of other layers write there too.",
+                "index, effects, cluster, label, score and text take it; the others need a whole "
+                "SAE or transcoder.",
             )
 
     def check_features(self, features: Any) -> None:
@@ -317,31 +345,32 @@ class SAE(nn.Module):
     def edit(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
         """Return the delta (..., D) that gives `features` (m,) the activations `values` (..., m).
 
-        Add it to raw x (..., D); it is float32. The SAE's error at x is kept: only the difference
-        that the edited features make is added. Where every feature decides for itself whether it
-        fires, only their own columns are read.
+        Add it to raw x (..., D); it is float32. A transcoder takes x (..., d_in) from the site that
+        it reads, and its delta is to be added at the site that it predicts. The SAE's error is
+        kept: only the difference that the edited features make is added. Where every feature
+        decides for itself whether it fires, only their own columns are read.
         """
         return self.editor(features)(x, values)
 
     def editor(self, features: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return `edit` for fixed `features` (m,): their rows and columns are taken out once."""
-        self.check_one_site("a clamp")
+        self.check_decodes()
         read, directions = self._reader(features), self.W_dec[features]
 
         def edit(x: Tensor, values: Tensor) -> Tensor:
             delta = (values - read(x)) @ directions
-            return delta * self._statistics(x.float())[1] if self.config.norm != "none" else delta
+            return delta * self._statistics(x.float())[1] if self.scales_output else delta
 
         return edit
 
     def edit_each(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
-        """Return the deltas (m, T, D) of x (T, D) that `edit` gives for each feature alone.
+        """Return the deltas (m, T, d_out) of x (T, D) that `edit` gives for each feature alone.
 
         Delta i gives features[i] (m,) the activation values[i] (m,).
         """
         change = values[:, None] - self.encode(x)[:, features].T  # (m, T)
         delta = change[..., None] * self.W_dec[features][:, None]
-        return delta * self._statistics(x.float())[1] if self.config.norm != "none" else delta
+        return delta * self._statistics(x.float())[1] if self.scales_output else delta
 
     def _reader(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         """Return a function from x (..., D) to the activations (..., m) of `features` (m,)."""
@@ -380,9 +409,16 @@ def _check_config(config: SAEConfig, tensors: dict[str, Tensor]) -> None:
             "Load a whole SAE.",
         )
     check_shapes(tensors, config.transcoder)
-    if config.transcoder and (config.subtract_b_dec or config.norm != "none" or config.centred):
+    if config.transcoder and (
+        config.subtract_b_dec or config.norm == "layer_norm" or config.centred
+    ):
         raise UsageError(
-            "A transcoder that centres or scales what it reads is not known.", "Load another one."
+            "A transcoder that centres what it reads is not known.", "Load another one."
+        )
+    if config.cross_layer and (not config.transcoder or "W_skip" in tensors):
+        raise UsageError(
+            "A cross-layer SAE that is no transcoder, or has a skip connection, is not known.",
+            "Load another one.",
         )
     if "W_skip" in tensors and (config.norm != "none" or config.centred):
         raise UsageError(

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+CHUNK = 1 << 20  # numbers that the cache holds
 
 
 def largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return (values (B, k), places (B, k)) of the k largest of each row of ReLU(pre) (B, F).
 
-    They are in no order. On the CPU it takes two rounds, because the k largest are in the k groups
-    with the largest maxima. Each round partitions whole numbers that hold value and place; together
-    they take a fifth of the time of `topk` over 2,048 columns.
+    They are in no order. On the CPU a few rows at a time, as many as the cache holds, take two
+    rounds, because the k largest are in the k groups with the largest maxima. Each round partitions
+    whole numbers that hold value and place. On one AVX2 core that takes half the time of `topk`.
     """
     n_features = pre.shape[1]
     # size of a group, which makes both rounds about as long
@@ -25,16 +26,25 @@ def largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if pre.device.type != "cpu" or pre.dtype not in BITS or n_features // size > 1 << 16:
         values, places = pre.topk(k, dim=1, sorted=False)
         return values.relu(), places
-    bits = pre.relu().view(BITS[pre.dtype])  # numbers >= 0 are ordered as their bits
     if n_features % size or n_features // size < k:
+        size = 1
+    parts = [largest_of_rows(rows, k, size) for rows in pre.split(max(16, CHUNK // n_features))]
+    return torch.cat([values for values, _ in parts]), torch.cat([places for _, places in parts])
+
+
+def largest_of_rows(pre: Tensor, k: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return what `largest` does, from maxima of groups of `size` places; `size` divides F."""
+    bits = pre.relu().view(BITS[pre.dtype])  # numbers >= 0 are ordered as their bits
+    if size == 1:
         values, places = largest_bits(bits, k)
     else:
-        grouped = bits.view(len(bits), size, -1)  # (B, size, groups)
+        n_groups = bits.shape[1] // size
+        grouped = bits.view(len(bits), size, n_groups)
         groups = largest_bits(grouped.amax(1), k)[1]
         members = grouped.gather(2, groups[:, None].expand(-1, size, -1)).flatten(1)
         values, places = largest_bits(members, k)
         within = torch.div(places, k, rounding_mode="floor")
-        places = within * (n_features // size) + groups.gather(1, places % k)
+        places = within * n_groups + groups.gather(1, places % k)
     return values.view(pre.dtype), places
 
 

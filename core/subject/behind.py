@@ -36,7 +36,7 @@ class Behind:
             if self.skipped:
                 hooks.enter_context(keep_output(self.skipped[-1], outputs))
             self._run(1)
-        self.hidden = seen[0][0]
+        self.hidden = seen[0][0].to(subject.device)
         self.output = outputs[0] if outputs else None
 
     @torch.inference_mode()

@@ -119,7 +119,9 @@ class Decoding:
 
     def _hook(self) -> contextlib.ExitStack:
         def see(hidden: Tensor) -> Tensor | None:
-            new = hidden if self.edit is None else self.edit(hidden, self.editable).to(hidden.dtype)
+            new = hidden.to(self.subject.device)
+            if self.edit is not None:
+                new = self.edit(new, self.editable).to(hidden.dtype)
             self.seen.append(new.float().cpu())
             return None if self.edit is None else new
 

@@ -71,6 +71,7 @@ def discover_family(model: nn.Module, n_layers: int, width: int, number: int) ->
         mlp,
         find_middle(seen, attn) if attn else None,
         norm,
+        find_mlp_input(layer, seen, mlp),
     )
 
 
@@ -178,6 +179,13 @@ def find_middle(seen: Seen, attn: str) -> str | None:
         if name and is_sum(before, (seen.returned[attn],), value, seen.tolerance)
     ]
     return min(names, key=lambda name: name.count("."), default=None)
+
+
+def find_mlp_input(layer: nn.Module, seen: Seen, mlp: str) -> str:
+    """`mlp` where it takes hidden states and is no norm behind an MLP; empty otherwise."""
+    if mlp not in seen.given or not mlp:
+        return ""
+    return "" if "norm" in type(layer.get_submodule(mlp)).__name__.casefold() else mlp
 
 
 def find_projection(layer: nn.Module, seen: Seen, attn: str) -> str:

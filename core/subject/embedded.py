@@ -1,20 +1,12 @@
-"""Subjects and autoencoders that come with the program, by name, wherever it is installed."""
+"""Find a subject by its name: embedded, SmolLM2, a GGUF file, a folder, or one on the hub."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from core.embedded import SUBJECTS, find_embedded
 from core.subject.gguf import gguf_folder, is_gguf
 from core.subject.smollm2 import smollm2_folder
-
-SUBJECTS = {"python-7m": "subjects/python-7m"}  # name -> folder under the program's data
-
-
-def data_folder() -> Path:
-    """The program's data: beside the code in a checkout, else under the environment."""
-    checkout = Path(__file__).resolve().parents[2] / "data"
-    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "brain-surgery"
 
 
 def find_subject(name: str) -> str:
@@ -27,6 +19,4 @@ def find_subject(name: str) -> str:
         return str(gguf_folder(name))
     if Path(name).is_dir():
         return name
-    if name in SUBJECTS:
-        return str(data_folder() / SUBJECTS[name])
-    return smollm2_folder() if name == "smollm2" else name
+    return smollm2_folder() if name == "smollm2" else find_embedded(SUBJECTS, name)

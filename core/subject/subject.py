@@ -33,7 +33,7 @@ from core.subject.hooks import hook_module
 from core.subject.sites import find_module
 from core.subject.texts import TextAccess
 from core.subject.token_texts import find_ends, special_ids, token_texts
-from core.subject.weights import load_weights, weight_shape
+from core.subject.weights import SPLIT, load_weights, split_model, weight_shape
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -86,7 +86,8 @@ class Subject(TextAccess):
         and for weights that are not whole, and NotReady for a repository that needs a token.
         """
         name = find_subject(name)
-        place = pick_device(device)
+        split = device == SPLIT
+        place = pick_device("auto" if split else device)
         source: dict[str, Any] = {"revision": revision} if revision else {}
         source["trust_remote_code"] = trust_remote_code
         transformers_logging.disable_progress_bar()
@@ -100,9 +101,10 @@ class Subject(TextAccess):
                 torch.manual_seed(seed)
                 code = {"trust_remote_code": trust_remote_code}
                 model = AutoModelForCausalLM.from_config(config, **code).to(kind)
+                model = split_model(model) if split else model.to(place)
             else:
-                model = load_weights(name, kind, **source)
-        return cls(model.to(place), tokenizer)
+                model = load_weights(name, kind, "auto" if split else place, **source)
+        return cls(model, tokenizer)
 
     # ------------------------------------------------------------ sites
 
@@ -210,7 +212,11 @@ class Subject(TextAccess):
 
         `editable()` is bool (R, T): the positions at which the edit may change something.
         """
-        with self.hook(site, lambda hidden: edit(hidden, editable()).to(hidden.dtype)):
+
+        def see(hidden: Tensor) -> Tensor:  # an SAE is on the subject's device
+            return edit(hidden.to(self.device), editable()).to(hidden.dtype)
+
+        with self.hook(site, see):
             yield
 
     def _logits(
@@ -382,6 +388,7 @@ class Subject(TextAccess):
         directions = directions.to(self.device, torch.float32)
         if site.kind == "attn_z":
             projection = copy.deepcopy(self.module(site)[0]).float()
+            directions = directions.to(next(projection.parameters()).device)
             image: Tensor = projection(directions) - projection(torch.zeros_like(directions[:1]))
             return image
         return directions if directions.shape[1] == self.width else None
@@ -398,7 +405,7 @@ class Subject(TextAccess):
         if not self.final_norm:
             raise UsageError("The subject's final norm is not known.", "Use another subject.")
         norm: Any = copy.deepcopy(self.model.get_submodule(self.final_norm)).float()
-        directions = directions.to(self.device, torch.float32)
+        directions = directions.to(next(norm.parameters()).device, torch.float32)
         normed: Tensor = norm(directions) - norm(torch.zeros_like(directions[:1]))
         unembedding: Tensor = self.model.get_output_embeddings().weight.float()
-        return normed @ unembedding.T
+        return normed.to(unembedding.device) @ unembedding.T

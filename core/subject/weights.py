@@ -45,23 +45,48 @@ UNREADABLE = (
     TypeError,
     AssertionError,
 )
+SPLIT = "auto:all"  # the device of a subject whose layers lie on several
 SHOWN = 3  # names in a message
 
 
-def load_weights(name: str, kind: torch.dtype, **source: Any) -> Any:
-    """The causal language model `name` with its trained weights.
+def load_weights(name: str, kind: torch.dtype, place: torch.device | str, **source: Any) -> Any:
+    """The causal language model `name` with its trained weights on the device `place`.
 
-    `source` holds `revision` and `trust_remote_code`. Raises UsageError where a weight is not in
+    Where that is "auto", accelerate places the layers on all GPUs and then on the CPU. `source`
+    holds `revision` and `trust_remote_code`. Raises UsageError where a weight is not in
     the file, where an adapter is not merged, or where the files are not whole.
     """
     check_files(Path(name))
-    model, info = _load(name, kind, source, {})
+    # A quantised model is placed as it is loaded; any other is moved faster than it is dispatched.
+    at_once = place == "auto" or bool(quantisation(name))
+    more = {"device_map": "auto" if place == "auto" else {"": place}} if at_once else {}
+    model, info = _load(name, kind, source, more)
     wrapped = find_wrappers(info["unexpected_keys"])
     if info["missing_keys"] and wrapped:
         say(f"subject: the names of the weights begin with {' '.join(wrapped)}, which is left out")
         pattern = "^(?:" + "|".join(re.escape(prefix) for prefix in wrapped) + ")+"
-        model, info = _load(name, kind, source, {"key_mapping": {pattern: ""}})
+        model, info = _load(name, kind, source, more | {"key_mapping": {pattern: ""}})
     check_names(name, info)
+    return check_placed(model) if at_once else model.to(place)
+
+
+def split_model(model: Any) -> Any:
+    """The model with its layers on all GPUs and then on the CPU, as accelerate divides them."""
+    from accelerate import dispatch_model, infer_auto_device_map
+
+    blocks = sorted(getattr(model, "_no_split_modules", None) or [])
+    places = infer_auto_device_map(model, no_split_module_classes=blocks)
+    return check_placed(dispatch_model(model, places))
+
+
+def check_placed(model: Any) -> Any:
+    """The model; raises UsageError where some of its weights are not in the memory of a device."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UsageError(
+            "The subject does not fit the memory of all devices here; some layers would be read "
+            "from the disk or from the CPU in each pass.",
+            "Use a machine with more GPU memory, or a quantised copy of the subject.",
+        )
     return model
 
 

@@ -1,8 +1,9 @@
 """Read the documents of a corpus.
 
-A corpus is one of: `stdlib`, the standard library of the running interpreter; a file of one of the
-forms in `core/text/text_files.py`, or a folder of them; `hf:name[@config][:split][:column]`, a
-dataset on the hub or a local folder in the same layout, which is streamed.
+A corpus is one of: `prompts`, texts that come with the program; `stdlib`, the standard library of
+the running interpreter; a file of one of the forms in `core/text/text_files.py`, or a folder of
+them; `hf:name[@config][:split][:column]`, a dataset on the hub or a local folder in the same
+layout, which is streamed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.embedded import CORPORA, find_embedded
 from core.errors import UsageError
 from core.progress import say
 from core.text.forms import Document, LeftOut, text_hash
@@ -34,8 +36,8 @@ SKIPPED = {
 }
 TABLES = {"stringprep.py", "entities.py"}  # generated tables
 HELP = (
-    f"Give stdlib, a file ({', '.join(FORMS)}, each also {' or '.join(COMPRESSIONS)}), a folder of "
-    f"them, or {SPEC}."
+    f"Give prompts, stdlib, a file ({', '.join(FORMS)}, each also {' or '.join(COMPRESSIONS)}), "
+    f"a folder of them, or {SPEC}."
 )
 
 
@@ -58,7 +60,7 @@ def check_corpus(spec: str) -> None:
     """Raise UsageError for a local corpus that does not exist or is a file of no known form."""
     if spec == "stdlib" or spec.startswith("hf:"):
         return
-    path = Path(spec)
+    path = Path(find_embedded(CORPORA, spec))
     if not path.exists():
         raise UsageError(f"There is no corpus {spec!r}.", HELP)
     if path.is_file() and not form_of(path):
@@ -78,7 +80,10 @@ def read_corpus(spec: str, cut: str = "auto") -> Corpus:
     left_out = LeftOut()
     if spec.startswith("hf:"):
         return Corpus(read_dataset(spec, left_out), left_out, streamed=True)
-    documents = list(_read_stdlib()) if spec == "stdlib" else _read_path(Path(spec), left_out, cut)
+    if spec == "stdlib":
+        documents = list(_read_stdlib())
+    else:
+        documents = _read_path(Path(find_embedded(CORPORA, spec)), left_out, cut)
     if not documents:
         raise UsageError(
             f"The corpus {spec!r} is empty: {left_out.line()}.", left_out.advice() or HELP

@@ -24,7 +24,8 @@ from core.files import write_array
 from core.records import Manifest
 from core.run import Run
 from core.saes import SAE
-from core.training.evaluate import draw_sample, measure_sae
+from core.training.evaluate import measure_sae
+from core.training.sample import draw_sample
 
 VERSION, BLOCK, CLOSE = 1, 4096, 0.7
 TOKENS = 60_000  # held-out vectors on which fidelity is measured
@@ -67,10 +68,10 @@ def compare(run: Run, other: Run, redo: bool = False) -> Manifest:
     return work.commit(summary)
 
 
-def identity_of(run: Run) -> tuple[str, str, str, str]:
-    """Return what two runs must share to be compared: subject, revision, weights and site."""
+def identity_of(run: Run) -> tuple[str, ...]:
+    """Return what two runs must share to be compared: subject, revision, weights and sites."""
     s = run.settings
-    return s.subject, s.revision, s.weights, s.site
+    return s.subject, s.revision, s.weights, s.site, s.site_out
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from core.errors import UsageError
 from core.run import Run
 from core.saes import SAE, SAEConfig
 from core.text.tokens import Tokens
+from core.training.basis import Basis
 from core.training.published import save_unit
 
 KINDS = ("random", "pca")
@@ -39,6 +40,11 @@ def make_control(run: Run, kind: str) -> Run:
     """
     if kind not in KINDS:
         raise UsageError(f"There is no control {kind!r}.", f"Controls: {', '.join(KINDS)}.")
+    if run.settings.site_out:
+        raise UsageError(
+            f"{run.name} is a transcoder's, and untrained directions predict nothing.",
+            f"Make a control of a run that has one site, {run.settings.site_out}.",
+        )
     source = run.folder("capture")
     control = Run.create(str(run.path.with_name(f"{run.path.name}-{kind}")), replace(run.settings))
     if control.find("capture") is None:
@@ -63,6 +69,20 @@ def make_control(run: Run, kind: str) -> Run:
             }
         )
     return control
+
+
+def make_basis_run(run: Run, kind: str) -> Run:
+    """Make the run NAME-KIND beside `run`, or open it where it exists: neurons or heads.
+
+    It has the subject, the text and the layer of `run`, and as many features fire on a token as
+    the run's autoencoder has by its k. Raises UsageError for a site without a layer, and NotReady
+    before `train`.
+    """
+    k = find_k(run)
+    basis = Basis(kind, k)
+    site, site_out = basis.sites(run.settings.site)
+    settings = replace(run.settings, sae=f"{kind}:{k}", site=site, site_out=site_out)
+    return Run.create(str(run.path.with_name(f"{run.path.name}-{kind}")), settings)
 
 
 def find_k(run: Run) -> int:

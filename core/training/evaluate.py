@@ -14,7 +14,9 @@ Vectors of over ten times the median norm (attention sinks, rare tokens) would d
 squares, so they are left out of FVU, L0, bias and L2 ratio; `norm_outliers` counts them, and
 `fvu_with_outliers` is the FVU over all vectors.
 
-The SAE is spliced in, or the site ablated, at every position but the first, on whole rows.
+The SAE is spliced in, or the site ablated, at every position but the first, on whole rows. A
+transcoder is measured at the site that it predicts: x is what the subject computes there, x_hat
+comes from what it reads, and splicing it in replaces the MLP between the two.
 Intervals are percentile bootstraps over documents, the units of sampling. Unless a number of tokens
 is asked for, cross-entropies are measured until their increase is known to PRECISION nats, or for
 SECONDS. docs/metrics.md says how other tools define these numbers.
@@ -24,7 +26,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +37,15 @@ import torch
 from torch import Tensor
 
 from core.activations.passes import TextRows
-from core.activations.store import Activations, open_activations
-from core.errors import UsageError
 from core.progress import progress, say
-from core.records import SPLITS, Site
+from core.records import Site
 from core.run import Run
 from core.saes import SAE
 from core.settings import EvaluateSettings
 from core.subject.decoding import Edit
-from core.subject.load import load_subject
 from core.subject.subject import Subject
-from core.text.tokens import Tokens
+from core.subject.tap import Tap
+from core.training.sample import Sample, draw_sample
 
 RESAMPLES = 1000
 MIN_DOCUMENTS = 20  # below it a percentile bootstrap does not cover 95 %
@@ -67,10 +68,16 @@ Measures = dict[str, Any]
 def evaluate(run: Run, settings: EvaluateSettings, folder: Path) -> Measures:
     """Return every measure of the module's docstring: the unit `evaluate` is its summary alone.
 
-    Raises UsageError when no document fell into the test split.
+    That of one layer of a cross-layer transcoder says why there are none. Raises UsageError when
+    no document fell into the test split.
     """
+    sae = SAE.load(run.folder("train"))
+    if sae.config.cross_layer:
+        return {
+            "skipped": "one layer of a cross-layer transcoder does not reconstruct a site alone"
+        }
     sample = draw_sample(run, settings.tokens, settings.loss_tokens)
-    return measure_sae(SAE.load(run.folder("train")), sample)
+    return measure_sae(sae, sample)
 
 
 def measure_sae(sae: SAE, sample: Sample) -> Measures:
@@ -78,12 +85,14 @@ def measure_sae(sae: SAE, sample: Sample) -> Measures:
 
     The cross-entropies are measured only where the sample has rows for them.
     """
-    sae.check_one_site("this measure")
     documents = sample.tokens.document_of(sample.ordinals)
     parts = np.array_split(sample.ordinals, max(1, len(sample.ordinals) // VECTORS))
     batches = (sample.source.read(part).float() for part in parts)
     bar = progress(batches, "fidelity", total=len(parts), unit="batch")
-    sums, fired, mean, outliers = document_sums(sae, bar, documents)
+    targets = None
+    if sample.targets is not None:
+        targets = (sample.targets.read(part).float() for part in parts)
+    sums, fired, mean, outliers = document_sums(sae, bar, documents, targets)
     dead = {"dead_share": float((fired == 0).float().mean()), "documents": len(sums)}
     measures = fidelity_of(sums.sum(0)) | outliers | dead
     if outliers["norm_outliers"]:
@@ -94,80 +103,12 @@ def measure_sae(sae: SAE, sample: Sample) -> Measures:
     bounds = intervals(sums, fidelity_of, sample.seed)
     if sample.subject is not None and len(sample.loss_rows):
         device = sample.subject.device
-        edits = replacements(sae.to(device), mean.to(device).float())
-        losses, ended = measure_losses(sample.subject, sample, edits)
+        with Tap(sample.subject, sample.site) if sae.config.transcoder else nullcontext() as tap:
+            edits = replacements(sae.to(device), mean.to(device).float(), tap)
+            losses, ended = measure_losses(sample.subject, sample, edits)
         measures |= losses_of(losses.sum(0)) | {"loss_ended_by": ended}
         bounds |= intervals(losses, losses_of, sample.seed)
     return measures | {"intervals": bounds}
-
-
-# ---------------------------------------------------------------- what is measured on
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What SAEs are measured on."""
-
-    subject: Subject | None  # only where there are rows for losses
-    site: Site
-    source: Activations
-    tokens: Tokens
-    rows: TextRows
-    ordinals: Array  # (n,) of counted tokens of the test split
-    loss_rows: Array  # rows of theirs for cross-entropies, in a random order
-    to_precision: bool  # stop before the last of them where that is enough
-    seed: int
-
-
-def draw_sample(run: Run, n_tokens: int, loss_tokens: int | None) -> Sample:
-    """Draw rows of the test split at random until they hold `n_tokens` tokens.
-
-    The first of them are for losses, until they hold `loss_tokens` (0: as many as the precision
-    needs; None: no rows).
-    """
-    subject = None if loss_tokens is None else load_subject(run)
-    tokens = Tokens(run.folder("capture"))
-    rows = draw_test_rows(tokens, n_tokens, np.random.default_rng(run.settings.seed))
-    loss_rows = rows[:0] if loss_tokens is None else first_tokens(tokens, rows, loss_tokens)
-    return Sample(
-        subject,
-        Site.parse(run.settings.site),
-        open_activations(run, subject),
-        tokens,
-        TextRows.open(tokens.folder, None if subject is None else subject.bos),
-        counted_ordinals(tokens, rows),
-        loss_rows,
-        loss_tokens == 0,
-        run.settings.seed,
-    )
-
-
-def draw_test_rows(tokens: Tokens, n_tokens: int, rng: np.random.Generator) -> Array:
-    """Draw rows of the test split until they hold `n_tokens` tokens (0: all).
-
-    Raises UsageError when there are none.
-    """
-    rows = np.flatnonzero(tokens.split[tokens.row_document] == SPLITS.index("test"))
-    if not len(rows):
-        raise UsageError(
-            "No document fell into the test split.",
-            "Capture more documents: the splits are 60 / 10 / 30 of them.",
-        )
-    return first_tokens(tokens, rng.permutation(rows), n_tokens)
-
-
-def first_tokens(tokens: Tokens, rows: Array, n_tokens: int) -> Array:
-    """Return the first of `rows` until they hold `n_tokens` tokens (0: all of them)."""
-    total = np.cumsum(np.diff(tokens.row_offsets)[rows])
-    return rows[: int(np.searchsorted(total, n_tokens)) + 1] if n_tokens else rows
-
-
-def counted_ordinals(tokens: Tokens, rows: Array) -> Array:
-    """Return the ordinals of the counted tokens of `rows`, in order."""
-    offsets = tokens.row_offsets
-    ordinals = np.concatenate([np.arange(offsets[r], offsets[r + 1]) for r in np.sort(rows)])
-    counted: Array = ordinals[tokens.counted[ordinals]]
-    return counted
 
 
 # ---------------------------------------------------------------- fidelity
@@ -181,26 +122,30 @@ def fidelity(sae: SAE, batches: Iterable[Tensor]) -> Measures:
 
 @torch.inference_mode()
 def document_sums(
-    sae: SAE, batches: Iterable[Tensor], documents: Array | None
+    sae: SAE,
+    batches: Iterable[Tensor],
+    documents: Array | None,
+    targets: Iterable[Tensor] | None = None,
 ) -> tuple[Array, Tensor, Tensor, Measures]:
     """Return (sums (documents, len(SUMS)) float64, firings (F,), mean vector (D,), outliers).
 
-    `batches` are raw vectors (B, D). Their `documents` (n,) are numbers in any order; None takes
-    all as one document. Norm outliers, by the median of the first batch, are in the firings alone;
-    the last value says how many there are and the FVU with them.
+    `batches` are raw vectors (B, D), and `targets` those that a transcoder predicts from them.
+    Their `documents` (n,) are numbers in any order; None takes all as one document. Norm outliers,
+    by the median of the first batch, are in the firings alone; the last value says how many there
+    are and the FVU with them.
     """
-    of = None
-    if documents is not None:
-        of = torch.from_numpy(np.unique(documents, return_inverse=True)[1])
+    number = None if documents is None else np.unique(documents, return_inverse=True)[1]
+    of = None if number is None else torch.from_numpy(number)
     n_documents = 1 if of is None else int(of.max()) + 1
     sums = torch.zeros(n_documents, len(SUMS), dtype=torch.float64)
-    vectors = torch.zeros(n_documents, sae.d_in, dtype=torch.float64)
+    vectors = torch.zeros(n_documents, sae.d_out, dtype=torch.float64)
     fired, at = torch.zeros(sae.n_features, dtype=torch.int64), 0
     limit, outside = 0.0, torch.zeros(3, dtype=torch.float64)
-    outside_vectors = torch.zeros(sae.d_in, dtype=torch.float64)
-    for x in batches:
+    outside_vectors = torch.zeros(sae.d_out, dtype=torch.float64)
+    for x, y in zip(batches, repeat(None) if targets is None else targets, strict=False):
         f = sae.encode(x)
-        x, x_hat, fires = x.double(), sae.decode(f, x).double(), f > 0
+        x_hat, fires = sae.decode(f, x).double(), f > 0
+        x = (x if y is None else y).double()
         own = torch.zeros(len(x), dtype=torch.int64) if of is None else of[at : at + len(x)]
         at += len(x)
         squares = x.square().sum(1)
@@ -208,8 +153,7 @@ def document_sums(
         kept = squares.sqrt() <= limit
         fired += fires.sum(0)
         if not kept.all():
-            far = x[~kept]
-            error = (far - x_hat[~kept]).square().sum()
+            far, error = x[~kept], (x - x_hat)[~kept].square().sum()
             outside += torch.stack([far.new_tensor(len(far)), error, far.square().sum()])
             outside_vectors += far.sum(0)
             x, x_hat, fires, own, squares = (t[kept] for t in (x, x_hat, fires, own, squares))
@@ -273,11 +217,15 @@ def _ratio(above: Array, below: Array) -> Array:
 # ---------------------------------------------------------------- cross-entropy
 
 
-def replacements(sae: SAE, mean: Tensor) -> dict[str, Edit]:
-    """Return edits that replace the site: by the SAE's reconstruction, zero, the mean (D,)."""
+def replacements(sae: SAE, mean: Tensor, tap: Tap | None = None) -> dict[str, Edit]:
+    """Return edits that replace the site: by the SAE's reconstruction, zero, the mean (D,).
+
+    `tap` sees what a transcoder reads.
+    """
 
     def splice(h: Tensor, editable: Tensor) -> Tensor:
-        return torch.where(editable[..., None], sae.reconstruct(h.float()), h.float())
+        x = h if tap is None else tap.hidden
+        return torch.where(editable[..., None], sae.reconstruct(x.float()), h.float())
 
     def set_zero(h: Tensor, editable: Tensor) -> Tensor:
         return torch.where(editable[..., None], 0.0, h.float())
@@ -307,7 +255,7 @@ def measure_losses(
     with progress(total=int(lengths.sum()), label="evaluate", unit="tok") as bar:
         for part in rounds:
             losses = document_losses(
-                subject, sample.site, edits, sample.rows, chosen[part], own[part], bar.update
+                subject, sample.place, edits, sample.rows, chosen[part], own[part], bar.update
             )
             sums[np.unique(own[part])] += losses
             measured = sums[sums[:, 0] > 0]

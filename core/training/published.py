@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.activations.layout import read_layout
+from core.activations.layout import OUT, read_layout
 from core.errors import UsageError
 from core.records import Site
 from core.run import Run
 from core.saes import SAE
+from core.subject.load import load_subject
+from core.training.basis import Basis, make_basis
 from core.training.unit import write_directions
 
 SAELENS_FILES = {"cfg.json", "sae_weights.safetensors"}
@@ -28,22 +30,20 @@ def save_unit(folder: Path, sae: SAE, run: Run) -> None:
 
 def with_run_origin(sae: SAE, run: Run) -> SAE:
     """Return `sae` with the site, subject and context of `run`; raises NotReady before capture."""
-    context = int(run.manifest("capture").settings["context"])
-    return sae.with_origin(Site.parse(run.settings.site), run.settings.subject, context)
+    context, about = int(run.manifest("capture").settings["context"]), run.settings
+    place = Site.parse(about.site_out) if about.site_out else None
+    return sae.with_origin(Site.parse(about.site), about.subject, context, place)
 
 
 def convert_published(run: Run, folder: Path) -> dict[str, Any]:
     """Write the unit `train` from the SAE that the run names.
 
-    Raises UsageError when its width is not the site's.
+    Raises UsageError when its width is not the site's, and for a transcoder in a run of one site or
+    an autoencoder in a run of two.
     """
-    sae = SAE.load(run.settings.sae)
+    sae = load_named(run)
+    check_sites(run, sae)
     width = read_layout(run.folder("capture")).width
-    if sae.d_in != width:
-        raise UsageError(
-            f"The SAE reads vectors of {sae.d_in} numbers; {run.settings.site} has {width}.",
-            "Make a run for the SAE's own site.",
-        )
     save_unit(folder, sae, run)
     return {
         "architecture": sae.architecture,
@@ -54,7 +54,40 @@ def convert_published(run: Run, folder: Path) -> dict[str, Any]:
         "site": str(sae.site or ""),
         "subject": sae.subject,
         "context": sae.context,
+        **({"site_out": str(sae.site_out or "")} if sae.config.transcoder else {}),
     }
+
+
+def load_named(run: Run) -> SAE:
+    """Return the SAE that the run names: a published one, or units of its subject."""
+    about, basis = run.settings, Basis.parse(run.settings.sae)
+    if basis is None:
+        return SAE.load(about.sae)
+    sites = Site.parse(about.site), Site.parse(about.site_out or about.site)
+    return make_basis(load_subject(run), basis, *sites)
+
+
+def check_sites(run: Run, sae: SAE) -> None:
+    """Raise UsageError where the SAE's form or widths are not those of the run's sites."""
+    about, folder = run.settings, run.folder("capture")
+    if sae.config.transcoder != bool(about.site_out):
+        raise UsageError(
+            "It is a transcoder, and the run has one site."
+            if sae.config.transcoder
+            else f"It reconstructs what it reads, and the run predicts {about.site_out}.",
+            "Make a run with --site and --site-out."
+            if sae.config.transcoder
+            else "Make a run without --site-out.",
+        )
+    widths = {"reads": (sae.d_in, about.site, folder)}
+    if about.site_out:
+        widths["writes"] = (sae.d_out, about.site_out, folder / OUT)
+    for verb, (own, site, place) in widths.items():
+        if own != (width := read_layout(place).width):
+            raise UsageError(
+                f"The SAE {verb} vectors of {own} numbers; {site} has {width}.",
+                "Make a run for the SAE's own site.",
+            )
 
 
 def export_saelens(run: Run, folder: Path) -> dict[str, Any]:

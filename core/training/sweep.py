@@ -16,8 +16,9 @@ from core.errors import UsageError
 from core.run import Run
 from core.saes import SAE
 from core.settings import WITH_K, SweepSettings, TrainSettings, from_table
-from core.training.evaluate import draw_sample, measure_sae
+from core.training.evaluate import measure_sae
 from core.training.published import save_unit
+from core.training.sample import draw_sample
 from core.training.train import fit, load_data
 from core.training.trainer import Trainer
 

@@ -3,6 +3,9 @@
 Activations are divided by one constant, so that a dimension has unit variance on average; the
 constant is folded into the weights at the end. Batches are drawn in a random order across the whole
 store. Several trainers (`core.training.sweep`) may share each batch.
+
+Where the run has a second site, a transcoder is trained: it reads at the one and predicts the
+other, each divided by a constant of its own.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
+from core.activations.layout import OUT
 from core.activations.store import ActivationStore
 from core.errors import UsageError
 from core.progress import progress, say
@@ -24,7 +28,9 @@ from core.saes import SAE
 from core.settings import TrainSettings
 from core.text.tokens import Tokens
 from core.training.published import convert_published, save_unit
-from core.training.trainer import Data, Trainer
+from core.training.trainer import Data, Target, Trainer
+
+T = TypeVar("T")
 
 # vectors that mean and scale, the val measurements and the start are computed from
 MEAN_VECTORS, VAL_VECTORS, START_VECTORS = 65_536, 16_384, 4096
@@ -117,6 +123,7 @@ def load_data(capture: Path, batch_size: int, seed: int) -> Data:
     Raises UsageError when the train split has less than one batch or the val split is empty.
     """
     store, tokens = ActivationStore(capture), Tokens(capture)
+    predicted = ActivationStore(capture / OUT) if (capture / OUT).exists() else None
     train_ordinals = np.flatnonzero(tokens.in_split("train"))
     val_ordinals = np.flatnonzero(tokens.in_split("val"))
     if len(train_ordinals) < batch_size:
@@ -130,11 +137,38 @@ def load_data(capture: Path, batch_size: int, seed: int) -> Data:
             "No document fell into the val split.",
             "Capture more documents: the splits are 60 / 10 / 30 of them.",
         )
-    train_ordinals, val_ordinals, outliers = drop_outliers(store, train_ordinals, val_ordinals)
+    outliers = 0
+    for source in (store, predicted):
+        if source is not None:
+            train_ordinals, val_ordinals, n = drop_outliers(source, train_ordinals, val_ordinals)
+            outliers += n
     rng = np.random.default_rng(seed)
     n_sample, n_val = min(len(train_ordinals), MEAN_VECTORS), min(len(val_ordinals), VAL_VECTORS)
-    sample = store.read(np.sort(rng.choice(train_ordinals, n_sample, replace=False))).double()
-    val = store.read(np.sort(rng.choice(val_ordinals, n_val, replace=False))).float()
+    some = np.sort(rng.choice(train_ordinals, n_sample, replace=False))
+    some_val = np.sort(rng.choice(val_ordinals, n_val, replace=False))
+    sample, val = store.read(some).double(), store.read(some_val).float()
+    mean, scale = measure_scale(sample)
+    start = (sample[:: max(1, len(sample) // START_VECTORS)][:START_VECTORS] / scale).float()
+    unit_mean = (mean / scale).float()
+    target = None
+    if predicted is not None:
+        ys = predicted.read(some).double()
+        own = measure_scale(ys)[1]
+        target = Target(
+            predicted,
+            predicted.read(some_val).float() / own,
+            own,
+            (ys / own).float(),
+            (sample / scale).float(),
+        )
+    return Data(store, train_ordinals, val / scale, unit_mean, scale, start, outliers, target)
+
+
+def measure_scale(sample: Tensor) -> tuple[Tensor, float]:
+    """Return (the mean (D,), the constant that brings vectors (n, D) to unit variance).
+
+    Raises UsageError where they are all the same.
+    """
     mean = sample.mean(0)
     scale = float((sample - mean).square().mean().sqrt())
     if scale == 0:
@@ -142,9 +176,7 @@ def load_data(capture: Path, batch_size: int, seed: int) -> Data:
             "All activations are the same vector: there is nothing to learn.",
             "Capture another site or other text.",
         )
-    start = (sample[:: max(1, len(sample) // START_VECTORS)][:START_VECTORS] / scale).float()
-    unit_mean = (mean / scale).float()
-    return Data(store, train_ordinals, val / scale, unit_mean, scale, start, outliers)
+    return mean, scale
 
 
 def fit(trainers: list[Trainer], data: Data, batch_size: int, seed: int) -> None:
@@ -159,27 +191,40 @@ def fit(trainers: list[Trainer], data: Data, batch_size: int, seed: int) -> None
         while waiting := [t for t in trainers if not t.ended]:
             step = min(t.cursor.step for t in waiting)
             epoch, done = divmod(step, waiting[0].per_epoch)
-            for x in prefetch(data.store.shuffled(data.train, batch_size, seed, epoch, skip=done)):
+            for x, y in prefetch(read_batches(data, batch_size, seed, epoch, done)):
                 # a kill may have left some trainers a checkpoint ahead
                 now = [t for t in waiting if t.cursor.step == step and not t.ended]
                 x = x.to(trainers[0].device).float() / data.scale
+                if y is not None and data.target is not None:
+                    y = y.to(trainers[0].device).float() / data.target.scale
                 for trainer in now:
-                    trainer.advance(x)
+                    trainer.advance(x, y)
                 bar.update(len(now))
                 step += 1
                 if all(t.ended for t in waiting):
                     break
 
 
-def prefetch(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def read_batches(
+    data: Data, batch_size: int, seed: int, epoch: int, skip: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the batches of one epoch: vectors (B, D), and those to predict (B, d_out) or None."""
+    where = (data.train, batch_size, seed, epoch, skip)
+    if data.target is None:
+        yield from ((x, None) for x in data.store.shuffled(*where))
+        return
+    yield from zip(data.store.shuffled(*where), data.target.store.shuffled(*where), strict=True)
+
+
+def prefetch(batches: Iterable[T]) -> Iterator[T]:
     """Yield `batches`; each is read while the one before it is worked on."""
     source = iter(batches)
 
-    def read_next() -> list[Tensor]:
+    def read_next() -> list[T]:
         return list(islice(source, 1))
 
     with ThreadPoolExecutor(1) as pool:
-        pending: Future[list[Tensor]] = pool.submit(read_next)
+        pending: Future[list[T]] = pool.submit(read_next)
         while batch := pending.result():
             pending = pool.submit(read_next)
             yield batch[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from core.saes.architectures.matryoshka import Matryoshka
 from core.saes.architectures.protocol import Trainable
 from core.saes.architectures.tied import TiedL1
 from core.saes.architectures.topk import TopK
+from core.saes.architectures.untied import Untied
 from core.settings import WITH_K, TrainSettings
 
 KINDS: dict[str, Any] = {
@@ -79,6 +81,18 @@ class Data:
     scale: float
     sample: Tensor  # (n, D) some vectors of the train split
     outliers: int = 0  # vectors of the train and val splits that were left out
+    target: Target | None = None  # what a transcoder predicts
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a transcoder predicts, aligned with what it reads; divided by `scale` of its own."""
+
+    store: ActivationStore
+    val: Tensor  # (m, d_out)
+    scale: float
+    sample: Tensor  # (n, d_out) of the tokens of `of`
+    of: Tensor  # (n, D) vectors that are read there, scaled
 
 
 class Trainer:
@@ -95,7 +109,9 @@ class Trainer:
         self.sae = make_sae(settings, data.val.shape[1])
         shape = (self.sae.d_in, self.sae.n_features)
         self.dtype = pick_dtype("auto", self.device, shape)
-        self.sae.initialise(data.mean, torch.Generator().manual_seed(seed))
+        predicted = data.val if data.target is None else data.target.val
+        self.variance = float((predicted - predicted.mean(0)).square().mean())
+        self._initialise(torch.Generator().manual_seed(seed))
         self.sae.start(data.sample)
         self.sae.to(self.device)
         self.optimiser = torch.optim.Adam(
@@ -108,10 +124,32 @@ class Trainer:
         self.cursor = Cursor(penalty=settings.penalty or self.sae.default_penalty)
         self.per_epoch = len(data.train) // settings.batch_size
         self.steps = max(1, round(settings.epochs * self.per_epoch))
-        self.variance = float((data.val - data.val.mean(0)).square().mean())
         self.stopped_early = False
         # (step, penalty, measures) of steps that are not yet written
         self.waiting: list[tuple[int, float, Tensor]] = []
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Set the weights; make a transcoder of the SAE where the data has a target.
+
+        Raises UsageError for an architecture that cannot be one, and for --skip without a target.
+        """
+        target, skip = self.data.target, self.settings.skip
+        if target is None and skip:
+            raise UsageError(
+                "A skip connection of an autoencoder would be the identity.",
+                "Leave --skip out, or make a run with --site-out.",
+            )
+        if target is None:
+            self.sae.initialise(self.data.mean, generator)
+            return
+        if not isinstance(self.sae, Untied):
+            raise UsageError(
+                f"{self.sae.architecture} has one matrix to read and to write with, and a "
+                "transcoder reads and writes at two sites.",
+                "Use another --architecture.",
+            )
+        self.sae.make_transcoder(target.val.shape[1], skip, target.scale / self.data.scale)
+        self.sae.initialise_transcoder(target.of, target.sample, generator)
 
     @property
     def ended(self) -> bool:
@@ -120,12 +158,13 @@ class Trainer:
 
     # -------------------------------------------------------- steps
 
-    def advance(self, x: Tensor) -> None:
+    def advance(self, x: Tensor, target: Tensor | None = None) -> None:
         """Do one step on vectors x (B, D), scaled, and what is due after it.
 
-        That is: measure on val, revive dead features, write a checkpoint.
+        A transcoder predicts `target` (B, d_out), scaled. Due is: measure on val, revive dead
+        features, write a checkpoint.
         """
-        self.step(x)
+        self.step(x, target)
         c, s = self.cursor, self.settings
         if c.step % s.check_every == 0 or c.step == self.steps:
             if isinstance(self.sae, TiedL1) and c.step < (1 - s.decay) * self.steps:
@@ -138,14 +177,15 @@ class Trainer:
         elif len(self.waiting) >= FLUSH or self.ended:
             self._flush()
 
-    def step(self, x: Tensor) -> None:
+    def step(self, x: Tensor, target: Tensor | None = None) -> None:
         """Do one optimiser step on vectors x (B, D), scaled."""
         c, s = self.cursor, self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = (s.lr or self.sae.default_lr) * self._schedule(c.step)
-        loss = self.sae.training_loss(x, c.penalty * self._warmth(c.step), self.dead, self.dtype)
+        penalty = c.penalty * self._warmth(c.step)
+        loss = self.sae.training_loss(x, penalty, self.dead, self.dtype, target)
         torch.autograd.backward(loss.total)
-        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), CLIP / self.sae.d_in)
+        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), CLIP / self.sae.d_out)
         self.sae.before_step()
         self.optimiser.step()
         self.sae.after_step()
@@ -203,9 +243,21 @@ class Trainer:
         """Measure loss and FVU on val, in float32, of the SAE as it would be used."""
         c = self.cursor
         self.sae.eval()
+        target = self.data.target
+        pairs = zip(
+            torch.split(self.data.val, 4096),
+            repeat(None) if target is None else torch.split(target.val, 4096),
+            strict=False,
+        )
         parts = [
-            self.sae.training_loss(x.to(self.device), c.penalty, self.dead[:0], torch.float32)
-            for x in torch.split(self.data.val, 4096)
+            self.sae.training_loss(
+                x.to(self.device),
+                c.penalty,
+                self.dead[:0],
+                torch.float32,
+                None if y is None else y.to(self.device),
+            )
+            for x, y in pairs
         ]
         self.sae.train()
         objective = float(np.mean([p.total.item() for p in parts]))
@@ -310,7 +362,8 @@ class Trainer:
         """Return the SAE with the best weights, reading raw activations, on the CPU."""
         if self.cursor.best < float("inf"):
             self.sae.load_state_dict(self.best_weights)
-        return self.sae.finish(self.data.scale)
+        target = self.data.target
+        return self.sae.finish(self.data.scale if target is None else target.scale)
 
     def summarise(self) -> Metrics:
         """Return the manifest's summary of the training."""
@@ -322,6 +375,7 @@ class Trainer:
             "architecture": self.sae.architecture,
             "features": self.sae.n_features,
             "width": self.sae.d_in,
+            **self._describe_target(),
             "steps": c.step,
             "steps_at_most": self.steps,
             "best_step": c.best_step,
@@ -335,6 +389,13 @@ class Trainer:
             "penalty": c.penalty,
             "arithmetic": self._arithmetic,
         }
+
+    def _describe_target(self) -> Metrics:
+        """Return what the summary of a transcoder says beside that of an autoencoder."""
+        target = self.data.target
+        if target is None:
+            return {}
+        return {"width_out": self.sae.d_out, "scale_out": target.scale, "skip": self.settings.skip}
 
 
 def make_sae(settings: TrainSettings, width: int) -> Trainable:

@@ -83,13 +83,19 @@ def clamp(
     study = open_study(run)
     prompts = [study.as_chat(p, answer=True) for p in prompt] if chat else list(prompt)
     made = study.clamp(own, prompts, also=also, doses=measured, **values)
-    saved = made.saved
+    record, kept = made.experiment, study.path / made.saved
+    saved = [str(kept)]
     if figure:
         from figures.plots.doses import save_dose_figure
 
-        saved += ", " + save_dose_figure(study.path / saved, made.experiment)
-    record = made.experiment
-    emit(record.to_dict(), lambda: f"{clamp_text(record)}\n({saved})", as_json)
+        saved.append(str(kept.with_name(save_dose_figure(kept, record))))
+    ending = [f"Kept: {' '.join(saved)}"]
+    if not measured:
+        ending.append(
+            "What it does against a random direction: the same command with --doses 1,2,4"
+        )
+    ending.append(f"Look: python main.py explore {run}")
+    emit(record.to_dict(), lambda: "\n".join([clamp_text(record), *ending]), as_json)
 
 
 def parse_clamps(
@@ -147,18 +153,29 @@ def replay(run: str, number: int, as_json: bool) -> None:
 @json_flag
 def gallery(run: str, count: int, as_json: bool) -> None:
     """Find COUNT features whose clamp works, and write a page and a figure of them."""
+    from autointerp.gallery import MOST_TRIED
+    from core.progress import say
     from figures.report.gallery import write_gallery
 
     study = open_study(run)
-    records = [made.experiment for made in study.find_working(count)]
+    about = study.run_directory.settings
+    subject = f"{Path(about.subject).name}, {about.site}"
+    folder, records = study.path / "gallery", []
+    minutes = max(1.0, study.estimate_working() / 60)
+    say(
+        f"about {minutes:.0f} min for each feature that is tried; {count} are wanted and at most "
+        f"{MOST_TRIED * count} tried: up to {MOST_TRIED * count * minutes:.0f} min. Each is "
+        "written as it is found, so Ctrl-C keeps those."
+    )
+    for made in study.find_working(count):
+        records.append(made.experiment)
+        write_gallery(records, folder, subject)
+        say(f"{made.experiment.clamps[0]}: {folder / 'gallery.html'} has {len(records)} of {count}")
     if not records:
         raise NotReady(
             "No well-labelled feature's clamp beat its controls.",
             f"Try one: python main.py clamp {run} --set F=2x --doses 1,2,4 --prompt ...",
         )
-    about = study.run_directory.settings
-    subject = f"{Path(about.subject).name}, {about.site}"
-    folder = write_gallery(records, study.path / "gallery", subject)
     paths = [str(path) for path in sorted(folder.iterdir())]
     shown = {"features": [record.features[0] for record in records], "files": paths}
     emit(shown, "\n".join(paths), as_json)

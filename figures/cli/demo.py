@@ -1,67 +1,164 @@
-"""Verb demo: the whole job on the embedded subject, offline, then what to try next."""
+"""Verb demo: the whole job on a subject that comes with the program, then what to try next."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from autointerp.pipeline import IN_RUN, make_controls, make_pending
-from autointerp.settings import ClusterSettings, RelateSettings
-from core.settings import EvaluateSettings, TrainSettings
+from autointerp.pipeline import make_pending, make_run
+from autointerp.settings import ClusterSettings
+from core.errors import NotReady, UsageError
+from core.progress import progress, say
+from core.settings import CaptureSettings, EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
     from autointerp.study import Study
+    from core.clamps.experiments import Experiment
 
-DEMO = {
-    "train": TrainSettings(epochs=2.0),
-    "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000),
-    "cluster": ClusterSettings(seeds=1, subsamples=4),
-    "relate": RelateSettings(),
-}
-PROMPTS, DOSES = ["def main():\n    ", "class Reader:\n    "], [0.5, 1.0, 2.0, 4.0]
+CANDIDATES = 3  # features that are clamped
+DOSES = [0.5, 1.0, 2.0, 4.0]
+CLUSTERS = ClusterSettings(seeds=1, subsamples=4)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A demo: its run, the settings of its stages, and what it needs."""
+
+    name: str
+    about: dict[str, Any]  # settings of the run
+    stages: dict[str, Any]  # stage -> settings; others take their defaults
+    prompts: tuple[str, str]  # continued with features clamped
+    text: str  # whose features are asked for
+    needs: str  # minutes on two cores without matrix units, and disk
+
+
+SMOLLM2 = Plan(
+    "demo",
+    {
+        "subject": "smollm2",
+        "site": "resid_post.12",
+        "corpus": "prompts",
+        "sae": "smollm2-135m",
+    },
+    {
+        "capture": CaptureSettings(max_tokens=320_000),
+        "evaluate": EvaluateSettings(tokens=60_000),
+        "cluster": CLUSTERS,
+    },
+    ("I went to the kitchen and", "The most important thing about"),
+    "On Monday the Senate voted on a new law.",
+    "about 10 minutes and 2 GB",
+)
+PYTHON = Plan(
+    "demo-python-7m",
+    {"subject": "python-7m", "site": "resid_post.3", "corpus": "stdlib"},
+    {
+        "train": TrainSettings(epochs=2.0),
+        "evaluate": EvaluateSettings(tokens=100_000, loss_tokens=20_000),
+        "cluster": CLUSTERS,
+    },
+    ("def main():\n    ", "class Reader:\n    "),
+    "for name in names:",
+    "about 10 minutes and 4 GB",
+)
+PLANS = {"smollm2": SMOLLM2, "python-7m": PYTHON}
 
 
 @click.command()
-def demo() -> None:
-    """The whole job on the embedded subject, offline, then what to try next."""
+@click.option(
+    "--subject", default="smollm2", show_default=True, help="smollm2, a model of English; python-7m"
+)
+@click.option(
+    "--train", is_flag=True, help="train the autoencoder too, on activations that are stored first"
+)
+def demo(subject: str, train: bool) -> None:
+    """The whole job on a subject that comes with the program, then what to try next."""
     from autointerp.study import new
 
-    study = new("demo")
-    for stage in IN_RUN:
-        if stage.name != "report":
-            make_pending(study.run_directory, stage.name, DEMO.get(stage.name))
-    make_controls(study.run_directory)
-    shown = clamp_three(study)
+    plan = use_what_there_is(choose_plan(Path(subject).name, train))
+    study = new(plan.name, **plan.about)
+    say(
+        f"The demo takes {plan.needs} on two cores, less with matrix units. A killed one continues."
+    )
+    make_run(study.run_directory, plan.stages, without=("report",))
+    kept = clamp_some(study, plan)
     make_pending(study.run_directory, "report")
-    feature = shown[0] if shown else 0
-    inside = sys.prefix.startswith(os.getcwd())
-    python = os.path.relpath(sys.executable) if inside else "python"
-    click.echo(f"""
-Report: {study.path / "report" / "report.md"}
-
-Things to try next:
-  {python} main.py explore demo
-  {python} main.py show demo {feature}
-  {python} main.py text demo "for name in names:" --against "import os"
-  {python} main.py clamp demo --set {feature}=2x --prompt "def main():" --figure""")
+    click.echo(say_next(study, plan, kept))
 
 
-def clamp_three(study: Study) -> list[int]:
-    """Clamp three labelled features and keep the experiments, unless there are some; returns the
-    features.
-    """
+def choose_plan(subject: str, train: bool) -> Plan:
+    """Raises UsageError for a subject that no demo is made for."""
+    if subject not in PLANS:
+        raise UsageError(
+            f"There is no demo of the subject {subject!r}.",
+            f"Use {' or '.join(PLANS)}; for your own: python main.py new NAME --subject {subject}",
+        )
+    plan = PLANS[subject]
+    if not train or plan is PYTHON:
+        return plan
+    about = {key: value for key, value in plan.about.items() if key != "sae"}
+    stages = plan.stages | {
+        "capture": CaptureSettings(),
+        "train": TrainSettings(expansion=8, k=32, epochs=4.0),
+    }
+    needs = "about 25 minutes and 4 GB"
+    return replace(plan, name=f"{plan.name}-train", about=about, stages=stages, needs=needs)
+
+
+def use_what_there_is(plan: Plan) -> Plan:
+    """The plan, or that of the small Python model, with a line, where SmolLM2 cannot be had."""
+    from core.subject.smollm2 import check_smollm2
+
+    if plan.about["subject"] != "smollm2":
+        return plan
+    try:
+        check_smollm2()
+    except NotReady as error:
+        say(f"{error.message} The demo runs on the small model of Python instead.")
+        return PYTHON
+    return plan
+
+
+def clamp_some(study: Study, plan: Plan) -> list[Experiment]:
+    """Clamp labelled features and keep the experiments, unless there are some."""
     from autointerp.clamps import DoseBudget, choose_features
     from core.clamps.experiments import experiments
-    from core.progress import progress
 
     if kept := experiments(study.run_directory):
-        return [record.features[0] for record in kept]
-    chosen = choose_features(study.known, 3)
+        return kept
     budget = DoseBudget(prompts=6, tokens=20, seeds=1)
-    for feature in progress(chosen, "clamp", unit="feat"):
-        clamps = {feature: "2x"}
-        study.clamp(clamps, PROMPTS, tokens=30, samples=1, doses=DOSES, budget=budget)
-    return chosen
+    for feature in progress(choose_features(study.known, CANDIDATES), "clamp", unit="feat"):
+        study.clamp({feature: "2x"}, plan.prompts, tokens=30, samples=1, doses=DOSES, budget=budget)
+    return experiments(study.run_directory)
+
+
+def suggest_clamp(plan: Plan, kept: list[Experiment]) -> str:
+    """The clamp of a kept experiment at a dose that was confirmed; without one, the search."""
+    from autointerp.clamps import beats_controls
+
+    for record in kept:
+        for useful, measure in ((record.useful, "own"), (record.useful_found, "found")):
+            if useful and beats_controls(useful, measure):
+                value = f"{record.features[0]}={useful['dose']:g}x"
+                prompt = plan.prompts[0].strip()
+                return f'clamp {plan.name} --set {value} --prompt "{prompt}" --figure'
+    return f"gallery {plan.name} 1"
+
+
+def say_next(study: Study, plan: Plan, kept: list[Experiment]) -> str:
+    feature = kept[0].features[0] if kept else 0
+    inside = sys.prefix.startswith(os.getcwd())
+    command = f"{os.path.relpath(sys.executable) if inside else 'python'} main.py"
+    return f"""
+What to open first:
+  {command} explore {study.name}
+Then:
+  {command} show {study.name} {feature}
+  {command} text {study.name} "{plan.text}"
+  {command} {suggest_clamp(plan, kept)}
+Report: {study.path / "report" / "report.md"}"""

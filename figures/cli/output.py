@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.errors import UsageError
+from core.errors import ToolError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +50,12 @@ def _option(field: Field) -> Callable[[Any], Any]:
     named: dict[str, Any] = {"type": kind, "show_default": field.default != ""}
     if isinstance(field.default, bool):
         named = {"is_flag": True}
+    default = field.default
+    if field.metadata.get("several"):
+        named = {"multiple": True, "callback": lambda _, __, texts: " ".join(texts)}
+        default = ()
     flag = f"--{field.name.replace('_', '-')}"
-    return click.option(
-        flag, field.name, default=field.default, help=field.metadata["help"], **named
-    )
+    return click.option(flag, field.name, default=default, help=field.metadata["help"], **named)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
@@ -70,13 +72,20 @@ def emit(value: Any, text: str | Callable[[], str], as_json: bool) -> None:
         click.echo(text() if callable(text) else text)
 
 
-def emit_table(table: pd.DataFrame, as_json: bool, limit: int) -> None:
-    """A table on standard output: every row as JSON, or `limit` rows as text."""
+def emit_table(table: pd.DataFrame, as_json: bool, limit: int, nothing: ToolError) -> None:
+    """A table on standard output: every row as JSON, or `limit` rows as text.
+
+    Raises `nothing` where it has no rows, behind `[]` as JSON.
+    """
     from autointerp.tables import plain
     from figures.terminal import table_text
     from figures.text import short_label
 
     rows = plain(table)
+    if not rows:
+        if as_json:
+            emit(rows, "", as_json)
+        raise nothing
 
     def text() -> str:
         shown = [

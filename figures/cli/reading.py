@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from core.errors import NothingFound, UsageError
 from figures.cli.output import emit, emit_table, json_flag, open_study, run_argument
 
+if TYPE_CHECKING:
+    from autointerp.features import Features
+
+WIDER = "Leave out one of --cluster, --family, --min-score or --labels."
 STRATA = ["top", "quantiles", "random", "near-miss", "fails", "all"]
 
 
@@ -72,6 +78,7 @@ def list_features(
 ) -> None:
     """Features with label, coverage, gain over controls, score, density and cluster."""
     known = open_study(run).known
+    check_choice(known, label_set, cluster)
     table = known.overview(label_set)
     if family is not None:
         table = table[table["feature"].isin(known.members(family))]
@@ -80,7 +87,25 @@ def list_features(
     if min_score is not None:
         table = table[table["score"] >= min_score]
     ascending = sort not in ("coverage", "gain", "score", "density")
-    emit_table(table.sort_values(sort, ascending=ascending, kind="stable"), as_json, limit)
+    ordered = table.sort_values(sort, ascending=ascending, kind="stable")
+    emit_table(ordered, as_json, limit, NothingFound("No feature is all of this.", WIDER))
+
+
+def check_choice(known: Features, label_set: str, cluster: int | None) -> None:
+    """Raises UsageError for a label set or a cluster that the run does not have."""
+    sets = list(known.labels["set"].unique())
+    if label_set and label_set not in sets:
+        raise UsageError(
+            f"There is no label set {label_set!r}. There are: {', '.join(sets) or 'none'}.",
+            f"Make one: python main.py label {known.run.name} --labels {label_set}",
+        )
+    clusters: set[int] = set() if known.clusters is None else set(known.clusters["group"])
+    if cluster is not None and cluster != -1 and cluster not in clusters:
+        there = f"There are 0 to {max(clusters)}." if clusters else "The run has none."
+        raise UsageError(
+            f"There is no cluster {cluster}. {there}",
+            f"See all features with their clusters: python main.py list {known.run.name}",
+        )
 
 
 @click.command()
@@ -90,7 +115,11 @@ def list_features(
 @json_flag
 def find(run: str, words: str, limit: int, as_json: bool) -> None:
     """Search labels, names of families, promoted tokens and notes."""
-    emit_table(open_study(run).find(words), as_json, limit)
+    nothing = NothingFound(
+        f"Nothing holds {words!r}: no label, family, promoted token or note.",
+        f"Try fewer words, or see all features: python main.py list {run}",
+    )
+    emit_table(open_study(run).find(words), as_json, limit, nothing)
 
 
 @click.command()
@@ -140,15 +169,33 @@ def text(run: str, words: str, against: str, chat: bool, limit: int, as_json: bo
     show_default=True,
     help="gradients to average, from all ablated to the prompt; 1: that at the prompt",
 )
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="RUN",
+    help="attribute to this run's features too, with edges between them; may be given again",
+)
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="draw the ablations into this file (.png, .svg), and a dark variant beside it",
+)
 @click.option("--chat", is_flag=True, help="the prompt is a user's turn in the chat template")
 @json_flag
-def why(run: str, prompt: str, chat: bool, as_json: bool, **asked: Any) -> None:
+def why(
+    run: str, prompt: str, chat: bool, figure: Path | None, as_json: bool, **asked: Any
+) -> None:
     """Which features, at which tokens, make the next token what it is; checked by ablation."""
     from figures.why_lines import why_text
 
     study = open_study(run)
     made = study.why(study.as_chat(prompt, answer=True) if chat else prompt, **asked)
     emit(made.to_dict(), lambda: why_text(made), as_json)
+    if figure is not None:
+        from figures.plots.why import save_why_figure
+
+        paths = ", ".join(map(str, save_why_figure(figure, made)))
+        click.echo(f"Figure: {paths}", err=True)
 
 
 @click.command()

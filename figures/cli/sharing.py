@@ -33,15 +33,32 @@ def compare(run: str, other: str, redo: bool, as_json: bool) -> None:
 
 
 @click.command()
-@run_argument
+@click.argument("runs", nargs=-1, required=True, metavar="RUN ...")
 @click.option("--port", default=8765, show_default=True, help="on 127.0.0.1")
-def explore(run: str, port: int) -> None:
-    """Serve the explorer with the loaded subject behind it, on this machine only."""
+def explore(runs: tuple[str, ...], port: int) -> None:
+    """Serve the explorer of one run or several, with the loaded subject, on this machine only."""
     from core.progress import say
     from figures.explorer.server import Server, live_calls, serve
 
-    study = open_study(run)
-    serve(Server(study.known, live_calls(study)), port, say)
+    studies = [open_study(run) for run in dict.fromkeys(runs)]
+    known = [study.known for study in studies]
+    serve(Server(known, [live_calls(study) for study in studies]), port, say)
+
+
+WHAT = {
+    "site": "the explorer",
+    "neuronpedia": "upload batches and bulk files for Neuronpedia",
+    "csv": "a table of all features",
+    "jsonl": "a line for each feature",
+    "saelens": "the autoencoder in the layout of SAELens 6",
+}
+NEXT = {
+    "site": "Open index.html in a browser, or put the folder on any web server.",
+    "neuronpedia": "Upload what lies in the folder; docs/formats.md says which file goes where.",
+    "csv": "Read it with pandas.read_csv or a spreadsheet.",
+    "jsonl": "Read it with pandas.read_json(..., lines=True).",
+    "saelens": "Load it with SAE.load_from_disk of SAELens.",
+}
 
 
 @click.command()
@@ -56,14 +73,15 @@ def explore(run: str, port: int) -> None:
 )
 @click.option("--model", default="", help="neuronpedia: its name of the model [the subject's own]")
 @click.option("--source", default="", help="neuronpedia: its name of the source [from the site]")
-def export(run: str, folder: Path, to: str, model: str, source: str) -> None:
+@click.option("--also", multiple=True, metavar="RUN", help="site: another run in the same page")
+def export(run: str, folder: Path, to: str, model: str, source: str, also: tuple[str, ...]) -> None:
     """Write what is known of all features, or the SAE itself, to FOLDER, for others."""
-    paths = open_study(run).export(folder, to, model=model, source=source)
-    click.echo("\n".join(str(path) for path in paths))
-    if to == "site":
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files) / 1e6
-        click.echo(f"{len(files)} files, {size:.1f} MB")
+    paths = open_study(run).export(folder, to, model=model, source=source, also=also)
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else paths
+    size = sum(path.stat().st_size for path in files) / 1e6
+    shown = paths[0] if len(paths) == 1 else folder
+    count = f"{len(files)} file{'s' * (len(files) != 1)}"
+    click.echo(f"{shown}: {WHAT[to]}, {count}, {size:.1f} MB. {NEXT[to]}")
 
 
 @click.command("import")

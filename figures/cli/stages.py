@@ -25,7 +25,10 @@ def new(run: str, **values: Any) -> None:
 
     first = ""
     if values["sae"]:
-        first = _describe_published(run, values)
+        from core.training.basis import Basis
+
+        if Basis.parse(values["sae"]) is None:
+            first = _describe_published(run, values)
     study = new_study(run, **values)
     click.echo(f"{study.path}\nNext: {first}python main.py run {study.name}")
 
@@ -43,16 +46,23 @@ def _describe_published(run: str, values: dict[str, Any]) -> str:
         values["subject"] = published.subject
     elif published.subject and not is_same_subject(published.subject, values["subject"]):
         say(f"warning: this SAE was trained on {published.subject}, not on {values['subject']}")
-    if "site" not in typed:
-        if published.site is None:
+    own = {"site": published.site}
+    if published.config.transcoder:
+        own["site_out"] = published.site_out
+    for name, site in own.items():
+        if name in typed:
+            continue
+        if site is None:
+            verb = "reads" if name == "site" else "predicts"
             raise UsageError(
-                f"{values['sae']} does not say which site it reads.",
-                "Name it: --site resid_post.6, or a module path.",
+                f"{values['sae']} does not say which site it {verb}.",
+                f"Name it: --{name.replace('_', '-')} resid_post.6, or a module path.",
             )
-        values["site"] = str(published.site)
+        values[name] = str(site)
     subject = published.subject or "a subject that it does not name"
     count = f"{published.n_features:,} features"
-    click.echo(f"{published.source}: {count} at {values['site']} of {subject}")
+    places = " to ".join(values[name] for name in own)
+    click.echo(f"{published.source}: {count} at {places} of {subject}")
     if not published.context:
         return ""
     return f"python main.py capture {run} --context {published.context} && "
@@ -68,7 +78,8 @@ def _describe_published(run: str, values: dict[str, Any]) -> str:
 )
 def run_all(run: str, controls: bool) -> None:
     """Run every stage that is not done, with its default settings or those it was begun with."""
-    click.echo(f"Report: {open_study(run).run(controls)}")
+    report = open_study(run).run(controls)
+    click.echo(f"Look: python main.py explore {run}\nReport: {report}")
 
 
 @click.command()
@@ -129,13 +140,13 @@ def list_runs() -> list[dict[str, Any]]:
 @run_argument
 @click.option(
     "--directions",
-    type=click.Choice(["random", "pca"]),
+    type=click.Choice(["random", "pca", "neurons", "heads"]),
     default="random",
     show_default=True,
     help="what stands for the autoencoder",
 )
 def control(run: str, directions: str) -> None:
-    """Label and score untrained directions of the same activations, as a control."""
+    """Label and score untrained directions, or the subject's own units, as a control."""
     from autointerp.pipeline import make_control_run
 
     made = make_control_run(open_study(run).run_directory, directions)

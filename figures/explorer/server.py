@@ -1,4 +1,4 @@
-"""The explorer with the loaded subject behind it, on this machine only: your text, clamps, notes.
+"""The explorer with loaded subjects behind it, on this machine only: texts, clamps, notes.
 
 A page on the web must not reach it. So only loopback host names are answered (against DNS
 rebinding), a request with a body must be JSON from this very origin (another site can send neither
@@ -11,32 +11,48 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from autointerp.clamps import DoseBudget, read_held_out_prompts
 from autointerp.features import Features
 from autointerp.labels.notes import add_note
+from core.clamps.experiments import Experiment, save_experiment
 from core.errors import ToolError, UsageError
+from core.firings.postings import lookup
 from core.records import Clamp
-from figures.explorer.shards import PAGE, Shards
+from figures.explorer.asking import (
+    Limits,
+    Refused,
+    check_host,
+    check_origin,
+    read_clamp,
+    read_sampling,
+    read_whole,
+)
+from figures.explorer.runs import Runs
+from figures.explorer.shards import PAGE, shorten
 
 if TYPE_CHECKING:
     from autointerp.study import Study
 
-HOSTS = ("127.0.0.1", "localhost", "[::1]")
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+MOST_MADE = 8  # clamps that may still be kept
+EXAMPLES, EXAMPLE_TOKENS = 4, 12  # texts to try, and their length
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -46,28 +62,19 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one request may ask for."""
-
-    bytes: int = 65_536  # of a body
-    characters: int = 8_000  # of a text or prompt
-    note: int = 500  # characters
-    tokens: int = 128  # of a continuation
-    samples: int = 4
-    clamps: int = 8
-    seconds: float = 60.0  # of computing, and of waiting for a turn
-
-
-@dataclass(frozen=True)
 class LiveCalls:
-    """What the server may do with the loaded subject."""
+    """What the server may do with the loaded subject of one run."""
 
-    read: Callable[
-        [str], dict[str, Any]
-    ]  # text -> {tokens, firings}; see `core.clamps.live.Reading`
-    clamp: Callable[
-        ..., dict[str, Any]
-    ]  # the arguments of `Server.clamp` -> an experiment's record
+    # text -> {tokens, firings}; see `core.clamps.live.Reading`
+    read: Callable[[str], dict[str, Any]]
+    # the arguments of `Server.clamp` -> an experiment's record
+    clamp: Callable[..., dict[str, Any]]
+    # (text, the answer's beginning too) -> the text as a user's turn; None without a template
+    as_chat: Callable[[str, bool], str] | None = None
+    # keep an experiment's record in the run -> its number
+    keep: Callable[[dict[str, Any]], int] | None = None
+    # (text, position of a token in it, how many to ablate) -> why what follows follows
+    why: Callable[[str, int, int], dict[str, Any]] | None = None
 
 
 def live_calls(study: Study) -> LiveCalls:
@@ -94,30 +101,56 @@ def live_calls(study: Study) -> LiveCalls:
         record = model.clamp(clamps, maxima, sampling, Positions(positions), seconds=seconds)
         return record.to_dict()
 
-    return LiveCalls(read, clamp)
+    def keep(record: dict[str, Any]) -> int:
+        with study.run_directory.locked("clamp"):
+            return int(
+                Path(save_experiment(study.run_directory, Experiment.from_dict(record))).stem
+            )
 
+    def why(text: str, at: int, top: int) -> dict[str, Any]:
+        tokens = model.read(text).tokens
+        if at >= len(tokens):
+            raise UsageError(f"The text has {len(tokens)} tokens.", "Choose one of them.")
+        following = tokens[at + 1] if at + 1 < len(tokens) else ""
+        return study.why("".join(tokens[: at + 1]), following, top=top).to_dict()
 
-class Refused(Exception):
-    """A request that is not answered: status code and a sentence."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status, self.message = status, message
+    as_chat = study.as_chat if model.has_chat_template else None
+    return LiveCalls(read, clamp, as_chat, keep, why)
 
 
 class Server:
-    """One run behind a Starlette application."""
+    """One run or several behind a Starlette application.
 
-    def __init__(self, features: Features, calls: LiveCalls, limits: Limits = Limits()):  # noqa: B008 - frozen
-        self.features, self.calls, self.limits = features, calls, limits
-        live = {
-            "characters": limits.characters,
-            "tokens": limits.tokens,
-            "samples": limits.samples,
-            "prompt": "def main():\n    ",
-        }
-        self.shards = Shards(features, live)
+    `features` and `calls` have an entry for each run, or are those of the only one.
+    """
+
+    def __init__(
+        self,
+        features: Features | Sequence[Features],
+        calls: LiveCalls | Sequence[LiveCalls],
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+    ):
+        self.every = [features] if isinstance(features, Features) else list(features)
+        self.calls = [calls] if isinstance(calls, LiveCalls) else list(calls)
+        self.limits = limits
+        pairs = zip(self.every, self.calls, strict=True)
+        self.runs = Runs(self.every, [self.allowed(known, calls) for known, calls in pairs])
         self.turn = asyncio.Lock()  # one request at a time uses the subject and the index
+        self.made: dict[int, tuple[int, dict]] = {}  # clamps that may be kept: (run, record)
+
+    def allowed(self, features: Features, calls: LiveCalls) -> dict:
+        """What the page is told of the server: limits, texts to begin with, whether it chats."""
+        examples = example_texts(features)
+        return {
+            "characters": self.limits.characters,
+            "tokens": self.limits.tokens,
+            "samples": self.limits.samples,
+            "context": self.limits.context,
+            "chat": calls.as_chat is not None,
+            "keeps": calls.keep is not None,
+            "examples": examples,
+            "prompt": examples[0] if examples else "",
+        }
 
     def application(self) -> Starlette:
         """The routes, as an ASGI application."""
@@ -127,7 +160,17 @@ class Server:
             Route("/data/{name}.js", self.shard),
             Route("/api/text", partial(self.answer, self.text), methods=["POST"]),
             Route("/api/clamp", partial(self.answer, self.clamp), methods=["POST"]),
-            Route("/api/note", partial(self.answer, self.note), methods=["POST"]),
+            *(
+                Route(f"/api/{name}", partial(self.answer, function), methods=["POST"])
+                for name, function in (
+                    ("note", self.note),
+                    ("keep", self.keep),
+                    ("here", self.here),
+                    ("context", self.context),
+                    ("pair", self.pair),
+                    ("why", self.why),
+                )
+            ),
         ]
         handlers: Any = {Refused: answer_refused, ToolError: answer_unusable}
         return Starlette(routes=routes, exception_handlers=handlers)
@@ -146,7 +189,7 @@ class Server:
 
     async def shard(self, request: Request) -> Response:
         check_host(request)
-        body = await self.in_turn(self.shards.script, request.path_params["name"])
+        body = await self.in_turn(self.runs.script, request.path_params["name"])
         return Response(body, media_type="text/javascript", headers=HEADERS)
 
     async def in_turn(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -190,60 +233,126 @@ class Server:
             raise Refused(400, "The body is not a JSON object.")
         return asked
 
+    def run_of(self, asked: dict) -> tuple[int, Features, LiveCalls]:
+        """The run that a request is about: its number, what is known, the calls of its model."""
+        number = read_whole({"run": 0} | asked, "run", 0, len(self.every) - 1)
+        return number, self.every[number], self.calls[number]
+
     def text(self, asked: dict) -> dict:
         """Features that fire on a text and not on another, the strongest first.
 
         Strength is the largest activation as a share of the feature's own maximum.
         """
+        _, features, calls = self.run_of(asked)
         text, against = self.words(asked, "text"), self.words(asked, "against", needed=False)
-        reading = self.calls.read(text)
+        if asked.get("chat"):
+            text, against = (as_chat(calls, t, False) if t.strip() else t for t in (text, against))
+        reading = calls.read(text)
         left_out = set()
         if against.strip():
-            left_out = {feature for _, feature, _ in self.calls.read(against)["firings"]}
+            left_out = {feature for _, feature, _ in calls.read(against)["firings"]}
         by_feature: dict[int, dict[int, float]] = {}
         for position, feature, activation in reading["firings"]:
             if feature not in left_out:
                 by_feature.setdefault(feature, {})[position] = activation
-        rows = [self.firing_row(feature, values) for feature, values in by_feature.items()]
+        rows = [firing_row(features, feature, values) for feature, values in by_feature.items()]
         rows.sort(key=lambda row: -row["share"])
         return {"tokens": reading["tokens"], "features": rows}
-
-    def firing_row(self, feature: int, activations: dict[int, float]) -> dict:
-        maximum = self.features.evidence.stats(feature).max
-        return {
-            "feature": feature,
-            "label": self.features.label(feature),
-            "max": maximum,
-            "share": max(activations.values()) / maximum if maximum else 0.0,
-            "activations": activations,
-        }
 
     def clamp(self, asked: dict) -> dict:
         """Continue a prompt with and without clamps."""
         limits, given = self.limits, asked.get("clamps")
+        number, features, calls = self.run_of(asked)
         if not isinstance(given, list) or not 1 <= len(given) <= limits.clamps:
             raise Refused(400, f"Give 1 to {limits.clamps} clamps.")
         clamps = [read_clamp(one) for one in given]
         numbers = [clamp.feature for clamp in clamps]
         temperature, positions = read_sampling(asked)
-        record = self.calls.clamp(
+        prompt = self.words(asked, "prompt")
+        record = calls.clamp(
             clamps,
-            {f: self.features.evidence.stats(f).max for f in numbers},
-            self.words(asked, "prompt"),
+            {f: features.evidence.stats(f).max for f in numbers},
+            as_chat(calls, prompt, True) if asked.get("chat") else prompt,
             read_whole(asked, "tokens", 1, limits.tokens),
             read_whole(asked, "samples", 1, limits.samples),
             temperature,
             positions,
             limits.seconds,
         )
-        return record | {"labels": {str(f): self.features.label(f) for f in numbers}}
+        record |= {"labels": {str(f): features.label(f) for f in numbers}}
+        made = max(self.made, default=0) + 1
+        self.made[made] = (number, record)
+        self.made.pop(made - MOST_MADE, None)
+        return record | {"made": made}
+
+    def keep(self, asked: dict) -> dict:
+        """Keep a clamp that this server made, as `clamp` of the command line keeps one."""
+        made = read_whole(asked, "made", 0, 10**9)
+        if made not in self.made:
+            raise Refused(404, f"Only the last {MOST_MADE} clamps can be kept. Run it again.")
+        number, record = self.made[made]
+        keep = self.calls[number].keep
+        if keep is None:
+            raise Refused(400, "This server keeps no clamps.")
+        return {"number": keep(record)}
+
+    def why(self, asked: dict) -> dict:
+        """Why the token behind position `at` of a text follows: the panel of one token.
+
+        The answer is that of `Attribution.to_dict`; at a text's end it is about the likeliest next
+        token.
+        """
+        number, _, _ = self.run_of(asked)
+        attribute = self.calls[number].why
+        if attribute is None:
+            raise Refused(400, "This page cannot attribute.")
+        at = read_whole(asked, "at", 0, self.limits.characters)
+        top = read_whole(asked, "top", 1, self.limits.ablations)
+        return attribute(self.words(asked, "text"), at, top)
 
     def note(self, asked: dict) -> dict:
-        """Write a note: the one request that writes."""
-        feature = read_whole(asked, "feature", 0, self.shards.n_features - 1)
+        """Write a note into the run."""
+        _, features, _ = self.run_of(asked)
+        feature = read_whole(asked, "feature", 0, features.postings.n_features - 1)
         text = self.words(asked, "text", self.limits.note)
-        add_note(self.features.run.path, feature, text)
+        add_note(features.run.path, feature, text)
         return {"feature": feature, "text": text.strip(), "time": ""}
+
+    def here(self, asked: dict) -> dict:
+        """Every feature that fires on one token of the corpus, the strongest first."""
+        _, features, _ = self.run_of(asked)
+        ordinal = read_whole(asked, "ordinal", 0, features.postings.n_tokens - 1)
+        _, found, values = features.postings.firings_at(np.array([ordinal]))
+        pairs = zip(found.tolist(), values.tolist(), strict=True)
+        rows = [firing_row(features, f, {0: v}) for f, v in pairs]
+        rows.sort(key=lambda row: -row["share"])
+        return {"token": features.tokens.spell(ordinal, ordinal + 1)[0], "features": rows}
+
+    def context(self, asked: dict) -> dict:
+        """Tokens around a peak, inside its document, with a feature's activation on each."""
+        _, features, _ = self.run_of(asked)
+        ordinal = read_whole(asked, "ordinal", 0, features.postings.n_tokens - 1)
+        feature = read_whole(asked, "feature", 0, features.postings.n_features - 1)
+        around = read_whole(asked, "around", 1, self.limits.context)
+        offsets = features.tokens.document_offsets
+        document, _ = features.tokens.locate(ordinal)
+        start = max(ordinal - around, int(offsets[document]))
+        end = min(ordinal + around + 1, int(offsets[document + 1]))
+        values = lookup(*features.postings.firings(feature), np.arange(start, end))
+        tokens = list(features.tokens.spell(start, end))
+        return {
+            "tokens": tokens,
+            "activations": values.tolist(),
+            "peak": ordinal - start,
+            "whole": start == int(offsets[document]) and end == int(offsets[document + 1]),
+        }
+
+    def pair(self, asked: dict) -> dict:
+        """How two features of a run relate: exact counts over all tokens, and the cosine."""
+        _, features, _ = self.run_of(asked)
+        a, b = (read_whole(asked, n, 0, features.postings.n_features - 1) for n in ("a", "b"))
+        pair: dict = shorten(features.pair(a, b))
+        return pair
 
     def words(self, asked: dict, name: str, most: int = 0, needed: bool = True) -> str:
         """A text of the request; refuses one that is missing or longer than `most` characters.
@@ -259,65 +368,34 @@ class Server:
         return text.encode("utf-8", "replace").decode()
 
 
-def read_whole(asked: dict, name: str, least: int, most: int) -> int:
-    """A whole number of the request; refuses anything else."""
-    value = asked.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise Refused(400, f"{name} is a whole number from {least:,} to {most:,}.")
-    return value
+def firing_row(features: Features, feature: int, activations: dict[int, float]) -> dict:
+    maximum = features.evidence.stats(feature).max
+    return {
+        "feature": feature,
+        "label": features.label(feature),
+        "max": maximum,
+        "share": max(activations.values()) / maximum if maximum else 0.0,
+        "activations": activations,
+    }
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def as_chat(calls: LiveCalls, text: str, answer: bool) -> str:
+    """A text as a user's turn; refuses where the subject has no chat template."""
+    if calls.as_chat is None:
+        raise Refused(400, "This subject has no chat template.")
+    return calls.as_chat(text, answer)
 
 
-def read_sampling(asked: dict) -> tuple[float, str]:
-    """Temperature and positions of the request; refuses anything that is not allowed."""
-    temperature, positions = asked.get("temperature", 0.7), asked.get("positions", "all")
-    if not is_number(temperature) or not 0 <= temperature <= 5:
-        raise Refused(400, "The temperature is a number from 0 to 5.")
-    if positions not in ("all", "prompt", "generated"):
-        raise Refused(400, "Positions are all, prompt or generated.")
-    return float(temperature), positions
+def example_texts(features: Features) -> list[str]:
+    """A few beginnings of held-out rows of the corpus, as texts to try; none where it has none."""
+    try:
+        texts = read_held_out_prompts(features.evidence, DoseBudget(EXAMPLES, EXAMPLE_TOKENS))
+    except ToolError:
+        return []
+    return [text for text in texts if text.strip()]
 
 
-def read_clamp(one: Any) -> Clamp:
-    """One clamp of the request; refuses anything else."""
-    if not isinstance(one, dict) or one.get("mode") not in Clamp.MODES:
-        raise Refused(400, "A clamp is {feature, mode, value, relative}.")
-    value = one.get("value", 0)
-    if not is_number(value):
-        raise Refused(400, "A clamp is {feature, mode, value, relative}.")
-    if not abs(float(value)) < 1e6:
-        raise Refused(400, "The value of a clamp is a number below a million.")
-    feature, relative = read_whole(one, "feature", 0, 10**9), bool(one.get("relative"))
-    return Clamp(feature, one["mode"], float(value), relative)
-
-
-# ---------------------------------------------------------------- safety
-
-
-def check_host(request: Request) -> None:
-    """Refuse all but loopback names: any other name that points here is an attack from a page."""
-    host = request.headers.get("host", "").lower()
-    name = host.partition(":")[0]
-    if host.startswith("[") and "]" in host:
-        name = host[: host.index("]") + 1]
-    if name not in HOSTS:
-        raise Refused(403, "Only 127.0.0.1 and localhost are answered.")
-
-
-def check_origin(request: Request) -> None:
-    """Refuse a POST that a browser sends from another page, and a body that is not JSON.
-
-    A program that sends no origin may ask.
-    """
-    origin = request.headers.get("origin")
-    if origin is not None and origin.lower() != f"http://{request.headers['host'].lower()}":
-        raise Refused(403, "Requests from other origins are refused.")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Refused(415, "The body must be application/json.")
+# ---------------------------------------------------------------- errors
 
 
 async def answer_refused(_request: Request, error: Refused) -> Response:
@@ -342,7 +420,7 @@ def serve(server: Server, port: int, report: Callable[[str], None]) -> None:
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            again = f"python main.py explore {server.features.run.name} --port {port + 1}"
+            again = f"python main.py explore {server.every[0].run.name} --port {port + 1}"
             raise UsageError(
                 f"Port {port} cannot be used: {error.strerror}.", f"Choose another: {again}"
             ) from None

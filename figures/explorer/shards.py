@@ -29,11 +29,13 @@ import numpy as np
 import pandas as pd
 
 from autointerp.card import Card
+from autointerp.clamps import is_found_again, works
 from autointerp.evidence import DENSE
 from autointerp.features import Features
 from autointerp.labels.notes import read_notes
 from core.clamps.experiments import Experiment, experiments
-from core.errors import UsageError
+from core.errors import NotReady, UsageError
+from core.firings.postings import maxima
 from core.run import Run
 from figures.style import DARK, LIGHT
 
@@ -44,6 +46,8 @@ SURROGATES = 0x800  # code points that cannot stand in UTF-8, from U+D800 on
 GRID = 65_535  # the map's coordinates are whole numbers from 0 to this
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 PROMOTED = 5  # promoted tokens of a feature that the search reads
+OTHERS = 8  # features that fire on the peak of a snippet, as shares of their maxima
+MOST_READ = 2e10  # firings that are read for them in one export; a larger run goes without
 OWN_FORM = ("snippets", "promoted", "suppressed")  # parts of a card that `compact` packs itself
 PAGE = Path(__file__).parent / "page"
 
@@ -51,11 +55,20 @@ PAGE = Path(__file__).parent / "page"
 class Shards:
     """The shards of one run, each made when it is asked for.
 
-    `live` says what the server behind the page allows; None for a static site.
+    `live` says what the server behind the page allows; None for a static site. `about` describes
+    every run of the page, and `number` says which of them this is.
     """
 
-    def __init__(self, features: Features, live: dict | None = None):
-        self.features, self.live = features, live
+    def __init__(
+        self,
+        features: Features,
+        live: dict | None = None,
+        about: list[dict] | None = None,
+        number: int = 0,
+    ):
+        self.features, self.live, self.number = features, live, number
+        self.about = about or [describe_run(features.run)]
+        self.prefix = f"r{number}-" if number else ""
         self.n_features = features.postings.n_features
 
     def names(self) -> list[str]:
@@ -67,18 +80,11 @@ class Shards:
     def prepare(self) -> None:
         """Compute what all shards share, so that processes forked later do not repeat it."""
         self.features.cards.prepare(SNIPPETS)
-        self._character  # noqa: B018 - made once
+        self._character, self._maxima  # noqa: B018 - made once
 
     def script(self, name: str) -> bytes:
-        """The script of one shard. Raises UsageError for a name that the run has no shard of.
-
-        JSON can hold half of a surrogate pair, which UTF-8 cannot; it is escaped.
-        """
-        value = self._value(name)
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-        text = HALF_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
-        packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-        return f'shard("{name}","{packed}")\n'.encode()
+        """The script of one shard. Raises UsageError for a name that the run has no shard of."""
+        return pack_script(self.prefix + name, self._value(name))
 
     def _value(self, name: str) -> Any:
         kind, _, number = name.partition("-")
@@ -87,7 +93,8 @@ class Shards:
         if number.isdecimal() and kind == "f" and int(number) * SIZE < self.n_features:
             start = int(number) * SIZE
             end = min(start + SIZE, self.n_features)
-            return [self.compact(card) for card in self.features.cards.walk(SNIPPETS, start, end)]
+            cards = [self.compact(card) for card in self.features.cards.walk(SNIPPETS, start, end)]
+            return self.with_others(cards)
         if number.isdecimal() and kind == "clamp":
             for record in experiments(self.features.run):
                 if record.number == int(number):
@@ -104,6 +111,9 @@ class Shards:
         failed = sorted({int(f) for f in features.failures["feature"]})
         return {
             "run": describe_run(run),
+            "runs": self.about,
+            "number": self.number,
+            "controls": describe_controls(run),
             "features": self.n_features,
             "tokens": features.postings.n_tokens,
             "size": SIZE,
@@ -243,10 +253,42 @@ class Shards:
             "d": snippet["document"],
             "o": snippet["start"],
             "k": snippet["peak"],
+            "n": snippet["ordinal"],
             "t": self.pack(snippet["tokens"]),
             "a": [v for i, a in activations if a for v in (i, shorten(a, 3))],
         }
         return compact | ({"l": snippet["set"]} if "set" in snippet else {})
+
+    def with_others(self, cards: list[dict]) -> list[dict]:
+        """Add what else fires on the peak of each snippet: [feature, percent of its maximum, ...].
+
+        A page with a server asks for any token instead.
+        """
+        postings, snippets = self.features.postings, [s for card in cards for s in card["snippets"]]
+        reads = float(postings.n_firings.sum()) * self.n_features / SIZE
+        if self.live is not None or reads > MOST_READ or not snippets:
+            return cards
+        ordinals, features, values = postings.firings_at(np.array([s["n"] for s in snippets]))
+        shares = values / np.maximum(self._maxima[features], 1e-12)
+        starts = {
+            int(n): int(i) for n, i in zip(*np.unique(ordinals, return_index=True), strict=True)
+        }
+        ends = np.r_[np.flatnonzero(np.diff(ordinals)) + 1, len(ordinals)]
+        for snippet in snippets:
+            if (start := starts.get(snippet["n"])) is None:
+                continue
+            end = int(ends[np.searchsorted(ends, start, side="right")])
+            strongest = start + np.argsort(-shares[start:end], kind="stable")[:OTHERS]
+            snippet["h"] = [
+                v for i in strongest for v in (int(features[i]), round(100 * float(shares[i])))
+            ]
+        return cards
+
+    @cached_property
+    def _maxima(self) -> np.ndarray:
+        """(F,) the largest activation of every feature, 0 where it never fires."""
+        largest: np.ndarray = maxima(self.features.run, self.n_features)
+        return largest
 
     def pack(self, texts: list[str]) -> str | list[str]:
         """Numbers of tokens as one character each, from U+005D on and without surrogates.
@@ -262,6 +304,17 @@ class Shards:
     @cached_property
     def _character(self) -> dict[str, str]:
         return {text: to_character(number) for text, number in self._number.items()}
+
+
+def pack_script(name: str, value: Any) -> bytes:
+    """The script of a shard that holds `value`.
+
+    JSON can hold half of a surrogate pair, which UTF-8 cannot; it is escaped.
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = HALF_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    return f'shard("{name}","{packed}")\n'.encode()
 
 
 def to_character(number: int) -> str:
@@ -302,6 +355,31 @@ def describe_run(run: Run) -> dict[str, str]:
     }
 
 
+def describe_controls(run: Run) -> list[dict]:
+    """name and what of each control that the run's report stands beside, and its medians by unit.
+
+    A control that is not there any more is left out.
+    """
+    manifest, controls = run.find("report"), []
+    named = manifest.settings.get("control", "") if manifest else ""
+    for name in (part.strip() for part in named.split(",") if part.strip()):
+        try:
+            control = Run.open(name)
+        except NotReady:
+            continue
+        trained = control.find("train")
+        what = f"{trained.summary.get('untrained')} directions" if trained else name
+        if control.settings.weights == "random":
+            what = "the same subject untrained"
+        medians = {
+            unit: control.manifest(unit).summary.get("median")
+            for unit in control.committed()
+            if unit.startswith("score/")
+        }
+        controls.append({"name": Path(name).name, "what": what, "medians": shorten(medians)})
+    return controls
+
+
 def describe_unit(run: Run, unit: str) -> dict:
     manifest = run.manifest(unit)
     return {
@@ -320,4 +398,5 @@ def summarise_clamp(record: Experiment) -> dict:
         "features": record.features,
         "prompts": len(record.prompts),
         "doses": record.doses is not None,
+        "works": works(record.useful) or is_found_again(record.useful_found),
     }

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from autointerp.features import Features
 from core.errors import UsageError
 from core.parallel import map_in_workers
 from core.progress import progress
-from figures.explorer.shards import PAGE, Shards
+from figures.explorer.runs import Runs
+from figures.explorer.shards import PAGE
 
 MARK = "data/start.js"  # a folder with this file was written by an export, and may be replaced
 
 
-def export_site(features: Features, folder: Path) -> dict:
-    """Write the site to `folder`, whole or not at all.
+def export_site(features: Features, folder: Path, also: Sequence[Features] = ()) -> dict:
+    """Write the site to `folder`, whole or not at all; `also` are other runs in the same page.
 
     Returns files and bytes (of all), and first_paint_bytes (what the page loads before it shows
     anything). Raises UsageError when the folder holds anything but an earlier export.
@@ -28,7 +30,7 @@ def export_site(features: Features, folder: Path) -> dict:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(PAGE, partial)
     (partial / "data").mkdir()
-    shards = Shards(features)
+    shards = Runs([features, *also])
     shards.prepare()
     names = shards.names()
     made = map_in_workers(shards.script, names)

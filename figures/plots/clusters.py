@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from figures.style import COLOURS, escape_text, use_theme
 
 MOST_BARS = 20
+SMALL_PHI = 0.1  # below it a correlation is told as tiny, however many pairs make its z large
 STABLE, DISSOLVED = (
     0.75,
     0.5,
@@ -31,8 +32,9 @@ Titles = dict[tuple[int, int], str]  # {(level, cluster): title}
 def sizes_figure(records: list[dict], titles: Titles, level: int, dark: bool = False) -> Figure:
     """Sizes of the largest 20 clusters of a level, and how much of each comes back.
 
-    `records` are those of groups.json. What comes back is the mean Jaccard overlap with the best
-    match in subsamples and under other seeds.
+    `records` are those of groups.json. `titles` name clusters; one without a name is told by what
+    is typical of it, `around ...`. What comes back is the mean Jaccard overlap with the best match
+    in subsamples and under other seeds.
     """
     every = sorted((r for r in records if r["layer"] == level), key=lambda r: r["group"])
     shown = every[:MOST_BARS]
@@ -54,9 +56,7 @@ def draw_sizes(
 ) -> None:
     """A bar for each cluster that is shown, named on the left."""
     axes.barh(place, [r["size"] for r in shown], color=COLOURS["score"], height=0.7)
-    names = [
-        titles.get((r["layer"], r["group"])) or f"cluster {r['group']} (unnamed)" for r in shown
-    ]
+    names = [titles.get((r["layer"], r["group"])) or "(no name)" for r in shown]
     axes.set_yticks(place, [escape_text(shorten(name)) for name in names], fontsize=7.5)
     axes.tick_params(axis="y", length=0)
     title = count_clusters(total)
@@ -173,9 +173,10 @@ def draw_level(axes: Axes, place: int, entry: dict, theme: dict) -> None:
     look = {"marker": "D", "s": 48, "color": COLOURS["score"], "zorder": 3}
     axes.scatter([entry["value"]], [place], label="within clusters", **look)
     z = "" if entry["z"] is None else f"z = {entry['z']:.0f}, "
+    effect = "tiny, " if abs(entry["value"]) < SMALL_PHI else ""
     p = f"p {'≤' if entry['p'] < 0.006 else '='} {entry['p']:.3f}"
     axes.annotate(
-        f"{z}{p}, {entry['n_pairs']:,} pairs",
+        f"phi {entry['value']:.3f}: {effect}{z}{p}, {entry['n_pairs']:,} pairs",
         (entry["value"], place),
         xytext=(0, 9),
         textcoords="offset points",

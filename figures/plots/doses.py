@@ -11,55 +11,80 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from core.clamps.experiments import Experiment
-from figures.style import COLOURS, escape_text, save, use_theme
+from figures.style import escape_text, save, use_theme
 from figures.text import short_label
 
-CURVES = (  # prefix in the row of a dose, colour, line, name
-    ("", COLOURS["clamped"], "-", "this clamp"),
-    ("random_", COLOURS["control"], "--", "random direction, equal length"),
-    ("feature_", COLOURS["null"], ":", "random feature of like density, equal length"),
+CURVES = (  # prefix in the row of a dose, colour of the theme, line, name
+    ("", "own", "-", "this clamp"),
+    ("random_", "direction", "--", "random direction, equal length"),
+    ("feature_", "other", ":", "random feature of like density, equal length"),
 )
-PANELS = (
-    ("target", "nats", "Log-probability of its own tokens, change"),
+TARGET = ("target", "nats, change", "Log-probability of its own tokens")
+SECOND = (  # the first of these in which the clamp rises above its controls stands beside TARGET
     ("own", "share", "Its own tokens in what it writes"),
     ("found", "share of its maximum", "Found again in what it writes"),
     ("kl", "nats a token", "KL to the unclamped subject"),
 )
-LONGEST = 96  # characters of a heading
+SHARES = ("own", "found")  # a band of these cannot leave 0 to 1
+LONGEST = 72  # characters of a heading
 
 
 def dose_curves(record: Experiment, dark: bool = False) -> Figure:
-    """How predictions, written text and the whole distribution change with the dose.
+    """How predictions and the written text change with the dose, in two panels.
 
-    Beside the clamp stand its controls, all with 95 % intervals. The doses of the record are rows
-    of `core.clamps.doses.Doses.measure`: dose, means, and their _low and _high.
+    Beside the clamp stand its controls, all with 95 % intervals. Its own tokens are those that its
+    direction promotes. The doses of the record are rows of `core.clamps.doses.Doses.measure`: dose,
+    means, and their _low and _high.
     """
     several = len(record.features) > 1
     of = "the clamps' values" if several else "the feature's maximum"
-    with use_theme(dark):
-        figure = Figure(figsize=(13.5, 3.9), layout="constrained")
-        for axes, (key, unit, what) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-            draw_panel(axes, record.doses or (), key)
-            axes.set(xlabel=f"dose, times {of}", ylabel=unit)
-            axes.set_title(what, fontsize=10, fontweight="normal")
+    panels = (TARGET, choose_second(record.doses or ()))
+    with use_theme(dark) as theme:
+        figure = Figure(figsize=(9, 3.9), layout="constrained")
+        for axes, (key, unit, what) in zip(figure.subplots(1, 2), panels, strict=True):
+            draw_panel(axes, record.doses or (), key, theme)
+            axes.set_xlabel(f"dose, times {of}", fontsize=11)
+            axes.set_ylabel(unit, fontsize=11)
+            axes.tick_params(labelsize=10.5)
+            axes.set_title(what, fontsize=11.5, fontweight="normal")
         handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=9)
+        figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=10)
         title = escape_text(dose_title(record))
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     return figure
 
 
-def draw_panel(axes: Axes, rows: Sequence[dict], key: str) -> None:
+def choose_second(rows: Sequence[dict]) -> tuple[str, str, str]:
+    """The panel beside TARGET: where the clamp's lower bound is above its controls at some dose."""
+    for panel in SECOND:
+        for row in rows:
+            key, controls = panel[0], ("random_", "feature_")
+            highs = [row.get(f"{control}{key}_high") for control in controls]
+            low = row.get(f"{key}_low")
+            if low is not None and low > max((h for h in highs if h is not None), default=0.0):
+                return panel
+    return SECOND[0]
+
+
+def draw_panel(axes: Axes, rows: Sequence[dict], key: str, theme: dict) -> None:
     """One measure by dose, of the clamp and of those controls that were measured."""
     doses = [row["dose"] for row in rows]
-    for prefix, colour, line, name in CURVES:
+    for prefix, meaning, line, name in CURVES:
+        colour = theme[meaning]
         mean, low, high = (
             np.array([row.get(f"{prefix}{key}{end}") for row in rows], dtype=float)
             for end in ("", "_low", "_high")
         )
         if np.isnan(mean).all():
             continue
-        look: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "linestyle": line}
+        if key in SHARES:
+            low, high = np.clip(low, 0, 1), np.clip(high, 0, np.maximum(1, mean))
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": "o",
+            "markersize": 4.5,
+            "linestyle": line,
+        }
         axes.plot(doses, mean, label=name, **look)
         axes.fill_between(doses, low, high, color=colour, alpha=0.15, linewidth=0)
 

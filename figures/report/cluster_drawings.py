@@ -20,6 +20,7 @@ VERDICTS = {  # verdict_kind -> what the map says of it
     "none": "No more structure than one cloud.",
     "unstable": "Most clusters do not come back in subsamples.",
 }
+LEAST_NAMED = 1 / 3  # share of the clusters with a name from which the tree is drawn
 CLOUDS = {  # name of a kind of null cloud in figures -> entry of proof.json
     "Gaussian, same mean and covariance": "nulls",
     "columns shuffled": "columns",
@@ -141,14 +142,21 @@ class ClusterDrawings:
     # ------------------------------------------------------------ sizes and proof
 
     def draw_tree(self, dark: bool = False) -> Figure | None:
-        if not self.records:
+        """None where under a third of the clusters have a name: nameless boxes say nothing."""
+        named = sum((r["layer"], r["group"]) in self.titles for r in self.records)
+        if not self.records or named < LEAST_NAMED * len(self.records):
             return None
         return tree_figure(self.records, self.titles, self.summary["alive"], dark)
 
     def draw_sizes(self, dark: bool = False) -> Figure | None:
         if not self.records:
             return None
-        return sizes_figure(self.records, self.titles, self.last, dark)
+        typical = {
+            (r["layer"], r["group"]): f"around {self.features.label(r['medoid'])}"
+            for r in self.records
+            if r.get("medoid") is not None and self.features.label(r["medoid"])
+        }
+        return sizes_figure(self.records, typical | self.titles, self.last, dark)
 
     def draw_nulls(self, dark: bool = False) -> Figure | None:
         """None where no null cloud was tried, or nothing was found in the real directions."""

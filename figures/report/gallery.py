@@ -55,12 +55,17 @@ def mark_differences(baseline: str, clamped: str) -> tuple[Parts, Parts]:
 
 
 def write_gallery(records: list[Experiment], folder: Path, subject: str) -> Path:
-    """Write gallery.html, gallery.png and a dose figure of each record, in both themes."""
+    """Write gallery.html, gallery.png and a dose figure of each record, in both themes.
+
+    Called again with one more record, it draws the dose figure of that one alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for dark, end in ((False, ""), (True, "-dark")):
         save(gallery_figure(records, dark), folder / f"gallery{end}.png")
         for record in records:
-            save(dose_curves(record, dark), folder / f"dose-{record.features[0]}{end}.png")
+            path = folder / f"dose-{record.features[0]}{end}.png"
+            if record is records[-1] or not path.exists():
+                save(dose_curves(record, dark), path)
     with replace_file(folder / "gallery.html") as temporary:
         temporary.write_text(render_page(records, subject), encoding="utf-8", errors="replace")
     return folder
@@ -118,7 +123,8 @@ def render_effect(record: Experiment) -> str:
     """The tokens that the feature promotes, and how often its useful dose wrote or showed them."""
     useful, key, what = useful_measure(record)
     tokens = " ".join(f"<code>{escape(t)}</code>" for t in record.promoted[:6])
-    span = f"[{max(0.0, useful[f'{key}_low']):.0%}, {useful[f'{key}_high']:.0%}]"
+    low, high = (min(1.0, max(0.0, useful[f"{key}{end}"])) for end in ("_low", "_high"))
+    span = f"[{low:.0%}, {high:.0%}]"
     random = f"{useful[f'random_{key}']:.0%} along a random direction of equal length"
     unclamped = f"{useful[f'unclamped_{key}']:.0%} unclamped"
     share = f"{useful[key]:.0%} {what} {span}; {random}, {unclamped}."

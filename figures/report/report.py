@@ -108,7 +108,9 @@ def describe_result(run: Run, control: Run | None) -> str:
     capture, train = run.manifest("capture").summary, run.manifest("train").summary
     tokens = f"{capture['tokens']:,} tokens of `{run.settings.corpus}`"
     sae = f"a {train['architecture']} autoencoder of {train['features']:,} features"
-    lines = [f"Site `{run.settings.site}`, {tokens}, {sae}."]
+    site, predicted = run.settings.site, run.settings.site_out
+    place = f"Read at `{site}`, written at `{predicted}`" if predicted else f"Site `{site}`"
+    lines = [f"{place}, {tokens}, {sae}."]
     unit = f"score/{find_main_set(run)}/simulation"
     score = run.find(unit)
     if not score or not score.summary["n"]:

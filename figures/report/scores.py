@@ -37,6 +37,8 @@ COVERED = (
     "for the median feature; the share of the predictions on tokens where the feature fires; and "
     "the first share within the upper half and the top tenth of a feature's firings (medians)."
 )
+# what `--sae` names where the features are units of the subject
+OWN_UNITS = {"neurons": "MLP neurons", "heads": "attention heads"}
 
 
 # ---------------------------------------------------------------- simulation and controls
@@ -89,6 +91,9 @@ def name_control(run: Run) -> str:
         return "untrained subject"
     unit = run.find("train")
     directions = unit.summary.get("untrained") if unit else None
+    own = run.settings.sae.partition(":")[0]
+    if own in OWN_UNITS:
+        return f"{OWN_UNITS[own]} of the same layer"
     return f"{directions} directions" if directions else run.name
 
 

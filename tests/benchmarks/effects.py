@@ -44,7 +44,7 @@ def main(name="python-7m", site="resid_post.3", count="512"):
     features, values = torch.arange(int(count)), torch.full((int(count),), 10.0)
 
     def behind_the_site():
-        return measure_changes(read_prefixes(subject, place), sae, features, values)
+        return measure_changes(read_prefixes(subject, place, sae), sae, features, values)
 
     def whole():
         return by_whole_passes(subject, place, sae, features, values)

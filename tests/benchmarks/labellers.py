@@ -34,6 +34,7 @@ from autointerp.settings import ScoreSettings  # noqa: E402
 from core.firings.postings import Postings  # noqa: E402
 from core.run import Run  # noqa: E402
 from core.text.tokens import Tokens  # noqa: E402
+from core.workers import PROCESSES  # noqa: E402
 
 SUFFIX, EXAMPLES, OFTEN = 3, 200, 0.5
 
@@ -136,7 +137,7 @@ def main():
         began = time.perf_counter()
         fitted = {
             f.feature: f
-            for f in fit_rules(postings, tokens, context.annotations, chosen, workers=0)
+            for f in fit_rules(postings, tokens, context.annotations, chosen, engine=PROCESSES)
         }
         print(f"fitted {len(fitted)} labels in {time.perf_counter() - began:.0f} s")
         chosen = np.array(sorted(fitted))

@@ -137,7 +137,8 @@ def table(arguments):
     and what is reported are the others.
     """
     from core.run import Run
-    from core.training.evaluate import draw_sample, fidelity, measure_sae
+    from core.training.evaluate import fidelity, measure_sae
+    from core.training.sample import draw_sample
     from core.training.train import load_data
 
     run, sample = Run.open(arguments.run), None

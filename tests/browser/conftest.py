@@ -25,6 +25,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+WAIT = 120_000  # milliseconds: a busy machine is no failure
 HOSTILE = [
     "<script>window.hacked=1</script>",
     "</style><b>",
@@ -63,14 +64,14 @@ def hostile_run(job, tmp_path_factory):
     (folder / "clamps").mkdir(exist_ok=True)
     measures = {k: 0.5 for name in ("", "random_", "feature_") for m in ("kl", "target", "loss", "own", "perplexity", "distinct", "found") for k in (f"{name}{m}", f"{name}{m}_low", f"{name}{m}_high")}  # fmt: skip
     record = {"clamps": ["set 3=2x"], "features": [3], "labels": {"3": HOSTILE[0]}, "prompts": [HOSTILE[1]], "baseline": ["the cat sat"], "clamped": [HOSTILE[4]], "seeds": [0],
-              "temperature": 0.7, "positions": "all", "doses": [{"dose": d, **measures} for d in (1.0, 2.0)], "useful": {"dose": None, "sought_on": 3, "reported_on": 3}}  # fmt: skip
+              "temperature": 0.7, "positions": "all", "doses": [{"dose": d, **measures} for d in (1.0, 2.0)], "dose_texts": [{"prompt": HOSTILE[0], "baseline": "the cat sat", "doses": [{"dose": d, "clamped": f"{HOSTILE[4]} at {d}", "random": HOSTILE[1]} for d in (1.0, 2.0)]}], "useful": {"dose": None, "sought_on": 3, "reported_on": 3}}  # fmt: skip
     (folder / "clamps" / "0001.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="session")
-def site(hostile_run, tmp_path_factory):
-    """The folder of an export of it."""
+def site(hostile_run, job, tmp_path_factory):
+    """The folder of an export of it, with a second run in the same page."""
     from pathlib import Path
 
     from autointerp.features import Features
@@ -78,7 +79,8 @@ def site(hostile_run, tmp_path_factory):
     from figures.explorer.site import export_site
 
     folder = tmp_path_factory.mktemp("site") / "site"
-    export_site(Features(Run.open(str(hostile_run))), Path(folder))
+    runs = [Features(Run.open(str(path))) for path in (hostile_run, job)]
+    export_site(runs[0], Path(folder), runs[1:])
     return folder
 
 
@@ -123,6 +125,7 @@ def page(chromium, request):
     theme, width = getattr(request, "param", ("light", 1280))
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
     made = context.new_page()
+    made.set_default_timeout(WAIT)
     made.wrong, made.asked = [], []
     made.on(
         "console", lambda m: made.wrong.append(m.text) if m.type in ("error", "warning") else None

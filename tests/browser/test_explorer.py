@@ -1,11 +1,14 @@
 """The explorer in headless Chromium, from file:// and behind its server, as a person uses it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from autointerp.features import Features
 from core.run import Run
+from figures.explorer.shards import Shards
 
 BOTH = pytest.mark.parametrize(
     "page", [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)], indirect=True
@@ -202,7 +205,18 @@ def test_colours_of_the_map_are_a_choice_in_the_url(page, site):
 
 @BOTH
 def test_text_is_readable_in_both_themes_and_at_390_pixels(page, site):
-    for state in ("", "f=3", "f=12&t=fails", "v=list&s=-score", "v=clamp&x=1", "v=text"):
+    for state in (
+        "",
+        "f=3",
+        "f=12&own=3-12",
+        "v=list&s=-score&min=0.3&own=3-12",
+        "v=clamp&x=1",
+        "v=text",
+        "v=compare&f=12&vs=3",
+        "v=compare&f=12&vs=1.12",
+        "v=runs",
+        "min=0.3&z=0.1,0.1_0.9,0.1_0.9,0.9",
+    ):
         open_site(page, site, state)
         page.reload()  # a new hash alone does not load the page anew
         page.wait_for_selector("body[data-ready]")
@@ -257,6 +271,249 @@ def test_names_and_roles_for_a_screen_reader(page, site):
     assert len(ids) == len(set(ids))
 
 
+# ---------------------------------------------------------------- tokens, lists, filters
+
+
+def test_where_the_label_fails_stands_below_the_top_snippets(page, site, hostile_run):
+    shard = Shards(Features(Run.open(str(hostile_run))))
+    cards = shard.features.cards.walk({"failing": 2}, 0, 40)
+    failing = next(c.feature for c in cards if c.snippets and c.labels)
+    open_site(page, site, f"f={failing}")
+    page.wait_for_selector(".fails .snippets li")
+    assert page.locator("[role=tab][aria-selected=true]").inner_text() == "Top and failures"
+    top = page.locator("#snippets > .snippets li").first.bounding_box()
+    assert page.locator(".fails .snippets li").first.bounding_box()["y"] > top["y"]
+
+
+def test_a_token_says_its_value_and_what_else_fires(page, site):
+    open_site(page, site, "f=12")
+    page.locator("#snippets summary .t.peak").first.hover()
+    page.wait_for_selector(".token-tip:not([hidden])")
+    assert "100 % of the maximum" in page.locator(".token-tip").inner_text()
+    page.locator("#snippets summary").first.click()
+    page.locator(".opened .token.peak").first.click()
+    page.wait_for_selector(".here-list li")
+    shares = [
+        float(t.split()[0]) for t in page.locator(".here-list li > .number").all_inner_texts()
+    ]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 0
+    page.locator(".here-list .feature-link").first.click()
+    page.wait_for_function("() => document.querySelector('.number-badge')?.textContent !== '12'")
+
+
+def test_a_lasso_is_a_filter_of_the_map_and_the_list(page, site):
+    open_site(page, site)
+    box = page.locator("#map").bounding_box()
+    page.click("#lasso")
+    corners = [(0.1, 0.1), (0.6, 0.1), (0.6, 0.8), (0.1, 0.8)]
+    page.mouse.move(
+        box["x"] + corners[0][0] * box["width"], box["y"] + corners[0][1] * box["height"]
+    )
+    page.mouse.down()
+    for x, y in corners[1:]:
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=6)
+    page.mouse.up()
+    page.wait_for_function("() => location.hash.includes('z=')")
+    inside = page.evaluate("map.matches.size")
+    assert 0 < inside < page.evaluate("run.start.features")
+    page.click("#map-filters a")
+    page.wait_for_selector("table.features")
+    assert page.locator(".count").inner_text().startswith(f"{inside} of")
+    listed = page.evaluate("listRows()")
+    assert all(page.evaluate("(f) => isInside(map.x[f], map.y[f], readLasso())", f) for f in listed)
+    page.locator(".filter-chip").first.click()
+    page.wait_for_function("() => map.matches === null")
+
+
+def test_filters_of_the_list_fade_the_map(page, site):
+    open_site(page, site, "v=list")
+    page.select_option("label:has-text('At least') select", "0.3")
+    page.keyboard.press("Escape")
+    expected = page.evaluate(
+        "[...run.start.firings.keys()].filter((f) => scoreOf(f, scoreColumn()) >= 0.3).length"
+    )
+    assert page.evaluate("map.matches.size") == expected
+    page.evaluate("state.set({v: ''})")
+    assert "score at least 0.3" in page.locator("#map-filters").inner_text()
+
+
+def test_the_column_says_which_score_it_shows_and_falls_back(page, site):
+    """With a second, tiny label set the column stays that of the large one, and a feature that only
+    the other set scored shows that score, marked."""
+    open_site(page, site)
+    page.evaluate(
+        """() => {
+          const first = scoreColumn();
+          const value = first.value.map((v, f) => (f === 5 ? 990 : null));
+          first.value[5] = null;
+          run.start.scores = [{set: 'hand', kind: first.kind, value}, ...run.start.scores];
+          run.start.sets = [{name: 'hand', kinds: [''], kind: value.map((v) => (v === null ? -1 : 0))}, ...run.start.sets];
+          run.text.labels.hand = value.map((v) => (v === null ? '' : 'mine'));
+          state.set({v: 'list', s: 'feature'});
+        }"""
+    )
+    kind = page.evaluate("scoreColumn().kind")
+    head = page.locator("table.features th").nth(2).inner_text()
+    assert head == f"Score ({kind}, rules)"
+    assert page.locator("label:has-text('Score') select").first.input_value() == f"rules/{kind}"
+    row = page.locator(
+        "table.features tr", has=page.locator("td:first-child", has_text=re.compile("^5$"))
+    )
+    assert row.locator("td").nth(2).inner_text() == "0.99*"
+    assert "scored with hand" in page.locator("#view-list").inner_text()
+    page.evaluate("state.set({v: '', k: ''})")
+    page.evaluate("drawHome(panes.feature)")
+    assert "median of 1 " not in page.locator(".home").inner_text()
+
+
+def test_the_home_page_shows_no_median_of_few_and_no_cluster_without_a_name(page, site):
+    open_site(page, site)
+    text = page.locator(".home").inner_text()
+    assert "unnamed" not in text and "without a name" not in text
+    page.evaluate(
+        """() => {
+          for (const [unit, u] of Object.entries(run.start.units)) if (unit.startsWith('score/')) Object.assign(u.summary, {n: 29, median: 0.77});
+          drawHome(panes.feature);
+        }"""
+    )
+    assert "0.77" not in page.locator(".home").inner_text()
+
+
+def test_the_lead_is_a_score_beside_its_null_its_control_and_the_gain(page, site):
+    open_site(page, site)
+    page.evaluate(
+        """() => {
+          run.start.units['score/rules/coverage'] = {key: '', settings: {}, summary: {median: 0.7, low: 0.6, high: 0.8, null_median: 0.1, n: 100}};
+          run.start.controls = [{name: 'c', what: 'the same subject untrained', medians: {'score/rules/coverage': 0.55}}];
+          drawHome(panes.feature);
+        }"""
+    )
+    text = page.locator(".headline").inner_text()
+    for part in (
+        "0.70",
+        "0.10 for another feature's label",
+        "0.55 for the same subject untrained",
+        "gain +0.15",
+    ):
+        assert part in text
+
+
+def test_features_have_their_own_labels_when_the_map_is_near(page, site):
+    open_site(page, site)
+    count = """(zoom) => {
+      let n = 0;
+      const real = CanvasRenderingContext2D.prototype.fillText;
+      CanvasRenderingContext2D.prototype.fillText = function (...a) { if (this.font.startsWith('11px') || this.font.startsWith('400')) n++; return real.apply(this, a); };
+      map.zoom = zoom;
+      map.draw();
+      CanvasRenderingContext2D.prototype.fillText = real;
+      return n;
+    }"""
+    assert page.evaluate(count, 1) == 0
+    assert page.evaluate(count, 4) > 0
+
+
+def test_a_list_of_ones_own_is_in_the_link_and_in_the_browser(page, site):
+    open_site(page, site, "f=12")
+    page.wait_for_selector(".star")
+    page.keyboard.press("s")
+    assert "own=12" in page.url
+    page.evaluate("state.set({f: 3})")
+    page.wait_for_function("() => document.querySelector('.number-badge')?.textContent === '3'")
+    page.click(".star")
+    assert "own=12-3" in page.url
+    page.goto("about:blank")
+    open_site(page, site)  # without a list in the link: the browser kept it
+    assert page.evaluate("own.list()") == [12, 3]
+    page.goto("about:blank")
+    open_site(page, site, "v=list&mine=1&own=17")  # a link carries its own
+    assert page.locator("table.features tbody tr").count() == 1
+    page.evaluate("localStorage.clear()")
+
+
+def test_a_link_and_a_reference_can_be_copied(page, site):
+    open_site(page, site, "f=12")
+    page.wait_for_selector(".verdict")
+    taken = page.evaluate(
+        "() => { window.taken = []; navigator.clipboard.writeText = async (t) => { window.taken.push(t); }; }"
+    )
+    assert taken is None
+    page.click("text=Copy link")
+    page.click("text=Cite")
+    link, reference = page.evaluate("window.taken")
+    assert link == page.url
+    key = page.evaluate("run.start.units.train.key")
+    for part in ("Feature 12 of", "resid_post.1", key, page.url):
+        assert part in reference
+    page.evaluate(
+        "() => { navigator.clipboard.writeText = async () => { throw new Error('no'); }; document.execCommand = () => false; }"
+    )
+    page.wait_for_timeout(1600)
+    page.click("text=Cite")
+    assert page.locator(".copy-field").input_value().startswith("Feature 12 of")
+
+
+# ---------------------------------------------------------------- two features, two runs
+
+
+def test_two_features_stand_side_by_side(page, site):
+    open_site(page, site, "f=12")
+    page.wait_for_selector(".verdict")
+    page.click(".feature-tools >> text=Compare")
+    page.wait_for_selector(".compare-row")
+    other = page.locator("[aria-label='Second feature']").input_value()
+    assert page.locator(".compare-row").first.locator(".feature-link").all_inner_texts() == [
+        "12",
+        other,
+    ]
+    assert "Cosine of their directions" in page.locator(".relation").inner_text()
+    page.fill("[aria-label='Second feature']", "17")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.compare-row .feature-link')[1]?.textContent === '17'"
+    )
+    assert "vs=17" in page.url
+
+
+def test_two_runs_are_matched_and_compared(page, site):
+    """The second run is the first before hostile text was planted, so every feature matches itself."""
+    open_site(page, site, "v=runs")
+    page.wait_for_selector(".matches table")
+    assert "100 % of" in page.locator(".matches").inner_text()
+    row = page.locator(".matches tbody tr").first.locator("td")
+    assert row.nth(0).inner_text() == row.nth(3).inner_text() and row.nth(2).inner_text() == "1.00"
+    row.nth(3).locator("a").click()
+    page.wait_for_selector(".compare-row")
+    page.wait_for_function(
+        "() => document.querySelector('.relation').textContent.includes('its nearest direction there, cosine 1.00')"
+    )
+    page.evaluate("location.hash = linkToRun(1, 3)")
+    page.wait_for_selector("body[data-ready] .verdict")
+    assert page.evaluate("run.number") == 1 and shown_feature(page) == "3"
+    assert "<script>" not in page.locator(".verdict h2").inner_text()
+
+
+# ---------------------------------------------------------------- the slider
+
+
+def test_the_slider_shows_the_text_of_each_dose_offline(page, site):
+    open_site(page, site, "v=clamp&x=1")
+    slider = page.locator(".slider input[type=range]")
+    slider.focus()
+    page.keyboard.press("Home")
+    page.wait_for_function(
+        "() => document.querySelector('.slider .clamped').textContent.includes('at 1')"
+    )
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => document.querySelector('.slider .clamped').textContent.includes('at 2')"
+    )
+    assert "2.00× its maximum" in page.locator(".dose-said").inner_text()
+    assert page.locator(".slider .random").count() == 1
+    assert page.locator(".useful").first.inner_text().startswith("No useful dose")
+    assert "At 1.00× its maximum" in page.locator(".changed").inner_text()
+
+
 # ---------------------------------------------------------------- behind its server
 
 
@@ -276,6 +533,12 @@ def test_a_text_a_clamp_and_a_note(page, served, hostile_run):
     page.click(".clamp-form button.primary")
     page.wait_for_selector(".result .pair")
     assert page.locator(".result .pair").count() == 2
+    assert f"set {feature}=" in page.locator(".result").inner_text()
+    page.click("text=Keep it in the run")
+    page.wait_for_selector("text=Kept as experiment 2.")
+    kept = json.loads((hostile_run / "clamps" / "0002.json").read_text(encoding="utf-8"))
+    assert kept["features"] == [int(feature)]
+    (hostile_run / "clamps" / "0002.json").unlink()
     page.goto(f"{served}/#f={feature}")
     page.wait_for_selector(".note-form")
     page.fill(".note-form input[name=text]", "weekdays <b>")
@@ -297,9 +560,45 @@ def test_a_text_a_clamp_and_a_note(page, served, hostile_run):
 def test_a_mistake_is_told_in_words(page, served):
     page.goto(f"{served}/#v=text")
     page.wait_for_selector("body[data-ready]")
-    page.fill("textarea[name=text]", "\ufeff")
-    page.evaluate("document.querySelector('textarea[name=text]').value = ' '")
+    page.fill("textarea[name=text]", " ")
     page.click("form.text-form button.primary")
     page.wait_for_selector(".error")
     assert "missing" in page.locator(".error").inner_text()
     page.wrong.clear()  # the browser itself reports the refused request
+
+
+def test_the_clamp_form_follows_the_feature(page, served):
+    page.goto(f"{served}/#v=clamp")
+    page.wait_for_selector("body[data-ready]")
+    number = page.locator(".clamp-row input[aria-label=Feature]")
+    assert number.input_value() == "" and "no label" not in page.locator(".row-label").inner_text()
+    page.fill("textarea[name=prompt]", "the dog")
+    for feature in ("12", "17"):
+        page.evaluate(f"state.set({{v: '', f: {feature}, w: ''}})")
+        page.wait_for_function(
+            f"() => document.querySelector('.number-badge')?.textContent === '{feature}'"
+        )
+        page.click("text=Clamp it yourself")
+        assert number.input_value() == feature
+        assert page.locator("textarea[name=prompt]").input_value() == "the dog"  # the rest stays
+    page.locator(".dose-slide").fill("4")
+    assert page.locator(".dose-number").input_value() == "4"
+
+
+def test_more_context_and_every_token_behind_a_server(page, served):
+    page.goto(f"{served}/#f=12")
+    page.wait_for_selector("body[data-ready]")
+    page.locator("#snippets summary").first.click()
+    before = page.locator(".opened .token").count()
+    page.click("text=More context")
+    page.wait_for_function(f"() => document.querySelectorAll('.opened .token').length > {before}")
+    page.locator(".opened .token").nth(2).click()
+    page.wait_for_selector(".here h4")
+    assert "Also fires on" in page.locator(".here").inner_text()
+
+
+def test_examples_of_the_corpus_fill_the_text(page, served):
+    page.goto(f"{served}/#v=text")
+    page.wait_for_selector("body[data-ready]")
+    page.locator(".examples .chip").first.click()
+    assert page.locator("textarea[name=text]").input_value().strip()

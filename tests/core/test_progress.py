@@ -8,7 +8,7 @@ import time
 import pytest
 
 from core import progress as module
-from core.progress import progress
+from core.progress import Steps, progress
 
 
 class Screen(io.StringIO):
@@ -106,3 +106,16 @@ def test_the_clock_ends_with_the_bar(screen, ending):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+def test_steps_are_numbered_and_tell_the_rest_from_what_the_first_ones_took(capsys):
+    times = iter([0.0, 100.0, 400.0])
+    steps = Steps({"read": 0.2, "index": 0.6, "report": 0.2}, lambda: next(times))
+    for name in ("read", "index", "report"):
+        steps.begin(name)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "[1/3] read",
+        "[2/3] index (about 7 min left)",
+        "[3/3] report (about 2 min left)",
+    ]

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from core.files import read_json, write_array, write_json
 from core.run import Run, differences, run_path
 from core.settings import (
     CaptureSettings,
+    ParallelSettings,
     RunSettings,
     TrainSettings,
     from_table,
@@ -377,7 +378,11 @@ def test_what_only_changes_the_speed_is_not_in_the_key_and_all_else_is():
         for kind in (RunSettings, CaptureSettings, TrainSettings)
         for name in asdict(kind()).keys() - key_table(kind()).keys()
     }
-    assert outside == {"device", "batch_tokens", "workers", "trust_remote_code"}
+    optional = {"site_out", "skip"}  # in the key where they are given: older runs stay current
+    engine = {field.name for field in fields(ParallelSettings)}
+    assert outside == {"device", "batch_tokens", "trust_remote_code"} | engine | optional
+    assert key_table(RunSettings(site_out="mlp_out.3"))["site_out"] == "mlp_out.3"
+    assert key_table(TrainSettings(skip=True))["skip"] is True
 
 
 def test_differences_lists_each_change():

@@ -10,7 +10,7 @@ LABEL = "a long label of several words that goes on and on " * 4
 UNIT = {"stage": "capture", "state": "done", "summary": {"documents": 12}, "seconds": 74.0}
 
 
-@pytest.fixture(params=[80, 200])
+@pytest.fixture(params=[80, 110, 160, 200])
 def width(request, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(request.param))
     return request.param
@@ -62,7 +62,7 @@ def test_units_stand_on_one_line_each_with_their_key_figures(width):
     stale = {"stage": "compare/other", "state": "stale", "summary": {"x": 1}, "seconds": 4000.0}
     lines = units_text([UNIT, absent, stale]).splitlines()
     assert len(lines) == 4
-    assert "documents 12" in lines[1]
+    assert "12 documents" in lines[1]
     assert "1:14 min" in lines[1]
     assert "not made" in lines[2]
     assert "out of date" in lines[3]

@@ -3,7 +3,7 @@
 import pytest
 from rich.cells import cell_len
 
-from core.attribution.record import Attribution, Firing, Together
+from core.attribution.record import Attribution, Edge, Firing, Together
 from figures.why_lines import why_text
 
 FIRINGS = (
@@ -38,3 +38,13 @@ def test_a_difference_names_both_tokens_and_nothing_firing_says_so():
     text = why_text(made(against=" London", firings=(), strongest=0, random=(), together=()))
     assert "less that of ‹ London›: +4.00" in text
     assert text.endswith("No feature fires on the prompt.")
+
+
+def test_other_runs_and_the_edges_between_them_are_printed():
+    edges = (Edge("low", 4, 0, "", 12, 1, 0.75), Edge("low", 5, 1, "", 7, 0, -0.25))
+    text = why_text(made(skip=0.25, edges=edges, also=(made(run="low", site="resid_post.0"),)))
+    assert "skip" in text and "+0.250" in text
+    assert "-- low, at resid_post.0: features +2.125 logits" in text
+    assert "low 4 at 0" in text and "+0.750" in text and "-0.250" in text
+    table = made(edges=edges, also=(made(run="low"),)).to_dict()
+    assert table["also"][0]["run"] == "low" and table["edges"][0]["weight"] == 0.75

@@ -220,12 +220,17 @@ SMALL_TRAIN = TrainSettings(
 
 
 def new_run(
-    folder: Path, subject: str, corpus: Path, site: str = "resid_post.1", dtype: str = "float32"
+    folder: Path,
+    subject: str,
+    corpus: Path,
+    site: str = "resid_post.1",
+    dtype: str = "float32",
+    **more,
 ) -> Run:
-    return Run.create(
-        str(folder),
-        RunSettings(subject=subject, site=site, corpus=str(corpus), device="cpu", dtype=dtype),
+    about = RunSettings(
+        subject=subject, site=site, corpus=str(corpus), device="cpu", dtype=dtype, **more
     )
+    return Run.create(str(folder), about)
 
 
 def sae_of(form: SAEConfig, d_in: int, n_features: int, seed: int = 0) -> SAE:

@@ -23,7 +23,7 @@ from torch.nn.functional import threshold
 from core.saes.architectures.protocol import TrainingLoss, describe_loss, sampled_l0
 from core.saes.architectures.untied import Untied, auxk, check_k
 from core.saes.kernels import autoencode
-from core.saes.sae import SAE, SAEConfig
+from core.saes.sae import SAE
 from core.saes.selection import find_border
 
 EMA = 0.1
@@ -55,19 +55,27 @@ class BatchTopK(Untied):
         self.cut += ((smallest + below) / 2 - self.cut) * (EMA if self.cut >= 0 else 1.0)
         return f
 
-    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+    def plain_loss(
+        self, x: Tensor, penalty: float, dead: Tensor, target: Tensor | None = None
+    ) -> TrainingLoss:
         """Return the formula's loss; there is no penalty."""
         f = self.activate(self.preactivate(x))
-        error = x - self.reconstruct(f)
+        error = self.wanted(x, target) - self.reconstruct(f)
         total = error.square().mean() + auxk(self, x, error, dead, x.dtype)
         return describe_loss(total, error, error.new_zeros(()), f)
 
     def training_loss(
-        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
+        self,
+        x: Tensor,
+        penalty: float,
+        dead: Tensor,
+        dtype: torch.dtype = torch.float32,
+        target: Tensor | None = None,
     ) -> TrainingLoss:
         """Return `plain_loss` by a fused pass."""
+        z, wanted = self.take_apart(x, target)
         reconstruction, error, f, sums = autoencode(
-            x, (self.E, self.b_enc), (self.W_dec, self.b_dec), self.activate, dtype
+            z, (self.E, self.b_enc), (self.W_dec, self.b_dec), self.activate, dtype, wanted
         )
         total = reconstruction + auxk(self, x, error, dead, dtype)
         return TrainingLoss(
@@ -79,4 +87,4 @@ class BatchTopK(Untied):
         """Return the SAE, a JumpReLU with one threshold for all features."""
         cut = self.cut.clamp(min=0.0).cpu() * scale
         tensors = self.raw_tensors(scale) | {"threshold": cut.repeat(self.n_features)}
-        return SAE(SAEConfig(self.architecture, "jumprelu"), tensors)
+        return SAE(self.describe("jumprelu"), tensors)

@@ -19,7 +19,7 @@ from core.saes.architectures.protocol import TrainingLoss, describe_loss, sample
 from core.saes.architectures.untied import Untied
 from core.saes.kernels import autoencode_gated
 from core.saes.products import column_sums
-from core.saes.sae import SAE, SAEConfig
+from core.saes.sae import SAE
 
 
 class Gated(Untied):
@@ -40,25 +40,33 @@ class Gated(Untied):
         self.b_enc.copy_(self.compute_sparse_biases(sample))
         self.b_mag.copy_(self.b_enc)
 
-    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+    def plain_loss(
+        self, x: Tensor, penalty: float, dead: Tensor, target: Tensor | None = None
+    ) -> TrainingLoss:
         """Return the formula's loss."""
-        product = (x - self.b_dec) @ self.E.T
+        product, wanted = self.multiply(x), self.wanted(x, target)
         gate = (product + self.b_enc).relu()
         magnitude = self.r.exp() * product + self.b_mag
         f = magnitude.relu() * (gate > 0)
-        error = x - self.reconstruct(f)
-        by_gate = x - gate @ self.W_dec.detach() - self.b_dec.detach()
+        error = wanted - self.reconstruct(f)
+        by_gate = wanted.detach() - gate @ self.W_dec.detach() - self.b_dec.detach()
         l1 = gate.sum(1).mean()
         total = error.square().mean() + penalty * l1 + by_gate.square().mean()
         return describe_loss(total, error, l1, f)
 
     def training_loss(
-        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
+        self,
+        x: Tensor,
+        penalty: float,
+        dead: Tensor,
+        dtype: torch.dtype = torch.float32,
+        target: Tensor | None = None,
     ) -> TrainingLoss:
         """Return `plain_loss` by a fused pass."""
         encoder, decoder = (self.E, self.b_enc), (self.W_dec, self.b_dec)
+        z, wanted = self.take_apart(x, target)
         reconstruction, by_gate, l1, f = autoencode_gated(
-            x, encoder, decoder, (self.r, self.b_mag), dtype
+            z, encoder, decoder, (self.r, self.b_mag), dtype, wanted
         )
         total = reconstruction + penalty * l1 + by_gate
         return TrainingLoss(
@@ -68,5 +76,8 @@ class Gated(Untied):
     @torch.no_grad()
     def finish(self, scale: float) -> SAE:
         """Return the SAE, with gate and magnitude for raw activations."""
-        extras = {"gate_scale": self.r.exp().cpu(), "gate_bias": self.b_mag.cpu() * scale}
-        return SAE(SAEConfig(self.architecture, "gated"), self.raw_tensors(scale) | extras)
+        bias: Tensor = self.b_mag
+        if self.centre is not None:
+            bias = bias - self.r.exp() * (self.centre @ self.E.T)
+        extras = {"gate_scale": self.r.exp().cpu(), "gate_bias": bias.cpu() * scale}
+        return SAE(self.describe("gated"), self.raw_tensors(scale) | extras)

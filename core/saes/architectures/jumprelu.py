@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from core.saes.architectures.protocol import TrainingLoss, describe_loss
 from core.saes.architectures.untied import Untied
 from core.saes.kernels import autoencode_jumprelu
-from core.saes.sae import SAE, SAEConfig
+from core.saes.sae import SAE
 
 BANDWIDTH, START = 0.5, 0.05
 
@@ -47,7 +47,9 @@ class JumpReLU(Untied):
         """Set sparse encoder biases."""
         self.b_enc.copy_(self.compute_sparse_biases(sample))
 
-    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+    def plain_loss(
+        self, x: Tensor, penalty: float, dead: Tensor, target: Tensor | None = None
+    ) -> TrainingLoss:
         """Return the formula's loss.
 
         `slope` is 0 everywhere, and its gradient is the rectangle divided by BANDWIDTH.
@@ -57,17 +59,23 @@ class JumpReLU(Untied):
         ramp = ((pre - self.threshold) / BANDWIDTH).clamp(-0.5, 0.5)
         slope = ramp - ramp.detach()
         f = pre * fires + self.threshold.detach() * slope
-        error = x - self.reconstruct(f)
+        error = self.wanted(x, target) - self.reconstruct(f)
         l0 = (fires + slope).sum(1).mean()
         return describe_loss(error.square().mean() + penalty * l0, error, l0, f)
 
     def training_loss(
-        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
+        self,
+        x: Tensor,
+        penalty: float,
+        dead: Tensor,
+        dtype: torch.dtype = torch.float32,
+        target: Tensor | None = None,
     ) -> TrainingLoss:
         """Return `plain_loss` by a fused pass."""
         encoder, decoder = (self.E, self.b_enc), (self.W_dec, self.b_dec)
+        z, wanted = self.take_apart(x, target)
         reconstruction, l0, firings = autoencode_jumprelu(
-            x, encoder, decoder, self.threshold, BANDWIDTH, dtype
+            z, encoder, decoder, self.threshold, BANDWIDTH, dtype, wanted
         )
         return TrainingLoss(
             reconstruction + penalty * l0,
@@ -87,4 +95,4 @@ class JumpReLU(Untied):
     def finish(self, scale: float) -> SAE:
         """Return the SAE, with thresholds for raw activations."""
         tensors = self.raw_tensors(scale) | {"threshold": self.threshold.cpu() * scale}
-        return SAE(SAEConfig(self.architecture, "jumprelu"), tensors)
+        return SAE(self.describe("jumprelu"), tensors)

@@ -23,7 +23,7 @@ from torch import Tensor
 from core.saes.architectures.protocol import TrainingLoss, describe_loss, sampled_l0
 from core.saes.architectures.untied import Untied
 from core.saes.kernels import autoencode
-from core.saes.sae import SAE, SAEConfig
+from core.saes.sae import SAE
 
 
 class L1(Untied):
@@ -44,19 +44,27 @@ class L1(Untied):
     def after_step(self) -> None:
         """Leave the rows as they are."""
 
-    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+    def plain_loss(
+        self, x: Tensor, penalty: float, dead: Tensor, target: Tensor | None = None
+    ) -> TrainingLoss:
         """Return the formula's loss."""
         f = self.preactivate(x).relu()
-        error = x - self.reconstruct(f)
+        error = self.wanted(x, target) - self.reconstruct(f)
         l1 = (f @ self.W_dec.norm(dim=1)).mean()
         return describe_loss(error.square().mean() + penalty * l1, error, l1, f)
 
     def training_loss(
-        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
+        self,
+        x: Tensor,
+        penalty: float,
+        dead: Tensor,
+        dtype: torch.dtype = torch.float32,
+        target: Tensor | None = None,
     ) -> TrainingLoss:
         """Return `plain_loss` by a fused pass."""
+        z, wanted = self.take_apart(x, target)
         reconstruction, _, f, sums = autoencode(
-            x, (self.E, self.b_enc), (self.W_dec, self.b_dec), torch.relu, dtype
+            z, (self.E, self.b_enc), (self.W_dec, self.b_dec), torch.relu, dtype, wanted
         )
         l1 = sums @ self.W_dec.norm(dim=1) / len(x)
         return TrainingLoss(
@@ -77,4 +85,4 @@ class L1(Untied):
             "W_enc": tensors["W_enc"] * length,
             "b_enc": tensors["b_enc"] * length,
         }
-        return SAE(SAEConfig(self.architecture, "relu"), tensors)
+        return SAE(self.describe("relu"), tensors)

@@ -35,21 +35,30 @@ class Matryoshka(BatchTopK):
         ends = sorted({max(1, n_features >> i) for i in range(HALVINGS + 1)})
         self.parts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
-    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+    def plain_loss(
+        self, x: Tensor, penalty: float, dead: Tensor, target: Tensor | None = None
+    ) -> TrainingLoss:
         """Return the formula's loss; there is no penalty."""
         f = self.activate(self.preactivate(x))
-        errors = [x - f[:, :m] @ self.W_dec[:m] - self.b_dec for m in accumulate(self.parts)]
+        wanted = self.wanted(x, target) - self.b_dec
+        errors = [wanted - f[:, :m] @ self.W_dec[:m] for m in accumulate(self.parts)]
         mean = torch.stack([error.square().mean() for error in errors]).mean()
         total = mean + auxk(self, x, errors[-1], dead, x.dtype)
         return describe_loss(total, errors[-1], x.new_zeros(()), f)
 
     def training_loss(
-        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
+        self,
+        x: Tensor,
+        penalty: float,
+        dead: Tensor,
+        dtype: torch.dtype = torch.float32,
+        target: Tensor | None = None,
     ) -> TrainingLoss:
         """Return `plain_loss` by a fused pass."""
         encoder, decoder = (self.E, self.b_enc), (self.W_dec, self.b_dec)
+        z, wanted = self.take_apart(x, target)
         reconstruction, mean, error, f = autoencode_nested(
-            x, encoder, decoder, self.activate, self.parts, dtype
+            z, encoder, decoder, self.activate, self.parts, dtype, wanted
         )
         total = mean + auxk(self, x, error, dead, dtype)
         return TrainingLoss(

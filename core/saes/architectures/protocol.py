@@ -36,6 +36,7 @@ class Trainable(Protocol):
 
     architecture: str
     d_in: int
+    d_out: int
     n_features: int
     default_lr: float  # peak learning rate of Adam
     default_penalty: float  # 0: there is no penalty, and L0 is set otherwise
@@ -47,11 +48,16 @@ class Trainable(Protocol):
         """Set what depends on vectors (n, D) of the data, scaled, before the first step."""
 
     def training_loss(
-        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype
+        self,
+        x: Tensor,
+        penalty: float,
+        dead: Tensor,
+        dtype: torch.dtype,
+        target: Tensor | None = None,
     ) -> TrainingLoss:
         """Return the loss on x (B, D) float32, with large products in `dtype`.
 
-        `dead` (n,) are the features that count as dead.
+        `dead` (n,) are the features that count as dead. A transcoder predicts `target` (B, d_out).
         """
         ...
 

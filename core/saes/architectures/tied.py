@@ -28,7 +28,7 @@ class TiedL1(nn.Module):
 
     def __init__(self, d_in: int, n_features: int) -> None:
         super().__init__()
-        self.d_in, self.n_features = d_in, n_features
+        self.d_in, self.d_out, self.n_features = d_in, d_in, n_features
         self.E = nn.Parameter(torch.zeros(n_features, d_in))
         self.b = nn.Parameter(torch.zeros(n_features))
         self.register_buffer("t", torch.zeros(d_in))
@@ -49,7 +49,9 @@ class TiedL1(nn.Module):
         lengths: Tensor = self.E.norm(dim=1, keepdim=True).clamp(min=1e-8)
         return self.E / lengths
 
-    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+    def plain_loss(
+        self, x: Tensor, penalty: float, dead: Tensor, target: Tensor | None = None
+    ) -> TrainingLoss:
         """Return the formula's loss; `revive` treats dead features, not the loss."""
         directions = self.W_dec
         f = ((x - self.t) @ directions.T + self.b).relu()
@@ -63,7 +65,12 @@ class TiedL1(nn.Module):
         return autoencode(x, (directions, self.b), (directions, self.t), torch.relu, dtype)
 
     def training_loss(
-        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
+        self,
+        x: Tensor,
+        penalty: float,
+        dead: Tensor,
+        dtype: torch.dtype = torch.float32,
+        target: Tensor | None = None,
     ) -> TrainingLoss:
         """Return `plain_loss` by a fused pass."""
         reconstruction, _, f, sums = self._autoencode(x, dtype)

@@ -17,7 +17,7 @@ from torch import Tensor
 from core.saes.architectures.protocol import TrainingLoss, describe_loss
 from core.saes.architectures.untied import Untied, auxk, check_k
 from core.saes.kernels import autoencode_topk
-from core.saes.sae import SAE, SAEConfig
+from core.saes.sae import SAE
 
 
 class TopK(Untied):
@@ -30,21 +30,29 @@ class TopK(Untied):
         super().__init__(d_in, n_features)
         self.k = k
 
-    def plain_loss(self, x: Tensor, penalty: float, dead: Tensor) -> TrainingLoss:
+    def plain_loss(
+        self, x: Tensor, penalty: float, dead: Tensor, target: Tensor | None = None
+    ) -> TrainingLoss:
         """Return the formula's loss; there is no penalty."""
         pre = self.preactivate(x)
         values, features = pre.topk(self.k, dim=1)
         f = torch.zeros_like(pre).scatter(1, features, values.relu())
-        error = x - self.reconstruct(f)
+        error = self.wanted(x, target) - self.reconstruct(f)
         total = error.square().mean() + auxk(self, x, error, dead, x.dtype)
         return describe_loss(total, error, error.new_zeros(()), f)
 
     def training_loss(
-        self, x: Tensor, penalty: float, dead: Tensor, dtype: torch.dtype = torch.float32
+        self,
+        x: Tensor,
+        penalty: float,
+        dead: Tensor,
+        dtype: torch.dtype = torch.float32,
+        target: Tensor | None = None,
     ) -> TrainingLoss:
         """Return `plain_loss` by a fused pass."""
+        z, wanted = self.take_apart(x, target)
         reconstruction, error, values, features = autoencode_topk(
-            x, (self.E, self.b_enc), (self.W_dec, self.b_dec), self.k, dtype
+            z, (self.E, self.b_enc), (self.W_dec, self.b_dec), self.k, dtype, wanted
         )
         total = reconstruction + auxk(self, x, error, dead, dtype)
         sums = torch.zeros(self.n_features, device=x.device)
@@ -59,4 +67,4 @@ class TopK(Untied):
 
     def finish(self, scale: float) -> SAE:
         """Return the SAE, in which the k largest of each vector fire."""
-        return SAE(SAEConfig(self.architecture, "topk", self.k), self.raw_tensors(scale))
+        return SAE(self.describe("topk", self.k), self.raw_tensors(scale))

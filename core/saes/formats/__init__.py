@@ -13,6 +13,7 @@ from typing import Protocol
 from core.errors import UsageError
 from core.saes.formats import (
     bare_tensors,
+    circuit_tracer,
     dictionary_learning,
     gemma_scope,
     learned_dicts,
@@ -41,6 +42,7 @@ LAYOUTS: tuple[Layout, ...] = (
     own,
     saelens,
     sparsify,
+    circuit_tracer,
     llama_scope,
     dictionary_learning,
     gemma_scope,

@@ -13,10 +13,11 @@ HOOKS = {  # TransformerLens, below `blocks.L.`
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "attn_z",
-    "hook_in": "resid_pre",  # these four are TransformerLens 3's
+    "hook_in": "resid_pre",  # these five are TransformerLens 3's
     "hook_out": "resid_post",
     "attn.hook_out": "attn_out",
     "mlp.hook_out": "mlp_out",
+    "mlp.hook_in": "mlp_in",
 }
 GEMMA = re.compile(r"gemma-[23]-")  # they normalise a module's output before adding it
 AFTER_NORM = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}

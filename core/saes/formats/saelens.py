@@ -5,6 +5,9 @@
     jumprelu                           the same and threshold (F,), or its logarithm
     batchtopk, matryoshka_batchtopk    as jumprelu; topk_threshold () while training
     gated                              b_gate, b_mag, r_mag (F,) instead of b_enc
+    transcoder, jumprelu_transcoder    as standard, jumprelu; W_dec is (F, d_out), b_dec (d_out,)
+    skip_transcoder                    a transcoder with W_skip (d_out, D)
+    jumprelu_skip_transcoder           a jumprelu_transcoder with W_skip (d_out, D)
 
 `saelens_settings` reads cfg.json. What SAELens keeps outside these files (its list of releases)
 stands in `saelens_releases`.
@@ -23,7 +26,13 @@ from core.records import Site
 from core.saes.formats import folding, saelens_releases
 from core.saes.formats.names import hub_name, site_of_hook
 from core.saes.formats.refusal import refusal
-from core.saes.formats.saelens_settings import ARCHITECTURES, NORMS, Settings, read_settings
+from core.saes.formats.saelens_settings import (
+    ARCHITECTURES,
+    NORMS,
+    TRANSCODERS,
+    Settings,
+    read_settings,
+)
 from core.saes.formats.sources import Source
 from core.saes.formats.tensors import as_floats
 from core.saes.sae import SAE, SAEConfig
@@ -59,10 +68,13 @@ def load(source: Source) -> SAE:
         NORMS.get(settings.norm, "none"),
         settings.subtract_b_dec,
         _is_centred(source, settings, site, subject),
+        transcoder=settings.architecture in TRANSCODERS,
     )
     context = int(settings.meta.get("context_size") or 0)
     version = "flat" if settings.old else "v6"
-    return SAE(config, tensors, site, subject, context, f"SAELens ({version}), {source.name}")
+    about = f"SAELens ({version}), {source.name}"
+    place = _site_out(settings.meta, subject) if config.transcoder else None
+    return SAE(config, tensors, site, subject, context, about, place)
 
 
 # ---------------------------------------------------------------- tensors
@@ -80,6 +92,14 @@ def _rename(source: Source, settings: Settings) -> dict[str, Tensor]:
             "gate_bias": tensors.pop("b_mag"),
             "gate_scale": tensors.pop("r_mag").exp(),
         }
+    if settings.architecture in TRANSCODERS and "W_skip" in tensors:
+        tensors["W_skip"] = tensors["W_skip"].T.contiguous()
+    if ("W_skip" in tensors) != ("skip" in settings.architecture):
+        raise refusal(
+            source.name,
+            "its settings and its tensors disagree about a skip connection",
+            "Put the cfg.json that belongs to it beside the weights.",
+        )
     scaling = tensors.pop("scaling_factor", None)
     if scaling is not None and not torch.allclose(scaling, torch.ones_like(scaling)):
         if not settings.finetuned:
@@ -95,7 +115,7 @@ def _rename(source: Source, settings: Settings) -> dict[str, Tensor]:
 def _fold(source: Source, settings: Settings, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Fold input scaling and whitening, then decoder lengths, in the order of SAELens."""
     cut = tensors.pop("topk_threshold", None)
-    check_shapes(tensors)
+    check_shapes(tensors, settings.architecture in TRANSCODERS)
     scale = 1.0
     if settings.norm == "expected_average_only_in":
         scale = _read_factor(source, settings)
@@ -157,6 +177,12 @@ def _site(source: Source, meta: dict[str, Any], subject: str) -> Site | None:
     return site_of_hook(hook, subject) or site_of_hook(meta.get("hf_hook_name") or "", subject)
 
 
+def _site_out(meta: dict[str, Any], subject: str) -> Site | None:
+    """Return where a transcoder writes."""
+    hook, theirs = meta.get("hook_name_out") or "", meta.get("hf_hook_name_out") or ""
+    return site_of_hook(hook, subject) or site_of_hook(theirs, subject)
+
+
 def _is_centred(source: Source, settings: Settings, site: Site | None, subject: str) -> bool:
     """Return whether the SAE reads activations less their mean.
 
@@ -167,6 +193,7 @@ def _is_centred(source: Source, settings: Settings, site: Site | None, subject: 
         site is None
         or site.kind not in RESIDUAL_WRITERS
         or settings.norm == "layer_norm"
+        or settings.architecture in TRANSCODERS
         or re.search(NEVER_CENTRED, subject, re.IGNORECASE)
     ):
         return False

@@ -22,13 +22,18 @@ ARCHITECTURES = {
     "gated": "gated",
     "batchtopk": "jumprelu",
     "matryoshka_batchtopk": "jumprelu",
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
 }
+TRANSCODERS = tuple(name for name in ARCHITECTURES if name.endswith("transcoder"))
 NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
 FOLDED = ("expected_average_only_in", "covariance_whitening")
 SETTINGS = {  # of version 6: what defines the SAE, then what only its training needed
     "architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input",
     "normalize_activations", "reshape_activations", "metadata", "k",
-    "rescale_acts_by_decoder_norm", "norm_scaling_factor", "finetuning_scaling_factor",
+    "rescale_acts_by_decoder_norm", "norm_scaling_factor", "finetuning_scaling_factor", "d_out",
 
     "aux_loss_coefficient", "decoder_init_norm", "jumprelu_bandwidth", "jumprelu_init_threshold",
     "jumprelu_sparsity_loss_mode", "jumprelu_ste_to_input", "jumprelu_tanh_scale",
@@ -108,13 +113,21 @@ def _parse(source: Source, table: Table, meta: Table, old: bool) -> Settings:
             "and there is no such site",
             KNOWN,
         )
+    transcoder = architecture in TRANSCODERS
+    subtract = bool(table.get("apply_b_dec_to_input", not transcoder))
+    if transcoder and (norm != "none" or subtract):
+        raise refusal(
+            source.name,
+            f"a transcoder with normalisation {norm!r} or with b_dec off its input is not known",
+            "Use one that reads its site as it is.",
+        )
     has_k = architecture in ("topk", "abstopk")  # elsewhere k is an average, the aim of training
     if has_k and not k:
         raise refusal(source.name, "its settings do not say k", ADD_CONFIG)
     return Settings(
         architecture,
         norm,
-        subtract_b_dec=bool(table.get("apply_b_dec_to_input", True)),
+        subtract_b_dec=subtract,
         k=int(k or 0) if has_k else 0,
         rescaled=bool(table.get("rescale_acts_by_decoder_norm")),
         factor=table.get("norm_scaling_factor", meta.get("norm_scaling_factor")),

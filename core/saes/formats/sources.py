@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core import hub
+from core.embedded import SAES, find_embedded
 from core.errors import UsageError
 from core.files import read_json
 from core.saes.formats.tensors import SUFFIXES, read_weights
@@ -32,6 +33,7 @@ BESIDE = (
     "hyperparams.json",
     "activation_scaler.json",
     "activation_whitening.safetensors",
+    "config.yaml",
 )
 
 
@@ -88,8 +90,8 @@ def find_source(spec: str) -> Source:
 
     Raises UsageError or NotReady, saying what there is instead.
     """
-    name, part = spec, None
-    if numbered := re.fullmatch(r"(.*\.pth?)#(\d+)", spec):
+    name, part = find_embedded(SAES, spec), None
+    if numbered := re.fullmatch(r"(.*\.pth?)#(\d+)", name):
         name, part = numbered[1], int(numbered[2])
     if not name.startswith("hf:"):
         return _find_local(spec, name, part)
@@ -128,6 +130,8 @@ def files_wanted(inner: str) -> list[str]:
     if at.suffix in SUFFIXES:
         paths += [at, at.with_name(f"{at.stem}_cfg.json"), at.parent.parent / "config.json"]
         paths += [at.parent / name for name in BESIDE]
+        if at.stem.startswith("W_enc_"):  # a cross-layer transcoder's decoder
+            paths.append(at.with_name(f"W_dec_{at.stem[6:]}.safetensors"))
     return list(dict.fromkeys(path.as_posix() for path in paths))
 
 

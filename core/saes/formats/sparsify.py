@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from core.records import Site
 from core.saes.formats.names import site_of_module
 from core.saes.formats.refusal import refusal
 from core.saes.formats.sources import Source
@@ -32,9 +33,10 @@ def matches(source: Source) -> bool:
 def load(source: Source) -> SAE:
     """Load the SAE.
 
-    The site that a transcoder reads is the input of a module, whose whole path the files do not
-    say; it is None. Raises UsageError for files without a decoder or without the skip connection
-    that they should have, and for unknown activations.
+    A transcoder of an MLP reads mlp_in and predicts mlp_out of its layer. What one of another
+    module reads is None, because the files do not say the module's whole path. Raises UsageError
+    for files without a decoder or without the skip connection that they should have, and for
+    unknown activations.
     """
     table, run = source.config("cfg.json"), source.config("../config.json")
     tensors = as_floats(source.table)
@@ -55,12 +57,18 @@ def load(source: Source) -> SAE:
             kind, kind, int(table["k"]), subtract_b_dec=not transcoder, transcoder=transcoder
         ),
         weights,
-        None if transcoder else place,
+        input_of(source.path) if transcoder else place,
         subject,
         int(run.get("ctx_len") or 0),
         f"sparsify, {source.name}",
         place,
     )
+
+
+def input_of(path: str) -> Site | None:
+    """Return the input of the MLP that the folder of `path` names, or None."""
+    match = re.fullmatch(r"(?:.*\.)?(?:layers|h)\.(\d+)\.mlp", _hookpoint(path))
+    return Site("mlp_in", layer=int(match[1])) if match else None
 
 
 def _check(source: Source, table: dict[str, Any], tensors: dict[str, Tensor]) -> None:

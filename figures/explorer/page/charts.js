@@ -45,8 +45,9 @@ function logitList(title, pairs, top, side) {
 
 /* ---------------------------------------------------------------- dose and response */
 
+const SHARES = ["own", "distinct", "found"]; // bounded by 0 and 1: no band leaves that
 const MEASURES = [
-  { key: "target", title: "Log-probability of its own tokens", unit: "nats, change" },
+  { key: "target", title: "Log-probability of its own tokens", unit: "those that its direction promotes; nats, change" },
   { key: "own", title: "Its own tokens in what it writes", unit: "share" },
   { key: "kl", title: "KL to the unclamped subject", unit: "nats a token" },
   { key: "loss", title: "Loss on neutral text", unit: "nats a token, change" },
@@ -70,7 +71,8 @@ function roundUp(value) {
 function dosePanel(measure, rows, useful) {
   const curves = CURVES.filter((c) => typeof rows[0][c.key + measure.key] === "number");
   if (!curves.length) return null;
-  const every = rows.flatMap((r) => curves.flatMap((c) => ["", "_low", "_high"].map((end) => r[c.key + measure.key + end]))).filter((v) => typeof v === "number");
+  const held = (v) => (typeof v === "number" && SHARES.includes(measure.key) ? Math.max(0, Math.min(1, v)) : v);
+  const every = rows.flatMap((r) => curves.flatMap((c) => ["", "_low", "_high"].map((end) => held(r[c.key + measure.key + end])))).filter((v) => typeof v === "number");
   const high = roundUp(Math.max(...every, 0.01));
   const low = Math.min(...every) < -0.04 * high ? -roundUp(-Math.min(...every)) : 0;
   const [width, height, left, right, top, bottom] = [300, 170, 42, 10, 12, 34];
@@ -78,7 +80,7 @@ function dosePanel(measure, rows, useful) {
   const x = (d) => left + ((d - Math.min(...doses)) / (Math.max(...doses) - Math.min(...doses) || 1)) * (width - left - right);
   const y = (v) => top + (1 - (Math.max(low, Math.min(high, v)) - low) / (high - low)) * (height - top - bottom);
   const drawn = curves.flatMap((c) => {
-    const at = (r, end) => r[c.key + measure.key + end];
+    const at = (r, end) => held(r[c.key + measure.key + end]);
     const known = rows.filter((r) => typeof at(r, "") === "number");
     const path = known.map((r, i) => `${i ? "L" : "M"}${x(r.dose)} ${y(at(r, ""))}`).join("");
     const banded = known.filter((r) => typeof at(r, "_low") === "number");
@@ -98,9 +100,10 @@ function dosePanel(measure, rows, useful) {
   return el("figure.panel", {}, el("figcaption", {}, el("strong", {}, measure.title), el("span.faint", {}, measure.unit)), chart);
 }
 
+/* Two panels say what a clamp does; what it costs stands below, folded. */
 function doseCharts(rows, useful) {
-  const panels = MEASURES.map((m) => dosePanel(m, rows, useful)).filter(Boolean);
+  const [main, more] = [MEASURES.slice(0, 2), MEASURES.slice(2)].map((part) => part.map((m) => dosePanel(m, rows, useful)).filter(Boolean));
   const styles = CURVES.filter((c, i) => Object.keys(rows[0]).some((k) => c.key && k.startsWith(c.key)) || i === 0);
   const legend = el("p.legend", {}, styles.map((c) => el("span", {}, el(`span.swatch.${c.style}`, { "aria-hidden": "true" }), c.name)));
-  return el("div", {}, legend, el("div.panels", {}, panels), el("p.hint", {}, "Dose in multiples of the feature's largest activation."));
+  return el("div", {}, legend, el("div.panels", {}, main), el("p.hint", {}, "Dose in multiples of the feature's largest activation; bands are 95 % intervals over prompts or rows."), more.length ? el("details.provenance", {}, el("summary", {}, "What it costs, and what is found again"), el("div.panels", {}, more)) : null);
 }

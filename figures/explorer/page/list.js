@@ -3,37 +3,32 @@
 
 const PAGE = 100;
 const COLUMNS = [
-  { id: "feature", name: "Feature", value: (f) => f },
-  { id: "label", name: "Label", value: (f) => labelOf(f) || "\uffff" },
-  { id: "score", name: "Score", value: (f) => scoreOf(f, scoreColumn(state.get("k"))), falling: true },
-  { id: "density", name: "Density", value: densityOf, falling: true },
-  { id: "group", name: "Cluster", value: (f) => groupsOf(f).at(-1)?.group ?? Infinity },
+  { id: "feature", name: () => "Feature", value: (f) => f },
+  { id: "label", name: () => "Label", value: (f) => labelOf(f) || "\uffff" },
+  { id: "score", name: scoreHead, value: (f) => scoreOf(f, scoreColumn()), falling: true },
+  { id: "density", name: () => "Density", value: densityOf, falling: true },
+  { id: "group", name: () => "Cluster", value: (f) => namedGroup(f)?.title || "\uffff" },
 ];
 
+/* What the column of scores shows: the kind, and the label set where there are several. */
+function scoreHead() {
+  const column = scoreColumn();
+  if (!column) return "Score";
+  return run.start.sets.length > 1 ? `Score (${columnName(column)})` : `Score (${column.kind})`;
+}
+
 function listRows() {
-  const wanted = { status: state.get("status"), set: state.get("set"), kind: state.get("kind"), group: state.get("group"), family: state.get("family"), min: state.get("min"), failed: state.get("failed") };
-  const column = scoreColumn(state.get("k"));
-  const set = run.start.sets.find((s) => s.name === wanted.set) || run.start.sets[0];
-  const kind = set ? set.kinds.indexOf(wanted.kind) : -1;
-  const [layer, group] = wanted.group.split(".").map(Number);
-  const failed = wanted.failed ? new Set(run.start.failed) : null;
-  const rows = [];
-  for (let f = 0; f < run.start.features; f++) {
-    if (map.matches && !map.matches.has(f)) continue;
-    if (wanted.status && run.start.status[f] !== wanted.status) continue;
-    if (wanted.set && set.kind[f] < 0) continue;
-    if (wanted.kind && set.kind[f] !== kind) continue;
-    if (wanted.group && run.start.layers[layer]?.group[f] !== group) continue;
-    if (wanted.family && run.start.families?.family[f] !== Number(wanted.family)) continue;
-    if (wanted.min && !(scoreOf(f, column) >= Number(wanted.min))) continue;
-    if (failed && !failed.has(f)) continue;
-    rows.push(f);
-  }
-  return sorted(rows);
+  const shown = filter.apply();
+  return sorted(shown ? [...shown] : [...run.start.firings.keys()]);
+}
+
+/* Without a choice: what a search ranks, else the best labelled first. */
+function sortName() {
+  return state.get("s", state.get("q") ? "" : scoreColumn() ? "-score" : "feature");
 }
 
 function sorted(rows) {
-  const name = state.get("s", state.get("q") ? "" : "feature");
+  const name = sortName();
   const column = COLUMNS.find((c) => c.id === name.replace("-", ""));
   if (!column) return search.order(rows);
   const sign = name.startsWith("-") ? -1 : 1;
@@ -53,38 +48,46 @@ function drawList(panel) {
   const visibleRows = rows.slice(page * PAGE, (page + 1) * PAGE);
   const turn = (to, text) => el("button", { disabled: to < 0 || to >= pages, onclick: () => state.set({ p: to ? to + 1 : "" }) }, text);
   const pager = el("nav.pager", { "aria-label": "Pages of the list" }, turn(page - 1, "Previous"), el("span", {}, `${page + 1} of ${pages}`), turn(page + 1, "Next"));
-  const count = el("p.count", { role: "status" }, `${thousands(rows.length)} of ${thousands(run.start.features)} features`);
-  replace(panel, filters(), count, table(visibleRows), pages > 1 ? pager : null);
+  const count = el("div.count-row", {}, el("p.count", { role: "status" }, `${thousands(rows.length)} of ${thousands(run.start.features)} features`), filterChips(), copyButton("Copy link", () => location.href, "A link to this list"));
+  const none = el("p.faint.nothing", {}, state.get("mine") ? "Your list is empty. Open a feature and choose ☆." : "No feature is all of this. Take a filter away.");
+  replace(panel, el("h2.unseen", {}, "List of features"), filters(), count, rows.length ? table(visibleRows) : none, fallbackNote(visibleRows), pages > 1 ? pager : null);
+}
+
+/* Say so where rows show the score of another label set. */
+function fallbackNote(rows) {
+  const column = scoreColumn();
+  const others = new Set(rows.map((f) => scoreFrom(f, column)).filter((c) => c && c !== column).map((c) => c.set));
+  return others.size ? el("p.hint", {}, `* scored with ${[...others].map(visible).join(", ")}: ${visible(column.set)} has no score there.`) : null;
 }
 
 function table(rows) {
-  const column = scoreColumn(state.get("k"));
+  const column = scoreColumn();
   const current = state.feature();
+  const mine = new Set(own.list());
   const body = rows.map((f) => {
-    const group = groupsOf(f).at(-1);
+    const group = namedGroup(f);
     const score = scoreOf(f, column);
     return el("tr", { "aria-current": f === current ? "true" : null },
-      el("td.number", {}, featureLink(f)),
-      el("td.label", {}, featureLink(f, visible(labelOf(f)) || "no label"), run.start.status[f] === "alive" ? null : el(`span.chip.${run.start.status[f]}`, {}, run.start.status[f])),
-      el("td.number", {}, score === null ? "–" : fixed(score)),
+      el("td.number", {}, featureLink(f), mine.has(f) ? el("span.starred", { title: "on my list" }, "★") : null),
+      el("td.label", {}, el("a.feature-link", { href: state.link({ f }) }, labelParts(labelOf(f))), run.start.status[f] === "alive" ? null : el(`span.chip.${run.start.status[f]}`, { title: CHIPS[run.start.status[f]] || null }, run.start.status[f])),
+      el("td.number", {}, score === null ? "–" : fixed(score), scoreFrom(f, column) === column ? null : "*"),
       el("td.number", {}, percent(densityOf(f))),
-      el("td.group", {}, group ? groupTitle(group.group, group.title) : el("span.faint", {}, "none")));
+      el("td.group", {}, group ? visible(group.title) : el("span.faint", {}, "–")));
   });
   return el("div.table-holder", {}, el("table.features", {}, el("thead", {}, el("tr", {}, COLUMNS.map(headCell))), el("tbody", {}, body)));
 }
 
 function headCell(column) {
-  const current = state.get("s", state.get("q") ? "" : "feature");
+  const current = sortName();
   const direction = current === column.id ? "ascending" : current === `-${column.id}` ? "descending" : null;
   const next = direction ? (direction === "ascending" ? `-${column.id}` : column.id) : (column.falling ? "-" : "") + column.id;
   const mark = { ascending: " ↑", descending: " ↓" }[direction] || "";
-  return el("th", { scope: "col", "aria-sort": direction || "none" }, el("button.head", { onclick: () => state.set({ s: next, p: "" }) }, column.name + mark));
+  return el("th", { scope: "col", "aria-sort": direction || "none" }, el("button.head", { onclick: () => state.set({ s: next, p: "" }) }, column.name() + mark));
 }
 
 /* ---------------------------------------------------------------- filters */
 
-function choice(name, title, options) {
-  const chosen = state.get(name);
+function choice(name, title, options, chosen = state.get(name)) {
   const nodes = options.map(([value, text]) => el("option", { value, selected: value === chosen }, text));
   return el("label", {}, el("span", {}, title), el("select", { onchange: (e) => state.set({ [name]: e.target.value, p: "" }) }, nodes));
 }
@@ -93,15 +96,17 @@ function filters() {
   const set = run.start.sets.find((s) => s.name === state.get("set")) || run.start.sets[0];
   const kinds = set ? set.kinds.filter(Boolean) : [];
   const states = [...new Set(run.start.status)].sort();
+  const column = scoreColumn();
   const fields = [];
+  if (run.start.scores.length > 1) fields.push(choice("k", "Score", run.start.scores.map((c) => [`${c.set}/${c.kind}`, columnName(c)]), `${column.set}/${column.kind}`));
+  if (run.start.scores.length) fields.push(choice("min", "At least", [["", "any"], ...["0.3", "0.5", "0.7", "0.8", "0.9"].map((v) => [v, v])]));
   if (states.length > 1) fields.push(choice("status", "Status", [["", "any"], ...states.map((s) => [s, s])]));
   if (run.start.sets.length > 1) fields.push(choice("set", "Labels", [["", "any"], ...run.start.sets.map((s) => [s.name, s.name])]));
   if (kinds.length > 1) fields.push(choice("kind", "Kind", [["", "any"], ...kinds.map((k) => [k, k])]));
-  if (run.start.scores.length > 1) fields.push(choice("k", "Score", run.start.scores.map((c) => [`${c.set}/${c.kind}`, `${c.kind}, ${c.set}`])));
-  if (run.start.scores.length) fields.push(choice("min", "At least", [["", "any"], ...["0.3", "0.5", "0.7", "0.8", "0.9"].map((v) => [v, v])]));
   if (run.start.layers.length) fields.push(groupChoice());
   if (run.start.families) fields.push(familyChoice());
   if (run.start.failed.length) fields.push(choice("failed", "Failed", [["", "any"], ["1", `only failed (${run.start.failed.length})`]]));
+  fields.push(choice("mine", "My list", [["", "all features"], ["1", `only mine (${own.list().length})`]]));
   return el("form.filters", { onsubmit: (e) => e.preventDefault() }, fields);
 }
 
@@ -112,7 +117,10 @@ function familyChoice() {
   return choice("family", "Family", [["", "any"], ...options.sort((a, b) => a[1].localeCompare(b[1]))]);
 }
 
+/* Clusters with a name; one without a name only while it is chosen. */
 function groupChoice() {
-  const options = run.start.layers.flatMap((layer, i) => Object.entries(layer.titles).map(([g, title]) => [`${i}.${g}`, groupTitle(Number(g), title).slice(0, 60)]));
+  const chosen = state.get("group");
+  const options = run.start.layers.flatMap((layer, i) => Object.entries(layer.titles).filter(([g, title]) => isNamed(title) || `${i}.${g}` === chosen).map(([g, title]) => [`${i}.${g}`, groupTitle(Number(g), title).slice(0, 60)]));
+  if (chosen && !options.some(([g]) => g === chosen)) options.push([chosen, groupTitle(chosen.split(".")[1], "")]);
   return choice("group", "Cluster", [["", "any"], ...options.sort((a, b) => a[1].localeCompare(b[1]))]);
 }

@@ -3,21 +3,25 @@
 
 const shards = new Map(); // name -> {promise, resolve, reject}
 
-function load(name) {
-  if (!shards.has(name)) {
+/* Shards of the first run have plain names; those of run 1 begin with r1-. */
+const prefixOf = (number) => (number ? `r${number}-` : "");
+
+function load(name, number = run.number) {
+  const full = prefixOf(number) + name;
+  if (!shards.has(full)) {
     const entry = {};
     entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
-    shards.set(name, entry);
+    shards.set(full, entry);
     const script = document.createElement("script");
-    script.src = `data/${name}.js`;
+    script.src = `data/${full}.js`;
     script.onerror = () => {
-      shards.delete(name); // a later try may find the server again
-      entry.reject(new Error(`data/${name}.js could not be loaded.`));
+      shards.delete(full); // a later try may find the server again
+      entry.reject(new Error(`data/${full}.js could not be loaded.`));
     };
     script.onload = () => script.remove();
     document.head.append(script);
   }
-  return shards.get(name).promise;
+  return shards.get(full).promise;
 }
 
 async function shard(name, packed) {
@@ -33,13 +37,31 @@ async function shard(name, packed) {
 
 /* ---------------------------------------------------------------- data of the run, filled by main.js */
 
-const run = { start: null, text: null, words: null };
+const run = { number: 0, start: null, text: null, words: null };
 
-async function loadCard(feature) {
-  const size = run.start.size;
-  const number = String(Math.floor(feature / size)).padStart(5, "0");
-  const [cards, words] = await Promise.all([load(`f-${number}`), load("words")]);
-  run.words = words;
+/* What is known of another run of the page. */
+async function loadRun(number) {
+  if (number === run.number) return { ...run, words: await load("words") };
+  const [start, text, words] = await Promise.all(["start", "text", "words"].map((name) => load(name, number)));
+  return { number, start, text, words };
+}
+
+/* Draw with another run in the place of the page's own; `draw` must not wait for anything. */
+function inRun(other, draw) {
+  const kept = { ...run };
+  Object.assign(run, other);
+  try {
+    return draw();
+  } finally {
+    Object.assign(run, kept);
+  }
+}
+
+async function loadCard(feature, number = run.number) {
+  const size = (await load("start", number)).size;
+  const part = String(Math.floor(feature / size)).padStart(5, "0");
+  const [cards, words] = await Promise.all([load(`f-${part}`, number), load("words", number)]);
+  if (number === run.number) run.words = words;
   return cards[feature % size];
 }
 
@@ -61,6 +83,14 @@ function labelOf(feature) {
   return "";
 }
 
+/* A label as [name, what follows]: the name in front of a rule, else the whole label. */
+function splitLabel(text) {
+  const found = /^([^":]{2,60}): (.+)$/su.exec(text);
+  return found ? [found[1], found[2]] : [text, ""];
+}
+
+const shortName = (feature) => splitLabel(labelOf(feature))[0];
+
 function groupsOf(feature) {
   return run.start.layers
     .map((layer, i) => ({ layer: i, group: layer.group[feature] }))
@@ -68,20 +98,48 @@ function groupsOf(feature) {
     .map((g) => ({ ...g, title: run.start.layers[g.layer].titles[g.group] || "" }));
 }
 
-function groupTitle(group, title) {
-  if (!title) return `unnamed group ${group}`;
-  return title === `mixed (${group})` ? `mixed group ${group}` : visible(title);
+const isNamed = (title) => Boolean(title) && !title.startsWith("mixed (");
+
+/* The finest cluster of a feature that has a name, or null. */
+function namedGroup(feature) {
+  return groupsOf(feature).filter((g) => isNamed(g.title)).pop() || null;
 }
 
-/* The column of scores that map and list use: kind and set of the choice, else the first. */
-function scoreColumn(name) {
+function groupTitle(group, title) {
+  return isNamed(title) ? visible(title) : `cluster ${group}, without a name`;
+}
+
+function familyTitle(feature) {
+  const known = run.start.families;
+  return known && known.family[feature] >= 0 ? known.titles[known.family[feature]] : "";
+}
+
+/* ---------------------------------------------------------------- scores */
+
+const KIND_ORDER = ["coverage", "simulation-corpus", "simulation", "detection", "fuzzing"];
+const countKnown = (column) => column.value.reduce((n, v) => n + (v !== null), 0);
+const rankOfKind = (kind) => (KIND_ORDER.indexOf(kind) + 1 || KIND_ORDER.length + 1);
+
+/* The column of scores that map and list use: that of the URL, else the first kind, of the label set with the most of them. */
+function scoreColumn(name = state.get("k")) {
   const columns = run.start.scores;
-  return columns.find((c) => `${c.set}/${c.kind}` === name) || columns.find((c) => c.kind === "simulation") || columns[0] || null;
+  const chosen = columns.find((c) => `${c.set}/${c.kind}` === name);
+  if (chosen) return chosen;
+  const filled = columns.filter((c) => (c.known ??= countKnown(c)) > 0);
+  return filled.sort((a, b) => rankOfKind(a.kind) - rankOfKind(b.kind) || b.known - a.known)[0] || columns[0] || null;
+}
+
+const columnName = (column) => `${column.kind}, ${column.set}`;
+
+/* Where a feature's score is from: the column, or the same kind of another label set where the column has none. */
+function scoreFrom(feature, column) {
+  if (!column || column.value[feature] !== null) return column;
+  return run.start.scores.find((c) => c.kind === column.kind && c.value[feature] !== null) || column;
 }
 
 function scoreOf(feature, column) {
-  const value = column ? column.value[feature] : null;
-  return value === null ? null : value / 1000;
+  const from = scoreFrom(feature, column);
+  return from && from.value[feature] !== null ? from.value[feature] / 1000 : null;
 }
 
 function densityOf(feature) {

@@ -1,13 +1,13 @@
 "use strict";
 /* Start, and which view stands where. The left pane is map, list, text or clamp; the right one the open feature, or what the run is. */
 
-const VIEWS = { map: "Map", list: "List", text: "Text", clamp: "Clamp" };
+const VIEWS = { map: "Map", list: "List", text: "Text", clamp: "Clamp", compare: "Compare", runs: "Runs" };
 const panes = {};
 const narrow = matchMedia("(max-width: 900px)"); // one pane at a time: going to a view leaves the feature
 
 function viewName() {
   const wanted = state.get("v", "map");
-  const name = wanted in VIEWS ? wanted : "map";
+  const name = wanted in VIEWS && !(wanted === "runs" && run.start.runs.length < 2) ? wanted : "map";
   return name === "map" && !run.start.map ? "list" : name;
 }
 
@@ -35,10 +35,14 @@ function drawView() {
     tab.toggleAttribute("aria-current", view === name);
     if (view === name) tab.setAttribute("aria-current", "page");
   }
+  document.getElementById("go-compare").hidden = name !== "compare";
+  document.body.classList.toggle("wide", name === "compare" || name === "runs");
   const panel = document.getElementById(`view-${name}`);
   if (name === "list") drawList(panel);
   if (name === "text") drawTextView(panel);
   if (name === "clamp") drawClampView(panel);
+  if (name === "compare") drawCompareView(panel);
+  if (name === "runs") drawRunsView(panel);
   if (name === "map") map.resize();
 }
 
@@ -56,26 +60,43 @@ function drawFeature() {
 }
 
 function render(changed) {
+  if (changed.has("r")) return location.reload();
   if (changed.has("q")) applySearch();
+  filter.apply();
   if (changed.has("f")) drawFeature();
   if (changed.has("m") && run.start.map) map.readPlace();
   drawView();
   if (changed.has("c") || changed.has("k")) drawLegend();
+  drawMapFoot();
+  if (["own", "k"].some((n) => changed.has(n)) && state.feature() === null) drawHome(panes.feature);
+  return undefined;
 }
 
 /* ---------------------------------------------------------------- the map's own controls */
 
 function drawLegend() {
-  const how = state.get("c", "group");
+  const how = colouring();
   document.getElementById("colour").value = how;
   const legend = document.getElementById("legend");
-  const ends = { density: ["0.01 % of tokens", "30 %"], score: ["score 0", "1"] }[how];
+  const ends = { density: ["0.01 % of tokens", "30 %"], score: [`${scoreColumn()?.kind ?? "score"} 0`, "1"] }[how];
   const steps = RAMPS[themeName()].map((colour) => el("span", { style: { background: colour } }));
   replace(legend, ends ? [el("span", {}, ends[0]), el("span.ramp-steps", { "aria-hidden": "true" }, steps), el("span", {}, ends[1])] : el("span", {}, "grey: in no cluster"));
 }
 
+/* Below the map: what is filtered, what the places mean, and how far the clusters can be trusted. */
+function drawMapFoot() {
+  const shown = map.matches;
+  const chips = filterChips();
+  replace(document.getElementById("map-filters"), chips ? [el("span", {}, `${thousands(shown ? shown.size : run.start.features)} shown`), el("a", { href: state.link({ v: "list", p: "" }) }, "List them"), chips] : null);
+  const { verdict, verdict_kind: kind } = summaryOf("cluster");
+  const first = verdict ? `${visible(verdict.split(/[:;]/)[0])}. ` : "";
+  const rest = kind === "none" || kind === "unstable" ? "Positions say little; colours show what is chosen above." : "Distances between far clusters mean nothing.";
+  replace(document.getElementById("caption"), first ? el("strong", { title: visible(verdict) }, first) : null, rest);
+}
+
 function initMapControls() {
-  document.getElementById("colour").addEventListener("change", (e) => state.set({ c: e.target.value === "group" ? "" : e.target.value }, true));
+  document.getElementById("colour").addEventListener("change", (e) => state.set({ c: e.target.value }, true));
+  document.getElementById("lasso").addEventListener("click", toggleLasso);
   const act = { nearer: () => map.zoomAt(1.5), farther: () => map.zoomAt(1 / 1.5), everything: () => map.showAll() };
   for (const [id, action] of Object.entries(act)) document.getElementById(id).addEventListener("click", action);
   if (!run.start.scores.length) document.querySelector("#colour option[value=score]").remove();
@@ -115,6 +136,7 @@ function pressed(event) {
   else if (event.key === "[") stepInGroup(-1);
   else if (event.key === "]") stepInGroup(1);
   else if (event.key === "d") toggleTheme();
+  else if (event.key === "s" && state.feature() !== null) panes.feature.querySelector(".star")?.click();
   else if (event.key === "Escape" && state.feature() !== null) openFeature(null);
   else if (go) goTo(go);
   else return;
@@ -130,8 +152,15 @@ function goTo(view) {
 
 async function start() {
   initTheme();
-  run.start = await load("start");
   state.read();
+  run.number = /^\d+$/.test(state.get("r")) ? Number(state.get("r")) : 0;
+  try {
+    run.start = await load("start");
+  } catch (error) { // a link to a run that this page does not hold
+    if (!run.number) throw error;
+    run.number = 0;
+    run.start = await load("start");
+  }
   panes.feature = document.getElementById("feature");
   const name = document.getElementById("run-name");
   replace(name, visible(run.start.run.name), el("span.faint", {}, ` ${visible(run.start.run.site)}`));
@@ -144,10 +173,14 @@ async function start() {
   } else {
     document.getElementById("go-map").hidden = true;
   }
+  initRuns();
   initSearch();
+  initTokenTip();
   addEventListener("keydown", pressed);
+  own.recall();
   state.listeners.push(render);
   drawLegend();
+  drawMapFoot();
   drawView();
   run.text = await load("text"); // labels follow the first paint
   replace(document.getElementById("view-clamp")); // drawn without labels so far

@@ -12,13 +12,14 @@ const map = {
   canvas: null, context: null, width: 0, height: 0,
   centre: [0.5, 0.5], zoom: 1, // centre in map units (0 to 1), zoom 1 shows everything
   picture: null, pending: 0, cost: 0, cells: null, layers: [], families: [],
-  hover: null, matches: null,
+  hover: null, matches: null, lasso: null, strip: null,
 
   init(canvas) {
     Object.assign(map, { canvas, context: canvas.getContext("2d"), picture: document.createElement("canvas") });
     const { x, y } = run.start.map;
     map.x = Float32Array.from(x, (v) => (v === null ? NaN : v / GRID));
     map.y = Float32Array.from(y, (v) => (v === null ? NaN : 1 - v / GRID));
+    layStrip();
     map.middle = [middleOf(map.x), middleOf(map.y)];
     map.centre = [...map.middle];
     map.buckets();
@@ -115,6 +116,7 @@ const map = {
     context.clearRect(0, 0, map.width, map.height);
     const colours = mapColours();
     drawPoints(context, colours);
+    drawLasso(context, readLasso().map(([x, y]) => map.toScreen(x, y)), true);
     drawSelected(context);
     drawTitles(context);
     Object.assign(map, { drawnCentre: [...map.centre], drawnZoom: map.zoom, cost: performance.now() - started });
@@ -132,8 +134,36 @@ const map = {
     context.setTransform(factor, 0, 0, factor, (x - (map.width / 2) * factor) * ratio, (y - (map.height / 2) * factor) * ratio);
     context.drawImage(map.picture, 0, 0);
     drawHover(context, ratio);
+    if (map.lasso) {
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      drawLasso(context, map.lasso.map(([px, py]) => map.toScreen(px, py)), false);
+    }
   },
 };
+
+/* Isolated features have no neighbours, so their place means nothing: they stand in a strip below, and the others fill the pane. */
+function layStrip() {
+  const features = [...map.x.keys()].filter((f) => !Number.isNaN(map.x[f]));
+  const [alone, others] = [features.filter((f) => run.start.status[f] === "isolated"), features.filter((f) => run.start.status[f] !== "isolated")];
+  if (alone.length < 10 || others.length < 10) return;
+  const [xs, ys] = [others.map((f) => map.x[f]), others.map((f) => map.y[f])];
+  const [left, top] = [Math.min(...xs), Math.min(...ys)];
+  const [wide, tall] = [Math.max(...xs) - left || 1, Math.max(...ys) - top || 1];
+  const scale = Math.min(1 / wide, 0.88 / tall);
+  const shift = (1 - wide * scale) / 2;
+  for (const f of others) {
+    map.x[f] = (map.x[f] - left) * scale + shift;
+    map.y[f] = (map.y[f] - top) * scale;
+  }
+  const rows = Math.max(1, Math.min(5, Math.round(Math.sqrt(alone.length / 16))));
+  const columns = Math.ceil(alone.length / rows);
+  const start = tall * scale + 0.055;
+  alone.sort((a, b) => map.x[a] - map.x[b]).forEach((f, i) => {
+    map.x[f] = (Math.floor(i / rows) + 0.5) / columns;
+    map.y[f] = start + (i % rows) * 0.016;
+  });
+  map.strip = { count: alone.length, y: start - 0.022 };
+}
 
 const cell = (v) => Math.max(0, Math.min(63, Math.floor(v * 64)));
 
@@ -168,31 +198,32 @@ function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-/* What is named at this zoom: broad groups far away, families near, or everywhere when no group has a name. */
+/* Named clusters far away, families near, or everywhere when no cluster has a name. */
 function titleAnchors() {
-  const layer = titleLayer();
-  const named = map.layers[layer]?.some((a) => a.title && !a.title.startsWith("mixed"));
-  if (map.families.some((a) => a.title) && (map.zoom >= 2 || !named)) return map.families;
-  return map.layers[layer] || [];
+  const suits = Math.min(map.layers.length - 1, map.zoom < 2 ? 0 : map.zoom < 5 ? 1 : 2);
+  const named = map.layers.findIndex((anchors, i) => i >= suits && anchors.some((a) => isNamed(a.title)));
+  const clusters = named < 0 ? [] : map.layers[named];
+  const families = map.families.filter((a) => a.title);
+  return (families.length && (map.zoom >= 2 || !clusters.length) ? families : clusters).filter((a) => isNamed(a.title));
 }
 
-/* The layer whose titles suit the zoom: broad ones far away, fine ones near. */
-function titleLayer() {
-  const suits = Math.min(map.layers.length - 1, map.zoom < 2 ? 0 : map.zoom < 5 ? 1 : 2);
-  const named = map.layers.findIndex((anchors, i) => i >= suits && anchors.some((a) => a.title && !a.title.startsWith("mixed")));
-  return named < 0 ? suits : named;
+/* What the colours mean where the URL does not say: the clusters when they come back, else the score. */
+function colouring() {
+  const kind = summaryOf("cluster").verdict_kind;
+  const proven = kind === undefined || !["none", "unstable"].includes(kind);
+  return state.get("c", proven || !run.start.scores.length ? "group" : "score");
 }
 
 /* A colour for every feature, null for one without a value. */
 function mapColours() {
-  const how = state.get("c", "group");
+  const how = colouring();
   if (how === "group") {
     const layer = run.start.layers[0];
     const palette = run.start.palette[themeName()];
     return (f) => (layer && layer.group[f] >= 0 ? palette[layer.hues[layer.group[f]] % palette.length] : null);
   }
   const ramp = RAMPS[themeName()];
-  const column = scoreColumn(state.get("k"));
+  const column = scoreColumn();
   const share = how === "score" ? (f) => scoreOf(f, column) : (f) => (run.start.firings[f] ? (Math.log10(densityOf(f)) + 4) / 3.5 : null);
   return (f) => {
     const value = share(f);
@@ -287,16 +318,63 @@ function drawHover(context, ratio) {
 /* ---------------------------------------------------------------- titles */
 
 function drawTitles(context) {
-  if (map.matches !== null) return;
-  const taken = [[0, 0, 330, 44], [map.width - 56, 0, map.width, 128]]; // the controls
+  const taken = [[0, 0, map.width - 60, 40], [map.width - 56, 0, map.width, 172], [0, map.height - 46, map.width, map.height]]; // the controls and the caption
   const most = Math.round(Math.min(40, (map.width * map.height) / 26000));
-  for (const anchor of titleAnchors()) {
-    if (taken.length >= most + 2) break;
-    if (!anchor.title || anchor.title.startsWith("mixed")) continue;
+  let written = 0;
+  if (map.strip) {
+    const [, y] = map.toScreen(0, map.strip.y);
+    writeTitle(context, [`${thousands(map.strip.count)} isolated features`], map.width / 2, y, 11.5, taken, "--faint");
+  }
+  for (const anchor of map.matches === null ? titleAnchors() : []) {
+    if (written >= most) break;
     const [x, y] = map.toScreen(anchor.x, anchor.y);
     if (x < 0 || y < 0 || x > map.width || y > map.height) continue;
-    writeTitle(context, wrapTitle(visible(anchor.title)), x, y, anchor.size > 40 || map.zoom > 2 ? 13 : 12, taken, anchor.solid === false ? "--faint" : "--ink");
+    written += writeTitle(context, wrapTitle(visibleLabel(splitLabel(anchor.title)[0])), x, y, anchor.size > 40 || map.zoom > 2 ? 13 : 12, taken, anchor.solid === false ? "--faint" : "--ink");
   }
+  drawFeatureLabels(context, taken);
+}
+
+const DENSE_VIEW = 400; // features in sight from which on their labels are not tried
+
+/* Near enough, features carry their own labels: the best scored first, as many as find room. */
+function drawFeatureLabels(context, taken) {
+  if (!run.text || (map.zoom < 2.5 && map.matches === null)) return;
+  const [left, top] = map.toMap(0, 0);
+  const [right, bottom] = map.toMap(map.width, map.height);
+  const shown = [];
+  for (let f = 0; f < map.x.length && shown.length <= DENSE_VIEW * 4; f++) {
+    if (map.matches !== null && !map.matches.has(f)) continue;
+    if (map.x[f] >= left && map.x[f] <= right && map.y[f] >= top && map.y[f] <= bottom && labelOf(f) && !isUnclear(labelOf(f))) shown.push(f);
+  }
+  const few = map.matches !== null ? 60 : DENSE_VIEW;
+  if (!shown.length || (map.zoom < 2.5 && shown.length > few)) return;
+  const column = scoreColumn();
+  shown.sort((a, b) => (scoreOf(b, column) ?? -1) - (scoreOf(a, column) ?? -1));
+  let written = 0;
+  for (const f of shown.slice(0, DENSE_VIEW)) {
+    const [x, y] = map.toScreen(map.x[f], map.y[f]);
+    const name = visibleLabel(shortName(f)).trim();
+    written += writeTitle(context, [name.length > 30 ? `${name.slice(0, 29)}…` : name], x, y + map.radius() + 9, 11, taken, "--ink", 400);
+    if (written >= 70) break;
+  }
+}
+
+/* The lasso: its area tinted once it is closed. */
+function drawLasso(context, corners, closed) {
+  if (corners.length < 2) return;
+  context.beginPath();
+  corners.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+  if (closed) context.closePath();
+  context.strokeStyle = css("--accent");
+  context.lineWidth = 1.5;
+  context.setLineDash([5, 4]);
+  context.stroke();
+  context.setLineDash([]);
+  if (!closed) return;
+  context.globalAlpha = 0.07;
+  context.fillStyle = css("--accent");
+  context.fill();
+  context.globalAlpha = 1;
 }
 
 function wrapTitle(text) {
@@ -308,15 +386,16 @@ function wrapTitle(text) {
   return [cut.slice(0, at), cut.slice(at + 1)];
 }
 
-function writeTitle(context, lines, x, y, size, taken, colour) {
-  context.font = `600 ${size}px ${css("--sans")}`;
+/* Write centred lines unless something stands there already; 1 when they are written, else 0. */
+function writeTitle(context, lines, x, y, size, taken, colour, weight = 600) {
+  context.font = `${weight} ${size}px ${css("--sans")}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
   const wide = Math.max(...lines.map((line) => context.measureText(line).width)) + 8;
   const tall = lines.length * size * 1.2 + 4;
   const inside = Math.max(wide / 2 + 2, Math.min(map.width - wide / 2 - 2, x));
   const box = [inside - wide / 2, y - tall / 2, inside + wide / 2, y + tall / 2];
-  if (taken.some((t) => box[0] < t[2] && box[2] > t[0] && box[1] < t[3] && box[3] > t[1])) return;
+  if (taken.some((t) => box[0] < t[2] && box[2] > t[0] && box[1] < t[3] && box[3] > t[1])) return 0;
   taken.push(box);
   lines.forEach((line, i) => {
     const at = y + (i - (lines.length - 1) / 2) * size * 1.2;
@@ -327,4 +406,5 @@ function writeTitle(context, lines, x, y, size, taken, colour) {
     context.fillStyle = css(colour);
     context.fillText(line, inside, at);
   });
+  return 1;
 }

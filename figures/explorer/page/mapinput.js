@@ -8,6 +8,7 @@ function initMapInput() {
   const place = (event) => [event.offsetX, event.offsetY];
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
+    if (event.shiftKey || lassoReady()) map.lasso = [map.toMap(...place(event))];
     pointers.set(event.pointerId, place(event));
     travelled = 0;
   });
@@ -15,6 +16,12 @@ function initMapInput() {
     const now = place(event);
     const before = pointers.get(event.pointerId);
     if (!before) return hoverAt(pick(...now), ...now);
+    if (map.lasso) {
+      map.lasso.push(map.toMap(...now));
+      pointers.set(event.pointerId, now);
+      travelled += 4;
+      return map.blit();
+    }
     const others = [...pointers].filter(([id]) => id !== event.pointerId).map(([, p]) => p);
     if (others.length) {
       const spread = (p) => Math.hypot(p[0] - others[0][0], p[1] - others[0][1]);
@@ -25,7 +32,12 @@ function initMapInput() {
     pointers.set(event.pointerId, now);
     return undefined;
   });
-  for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, (event) => pointers.delete(event.pointerId));
+  for (const kind of ["pointerup", "pointercancel"]) {
+    canvas.addEventListener(kind, (event) => {
+      pointers.delete(event.pointerId);
+      if (map.lasso) closeLasso();
+    });
+  }
   canvas.addEventListener("pointerleave", () => hoverAt(null));
   canvas.addEventListener("click", (event) => {
     const found = pick(...place(event), event.pointerType === "touch" ? 24 : 14);
@@ -38,6 +50,29 @@ function initMapInput() {
   canvas.addEventListener("keydown", mapKey);
   canvas.addEventListener("blur", () => hoverAt(null));
 }
+
+/* ---------------------------------------------------------------- the lasso */
+
+const lassoReady = () => document.getElementById("lasso").getAttribute("aria-pressed") === "true";
+
+function toggleLasso() {
+  const button = document.getElementById("lasso");
+  button.setAttribute("aria-pressed", !lassoReady());
+  map.canvas.style.cursor = lassoReady() ? "crosshair" : "grab";
+}
+
+/* What was drawn becomes a filter of the map and the list; a mere click draws nothing. */
+function closeLasso() {
+  const corners = thinCorners(map.lasso);
+  map.lasso = null;
+  if (lassoReady()) toggleLasso();
+  if (corners.length > 2) {
+    state.set({ z: writeLasso(corners), p: "" });
+    announce(`${map.matches?.size ?? 0} features are inside the lasso. The list lists them.`);
+  } else map.blit();
+}
+
+/* ---------------------------------------------------------------- what is under a hand */
 
 /* The feature nearest to a place on the screen, within `reach` pixels. */
 function pick(x, y, reach = 14) {
@@ -60,21 +95,23 @@ function hoverAt(feature, x, y) {
   if (map.hover === feature && feature === null) return;
   map.hover = feature;
   map.blit();
-  map.canvas.style.cursor = feature === null ? "grab" : "pointer";
+  map.canvas.style.cursor = lassoReady() ? "crosshair" : feature === null ? "grab" : "pointer";
   tip.hidden = feature === null;
   if (feature === null) return;
-  const group = groupsOf(feature).pop();
-  replace(tip, el("strong", {}, `${feature} `), labelNode(labelOf(feature)), el("div.faint", {}, tipLine(feature, group)));
+  replace(tip, el("strong", {}, `${feature} `), labelNode(labelOf(feature)), el("div.faint", {}, tipLine(feature)));
   const [left, top] = x === undefined ? map.toScreen(map.x[feature], map.y[feature]) : [x, y];
   const wide = tip.offsetWidth;
   tip.style.left = `${Math.max(4, Math.min(map.width - wide - 4, left + 14))}px`;
-  tip.style.top = `${top + tip.offsetHeight + 24 > map.height ? top - tip.offsetHeight - 12 : top + 16}px`;
+  tip.style.top = `${top + tip.offsetHeight + 24 > map.height ? Math.max(4, top - tip.offsetHeight - 12) : top + 16}px`;
 }
 
-function tipLine(feature, group) {
-  const score = scoreOf(feature, scoreColumn(state.get("k")));
-  const parts = [score === null ? "no score" : `score ${fixed(score)}`, `fires on ${percent(densityOf(feature))}`];
-  if (group) parts.push(groupTitle(group.group, group.title));
+function tipLine(feature) {
+  const column = scoreColumn();
+  const score = scoreOf(feature, column);
+  const parts = [score === null ? "no score" : `${column.kind} ${fixed(score)}`, `fires on ${percent(densityOf(feature))}`];
+  const group = namedGroup(feature);
+  const near = familyTitle(feature) || group?.title;
+  if (near) parts.push(visible(splitLabel(near)[0]));
   return parts.join(" · ");
 }
 
@@ -112,5 +149,5 @@ function stepTo([dx, dy]) {
   if (best === null) return;
   map.reveal(best);
   hoverAt(best);
-  announce(`Feature ${best}. ${visible(labelOf(best)) || "No label"}. ${tipLine(best, groupsOf(best).pop())}`);
+  announce(`Feature ${best}. ${visible(labelOf(best)) || "No label"}. ${tipLine(best)}`);
 }

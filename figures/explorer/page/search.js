@@ -9,7 +9,7 @@ const search = {
     if (search.hay || !run.text || !run.words) return;
     const { labels, promoted, notes } = run.text;
     const sets = Object.values(labels);
-    search.hay = Array.from({ length: run.start.features }, (_, f) => [...sets.map((texts) => texts[f]), ...(promoted ? promoted[f].map((i) => run.words[i]) : [])].join(" ").toLowerCase());
+    search.hay = Array.from({ length: run.start.features }, (_, f) => [...sets.map((texts) => texts[f]), ...(promoted ? promoted[f].map((i) => run.words[i]) : []), familyTitle(f)].join(" ").toLowerCase());
     for (const note of notes) search.hay[note.feature] += " " + note.text.toLowerCase();
   },
 
@@ -31,7 +31,7 @@ const search = {
 
   /* Number first, then features whose first label holds the words, then by score. */
   order(rows, number = -1, words = state.get("q").toLowerCase().split(/\s+/).filter(Boolean)) {
-    const column = scoreColumn(state.get("k"));
+    const column = scoreColumn();
     const rank = (f) => (f === number ? 4 : 0) + (words.every((w) => labelOf(f).toLowerCase().includes(w)) ? 2 : 0) + (scoreOf(f, column) ?? -1);
     const keys = new Map(rows.map((f) => [f, rank(f)]));
     return rows.sort((a, b) => keys.get(b) - keys.get(a) || a - b);
@@ -71,6 +71,7 @@ function initSearch() {
   input.addEventListener("focus", async () => {
     run.words = await load("words");
     if (state.get("q")) applySearch();
+    filter.apply();
     open();
   });
   input.addEventListener("blur", () => setTimeout(close, 150));
@@ -98,7 +99,7 @@ function initSearch() {
 }
 
 function results() {
-  const column = scoreColumn(state.get("k"));
+  const column = scoreColumn();
   const rows = search.found.slice(0, SHOWN).map((f, i) =>
     el("li", { role: "option", id: `result-${i}`, "data-feature": f }, el("span.number", {}, String(f)), labelNode(labelOf(f)), el("span.number.faint", {}, scoreOf(f, column) === null ? "" : fixed(scoreOf(f, column)))));
   const left = search.found.length - rows.length;
@@ -112,5 +113,4 @@ function applySearch() {
   const input = document.getElementById("search");
   if (document.activeElement !== input) input.value = query;
   search.found = query ? search.run(query) : [];
-  map.matches = query && search.hay ? new Set(search.found) : null;
 }

@@ -1,10 +1,16 @@
 "use strict";
-/* Snippets as concordance lines: the peak of each stands in one column, context runs to both sides; opened, a line shows its lines of text. */
+/* Snippets as concordance lines: the peak of each stands in one column, context runs to both sides; opened, a line shows its lines of text,
+   and each of its tokens says its value and what else fires there. */
 
 const STEPS = 5; // of the highlight ramp; a step is a fifth of the feature's maximum
 
 function step(value, top) {
   return value > 0 && top > 0 ? Math.min(STEPS, Math.max(1, Math.ceil((STEPS * value) / top))) : 0;
+}
+
+/* What a token says when a hand rests on it. */
+function tokenWords(token, value, top) {
+  return `${visible(token) || "∅"}  ${value ? `${short(value)}, ${percent(top ? value / top : 0)} of the maximum` : "silent"}`;
 }
 
 /* Nodes of some tokens: one span for each token that fires, plain text for what lies between. `each` makes a token's text visible. */
@@ -19,7 +25,7 @@ function tokenNodes(tokens, activations, top, peak, each) {
     }
     if (plain) nodes.push(plain);
     plain = "";
-    nodes.push(el(`span.t.a${step(value, top)}${i === peak ? ".peak" : ""}`, { "data-value": value }, each(token) || "∅"));
+    nodes.push(el(`span.t.a${step(value, top)}${i === peak ? ".peak" : ""}`, { "data-says": tokenWords(token, value, top) }, each(token) || "∅"));
   });
   return plain ? [...nodes, plain] : nodes;
 }
@@ -34,9 +40,9 @@ function unpack(snippet) {
   return { tokens, activations, peak: snippet.k };
 }
 
-function snippetNode(snippet, top) {
+function snippetNode(snippet, card) {
   const { tokens, activations, peak } = unpack(snippet);
-  const side = (from, to, marked) => tokenNodes(tokens.slice(from, to), activations.slice(from, to), top, marked, onOneLine);
+  const side = (from, to, marked) => tokenNodes(tokens.slice(from, to), activations.slice(from, to), card.max, marked, onOneLine);
   const line = el(
     "summary",
     {},
@@ -46,14 +52,97 @@ function snippetNode(snippet, top) {
   );
   const details = el("details.snippet", {}, line);
   details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) details.append(...whole(snippet, tokens, activations, top));
+    if (details.open && details.children.length === 1) details.append(opened(snippet, { tokens, activations, peak }, card));
   });
   return el("li", {}, details);
 }
 
-function whole(snippet, tokens, activations, top) {
+/* ---------------------------------------------------------------- an open snippet */
+
+function opened(snippet, window, card) {
+  const holder = el("div.opened", {});
   const where = `${visible(snippet.d)} · token ${thousands(snippet.o + snippet.k)} · ${snippet.v} split`;
-  return [el("div.whole", {}, tokenNodes(tokens, activations, top, snippet.k, visibleLines)), el("div.source", {}, where)];
+  const draw = (shown, more) => {
+    const here = el("div.here", { "aria-live": "polite" });
+    const tools = [];
+    if (run.start.live && more) tools.push(el("button.quiet.copy", { type: "button", onclick: () => widen(snippet, card, draw) }, "More context"));
+    if (run.start.live) tools.push(el("a", { href: state.link({ v: "text", text: shown.tokens.join("").slice(0, 400) }) }, "Try this text"));
+    replace(holder, tokenRow(snippet, shown, card, here), el("div.source", {}, el("span", {}, where), tools), here);
+  };
+  draw(window, true);
+  return holder;
+}
+
+async function widen(snippet, card, draw) {
+  try {
+    const shown = await post("api/context", { feature: card.feature, ordinal: snippet.n, around: run.start.live.context });
+    draw(shown, false);
+  } catch (error) {
+    announce(error.message);
+  }
+}
+
+/* Every token as a button in its lines of text; arrows move between them, Enter or a click asks what else fires. */
+function tokenRow(snippet, { tokens, activations, peak }, card, here) {
+  const asks = (i) => run.start.live || (i === peak && snippet.h);
+  const spans = tokens.map((token, i) => {
+    const value = activations[i] || 0;
+    return el(`span.t.token.a${step(value, card.max)}${i === peak ? ".peak" : ""}`, { "data-says": tokenWords(token, value, card.max), "data-i": i, role: asks(i) ? "button" : null, tabindex: asks(i) ? (i === peak ? "0" : "-1") : null }, visibleLines(token) || "∅");
+  });
+  const choose = (i) => asks(i) && showHere(snippet, i - peak, tokens[i], card, here);
+  const row = el("div.whole", {
+    onclick: (event) => {
+      const token = event.target.closest("[data-i]");
+      if (token) choose(Number(token.dataset.i));
+    },
+    onkeydown: (event) => {
+      const i = Number(event.target.dataset?.i ?? NaN);
+      const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (Number.isNaN(i)) return;
+      if (move && spans[i + move]?.hasAttribute("tabindex")) spans[i + move].focus();
+      else if (event.key === "Enter" || event.key === " ") choose(i);
+      else return;
+      event.preventDefault();
+    },
+  }, spans);
+  return row;
+}
+
+/* What else fires on a token: asked of the server, or kept with the peak of the snippet. */
+async function showHere(snippet, offset, token, card, here) {
+  let rows;
+  try {
+    if (run.start.live) {
+      const reply = await post("api/here", { ordinal: snippet.n + offset });
+      rows = reply.features.slice(0, 12).map((f) => [f.feature, 100 * f.share]);
+    } else {
+      rows = snippet.h.flatMap((v, i, all) => (i % 2 ? [] : [[v, all[i + 1]]]));
+    }
+  } catch (error) {
+    replace(here, el("p.error", {}, error.message));
+    return;
+  }
+  const others = rows.filter(([f]) => f !== card.feature);
+  const items = others.map(([f, share]) => el("li", {}, el("span.bar-slot.share", { "aria-hidden": "true" }, el("span.bar-fill.own", { style: { width: `${Math.min(100, share)}%` } })), el("span.number", {}, `${Math.round(share)} %`), featureLink(f), " ", labelNode(labelOf(f))));
+  replace(here, el("h4", {}, "Also fires on ", el("code", {}, visible(token) || "∅")), items.length ? el("ul.here-list", {}, items) : el("p.faint", {}, "Nothing else."), el("p.hint", {}, "As a share of each one's own maximum, the strongest first."));
+}
+
+/* ---------------------------------------------------------------- what a token says under a hand */
+
+function initTokenTip() {
+  const tip = el("div.token-tip", { hidden: true, "aria-hidden": "true" });
+  document.body.append(tip);
+  const say = (event) => {
+    const token = event.target.closest?.("[data-says]");
+    tip.hidden = !token;
+    if (!token) return;
+    tip.textContent = token.dataset.says;
+    const box = token.getBoundingClientRect();
+    tip.style.left = `${Math.max(4, Math.min(innerWidth - tip.offsetWidth - 4, box.left))}px`;
+    tip.style.top = `${box.top > tip.offsetHeight + 8 ? box.top - tip.offsetHeight - 5 : box.bottom + 5}px`;
+  };
+  for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, say);
+  document.addEventListener("scroll", () => (tip.hidden = true), true);
 }
 
 /* The legend of the ramp: what a colour stands for, in the feature's own unit. */
@@ -64,8 +153,14 @@ function rampLegend(top) {
 
 /* ---------------------------------------------------------------- tabs of strata */
 
+const FAILS = {
+  strata: { missed: "Fires, and the label does not say so", false_alarm: "The label says it fires, and it is silent" },
+  hint: "Where the label fails, on documents that the labeller never saw.",
+  none: "No mistake found: a rule is tried on its strongest firings and 5,000 tokens; of a label in free words, mistakes are known where an LLM scored it.",
+};
+
 const TABS = [
-  { id: "top", name: "Top", strata: { top: "" }, hint: "The largest activations, near copies left out." },
+  { id: "top", name: "Top and failures", strata: { top: "" }, hint: "The largest activations, near copies left out.", also: FAILS },
   {
     id: "quantiles",
     name: "Quantiles",
@@ -74,13 +169,6 @@ const TABS = [
   },
   { id: "random", name: "Random", strata: { firing: "", random: "Any token" }, hint: "Firings drawn at random: what it mostly does." },
   { id: "near", name: "Near misses", strata: { near_miss: "" }, hint: "Silent on the very token that it fires on most.", none: "There is none: it fires wherever that token stands." },
-  {
-    id: "fails",
-    name: "Label fails",
-    strata: { missed: "Fires, and the label does not say so", false_alarm: "The label says it fires, and it is silent" },
-    hint: "On documents that the labeller never saw.",
-    none: "None found. A rule is tried on its strongest firings and 5,000 tokens; of a label in free words, mistakes are known where an LLM scored it.",
-  },
 ];
 
 function stratumHead(name, title, card) {
@@ -96,9 +184,11 @@ function tabPanel(tab, card) {
   const parts = sets.flatMap((set) => Object.entries(tab.strata).flatMap(([name, title]) => {
     const found = card.snippets.filter((s) => s.s === name && s.l === set);
     const whose = set && card.labels.length > 1 ? `${visible(set)}: ` : "";
-    return found.length ? [stratumHead(name, title && whose + title, card), el("ul.snippets", {}, found.map((s) => snippetNode(s, card.max)))] : [];
+    return found.length ? [stratumHead(name, title && whose + title, card), el("ul.snippets", {}, found.map((s) => snippetNode(s, card)))] : [];
   }));
-  return [el("p.hint.tab-hint", {}, tab.hint), ...(parts.length ? parts : [el("p.faint", {}, tab.none)])];
+  const nodes = [el("p.hint.tab-hint", {}, tab.hint), ...(parts.length ? parts : [el("p.faint", {}, tab.none)])];
+  if (!tab.also || !card.labels.length) return nodes;
+  return [...nodes, el("div.fails", {}, el("h4.fails-head", {}, "Where the label fails"), tabPanel({ ...tab.also, also: null }, card))];
 }
 
 function snippetSection(card) {

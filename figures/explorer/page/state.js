@@ -1,10 +1,12 @@
 "use strict";
 /* The URL is the state: everything after # is a query string, and every view is drawn from it.
 
-    v view (map, list, text, clamp)   f open feature    q search           c colour of the map
+    v view (map, list, text, clamp, compare, runs)   f open feature    q search    c colour of the map
     m x,y,zoom of the map             s sort of the list, - for falling     p page of the list
     t tab of the snippets             x clamp experiment   w feature to clamp
-    k column of scores   set kind group family status min failed: filters of the list */
+    r run   vs feature that f is compared with, RUN.FEATURE for one of another run   o the run that it is matched with
+    own 3-17-99: a list of one's own  k column of scores
+    set kind group family status min failed mine z (corners of a lasso): filters of the map and the list */
 
 const state = {
   values: {},

@@ -76,8 +76,64 @@ function featureLink(feature, text) {
   return el("a.feature-link", { href: state.link({ f: feature }) }, text ?? String(feature));
 }
 
-/* The parts of a label: a rule's stand behind semicolons outside quotes, those of free words before "or:" and "weak:". */
+/* The text of a label with one spelling of white space: ↵ for a line end, · for each of several spaces, as in snippets. */
+function visibleLabel(text) {
+  return visible(text.replaceAll("\\n", "↵").replaceAll("\\t", "→")).replace(/ {2,}/g, (spaces) => (spaces.length > 6 ? `·×${spaces.length}` : "·".repeat(spaces.length)));
+}
+
+const isUnclear = (text) => /^unclear\b/.test(text);
+
+/* A label: its name in front, the rule behind it fainter. */
 function labelParts(text) {
+  if (!text) return el("span.faint", {}, "no label");
+  const [name, rest] = splitLabel(text);
+  if (!rest) return visibleLabel(text);
+  return [el(isUnclear(name) ? "em.faint" : "span.label-name", {}, visibleLabel(name)), el("span.faint", {}, `: ${visibleLabel(rest)}`)];
+}
+
+/* A label by its first clause; how many others there are stands behind it, and they show on hover. */
+function labelNode(text) {
+  if (!text) return el("span.faint", {}, "no label");
+  const [first, ...others] = clausesOf(text);
+  const more = others.length ? el("span.faint", {}, ` (+${others.length})`) : "";
+  return el("span.label-text", { title: others.length ? visible(text) : null }, labelParts(others.length ? first.replace(/ \(weak\)$/, "") : first), more);
+}
+
+/* A button that copies a text; where the browser gives no clipboard (a page from file://), a field to copy from appears. */
+function copyButton(name, text, title) {
+  const button = el("button.quiet.copy", { type: "button", title: title || null }, name);
+  const said = (word) => {
+    button.textContent = word;
+    announce(word);
+    setTimeout(() => (button.textContent = name), 1500);
+  };
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text());
+      said("Copied");
+    } catch {
+      showCopy(button, text(), said);
+    }
+  });
+  return button;
+}
+
+function showCopy(button, text, said) {
+  const area = el("textarea.copy-field", { rows: 2, readonly: true, "aria-label": "Copy this text", onblur: () => area.remove() }, text);
+  button.after(area);
+  area.select();
+  let done = false;
+  try {
+    done = document.execCommand("copy");
+  } catch { /* then the person copies by hand */ }
+  if (done) {
+    area.remove();
+    said("Copied");
+  }
+}
+
+/* The clauses of a label: a rule's stand behind semicolons outside quotes, those of free words before "or:" and "weak:". */
+function clausesOf(text) {
   const parts = [];
   let start = 0;
   for (const cut of text.matchAll(/; (?=or: |weak: |["']|anything|digits|an? |words |indentation|punctuation)/g)) {
@@ -86,14 +142,6 @@ function labelParts(text) {
     start = cut.index + 2;
   }
   return [...parts, text.slice(start)];
-}
-
-/* A label by its first part; how many others there are stands behind it, and they show on hover. */
-function labelNode(text) {
-  if (!text) return el("span.faint", {}, "no label");
-  const [first, ...others] = labelParts(text);
-  const more = others.length ? el("span.faint", {}, ` (+${others.length})`) : "";
-  return el("span.label-text", { title: others.length ? visible(text) : null }, visible(others.length ? first.replace(/ \(weak\)$/, "") : first), more);
 }
 
 function announce(text) {

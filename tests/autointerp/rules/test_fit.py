@@ -10,6 +10,7 @@ from autointerp.rules.fit import fit_rules
 from autointerp.rules.language import parse, predict
 from core.text.tokens import Tokens
 from core.text.word_tree import word_tree
+from core.workers import Engine
 
 PROSE = "self cat dog print return value Name Other MAX x y the"
 WORDS = [*PROSE.split(), "(", ")", ",", ".", "=", "+", "7", "42", "1999", "\n", "#", '"']
@@ -219,6 +220,6 @@ def test_asked_features_come_in_order_and_alike_with_workers():
         fit_rules(PlantedPostings(dense), TOKENS, CORPUS, features=[20, 3, 2], progress=told.append)
     )
     assert [f.feature for f in one] == [2, 3, 20] and told[-1] == 3
-    assert list(fit_rules(PlantedPostings(dense), TOKENS, CORPUS, workers=2)) == list(
-        fit_rules(PlantedPostings(dense), TOKENS, CORPUS)
-    )
+    assert list(
+        fit_rules(PlantedPostings(dense), TOKENS, CORPUS, engine=Engine("processes", 2))
+    ) == list(fit_rules(PlantedPostings(dense), TOKENS, CORPUS))

@@ -20,6 +20,7 @@ from core.activations.store import (
     ActivationStore,
     from_numpy,
     open_activations,
+    open_targets,
     to_numpy,
     write_shard,
 )
@@ -291,6 +292,30 @@ def test_several_runs_are_captured_in_one_pass_as_each_would_be_alone(
                     )
                 )
                 np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_of_two_sites_stores_both_from_one_pass(
+    tmp_path, subject_folder, documents_folder, monkeypatch
+):
+    """Each as the run of that site alone stores it; a published transcoder's are read live."""
+    alone = {}
+    for site in ("mlp_in.1", "mlp_out.1"):
+        run = new_run(tmp_path / site, subject_folder, documents_folder, site=site)
+        capture(run, SMALL_CAPTURE)
+        alone[site] = open_activations(run)
+    calls = kill_at(monkeypatch, Reader, "start", 0)
+    settings = {"site": "mlp_in.1", "site_out": "mlp_out.1"}
+    both = new_run(tmp_path / "both", subject_folder, documents_folder, **settings)
+    capture(both, SMALL_CAPTURE)
+    assert {len(call[2]) for call in calls} == {2}
+    live = new_run(tmp_path / "live", subject_folder, documents_folder, sae="some", **settings)
+    capture(live, SMALL_CAPTURE)
+    every = np.arange(len(alone["mlp_in.1"]))
+    for run in (both, live):
+        for site, source in (("mlp_in.1", open_activations(run)), ("mlp_out.1", open_targets(run))):
+            torch.testing.assert_close(
+                source.read(every), alone[site].read(every), rtol=1e-5, atol=1e-5
+            )
 
 
 def test_runs_that_differ_in_more_than_their_site_are_not_captured_together(

@@ -78,7 +78,7 @@ def test_writing_is_read_back_without_the_clamp(gpt2, sae):
     """One continuation at a time, its loss, pairs and activations summed by hand."""
     bench = doses(gpt2, sae, 3)
     edit = clamp_edit(sae, [Clamp(3, "set", 40.0)])
-    found = bench.measure_on_generations(edit)
+    found = bench.measure_on_generations(bench.generate(edit))
     for i, (prompt, seed) in enumerate(WRITING.every):
         (made,) = gpt2.generate([prompt], 8, SITE, seeds=[seed], edit=edit)
         new, ids = made.tokens[made.n_prompt :], torch.tensor([made.tokens])
@@ -114,6 +114,27 @@ def test_controls_are_as_long_as_the_clamp(gpt2, sae):
     )
 
 
+def read_alone(bench):
+    return bench.measure_on_generations(bench.generate(None))["found"]
+
+
+def test_texts_at_each_dose_are_kept_of_prompts_that_did_not_choose_it(gpt2, sae):
+    """They are those that the same clamp writes alone, from the same seed."""
+    bench = doses(gpt2, sae, 3)
+    kept = bench.measure([0.0, 2.0])["dose_texts"]
+    prompts = list(dict.fromkeys(p for p, _ in WRITING.every))
+    assert [entry["prompt"] for entry in kept] == (prompts[1::2] or prompts)[: len(kept)]
+    for entry in kept:
+        assert [d["dose"] for d in entry["doses"]] == [0.0, 2.0]
+        seed = WRITING.seeds[0]
+        (plain,) = gpt2.generate([entry["prompt"]], 8, SITE, seeds=[seed])
+        edit = bench.edits(2.0, 1)[""]
+        (clamped,) = gpt2.generate([entry["prompt"]], 8, SITE, seeds=[seed], edit=edit)
+        assert entry["baseline"] == plain.text
+        assert entry["doses"][1]["clamped"] == clamped.text
+        assert isinstance(entry["doses"][1]["random"], str)
+
+
 def test_several_clamps_grow_together(gpt2, sae):
     """At dose 2 each has twice its value; the loss is that of tokens where both are silent, and
     what is found is their mean share."""
@@ -131,11 +152,8 @@ def test_several_clamps_grow_together(gpt2, sae):
         atol=1e-4,
     )
     assert torch.equal(both.silent, ((f[..., 3] == 0) & (f[..., 7] == 0))[:, 1:-1])
-    found = both.measure_on_generations(None)["found"]
-    alone = [
-        doses(gpt2, sae, feature, maxima[feature]).measure_on_generations(None)["found"]
-        for feature in maxima
-    ]
+    found = both.measure_on_generations(both.generate(None))["found"]
+    alone = [read_alone(doses(gpt2, sae, feature, maxima[feature])) for feature in maxima]
     assert found == pytest.approx(np.mean(alone, 0), rel=1e-4, abs=1e-7)
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from core.clamps.clamp import Edits, clamp_edit, where_to_clamp
-from core.clamps.next_tokens import compare_next_tokens
+from core.clamps.clamp import Edits, Sampling, clamp_edit, generate_texts, where_to_clamp
+from core.clamps.next_tokens import compare_next_tokens, compare_written
 from core.records import Clamp, Site
 from core.saes import SAEConfig
 from tests.support.tiny import WIDTH, sae_of
@@ -72,3 +72,38 @@ def test_a_long_prompt_is_cut_as_generation_cuts_it(gpt2, edit):
 
 def test_more_tokens_than_the_vocabulary_are_the_vocabulary(gpt2, edit):
     assert len(compare(gpt2, Edits(edit), n=10_000)[0]["tokens"]) == gpt2.n_vocabulary
+
+
+# ---------------------------------------------------------------- at each written token
+
+
+def test_each_written_token_has_its_table_without_and_with_the_clamp(gpt2):
+    """Equal to whole passes over what was written, edited by hand."""
+    sae = sae_of(SAEConfig("relu", "relu"), WIDTH, 24)
+    edit = clamp_edit(sae, [Clamp(3, "set", 6.0)])
+    sampling = Sampling(["the cat"], 5, 0.0, (0, 1))
+    [written] = compare_written(gpt2, SITE, Edits(edit), sampling, 4)
+    made = generate_texts(gpt2, SITE, sampling, Edits(edit))[0]
+    new = made.tokens[made.n_prompt :]
+    assert [entry["id"] for entry in written] == new and new
+    tokens = torch.tensor([made.tokens])
+    plain = gpt2.logits(tokens)[0].log_softmax(-1)
+    clamped = gpt2.logits(tokens, SITE, edit)[0].log_softmax(-1)
+    for i, entry in enumerate(written):
+        at = made.n_prompt + i - 1
+        assert entry["baseline"] == pytest.approx(float(plain[at, new[i]]), abs=1e-4)
+        assert entry["clamped"] == pytest.approx(float(clamped[at, new[i]]), abs=1e-4)
+        assert int(clamped[at].argmax()) == new[i], "greedy: the likeliest was written"
+        assert entry["tokens"][0]["id"] == new[i] and len(entry["tokens"]) >= 4
+    assert any(abs(e["clamped"] - e["baseline"]) > 0.01 for e in written)
+
+
+def test_a_clamp_of_generated_tokens_alone_does_not_touch_the_first_written_one(gpt2):
+    sae = sae_of(SAEConfig("relu", "relu"), WIDTH, 24)
+    edit = clamp_edit(sae, [Clamp(3, "set", 6.0)])
+    where = where_to_clamp(gpt2, "generated")
+    [written] = compare_written(
+        gpt2, SITE, Edits(edit, where), Sampling(["the cat"], 4, 0.0, (0,)), 3
+    )
+    assert written[0]["clamped"] == pytest.approx(written[0]["baseline"], abs=1e-5)
+    assert any(abs(e["clamped"] - e["baseline"]) > 0.01 for e in written[1:])

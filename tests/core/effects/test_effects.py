@@ -10,7 +10,14 @@ from core.effects.promoted import find_measured, find_promoted
 from core.records import Site
 from core.saes import SAEConfig
 from core.subject.subject import Subject
-from tests.support.tiny import FAMILY_NAMES, byte_level_tokenizer, sae_of, tiny_model
+from tests.support.tiny import (
+    FAMILY_NAMES,
+    WIDTH,
+    Killed,
+    byte_level_tokenizer,
+    sae_of,
+    tiny_model,
+)
 
 RELU, TOPK = SAEConfig("l1", "relu"), SAEConfig("topk", "topk", k=4)
 FEATURES, VALUES = torch.tensor([3, 0, 17]), torch.tensor([5.0, 0.5, 40.0])
@@ -38,7 +45,7 @@ def compare(subject, site, form=RELU):
     sae = sae_of(form, width, 24)
     with torch.inference_mode():
         expected = by_whole_passes(subject, site, sae, FEATURES, VALUES)
-    measured = measure_changes(read_prefixes(subject, site), sae, FEATURES, VALUES)
+    measured = measure_changes(read_prefixes(subject, site, sae), sae, FEATURES, VALUES)
     assert expected.abs().max() > 0.1, "the clamps do something"
     assert measured.dtype == torch.float32
     torch.testing.assert_close(measured, expected, rtol=0, atol=1e-3)
@@ -76,7 +83,7 @@ def test_an_unknown_architecture_is_run_whole(gpt2, monkeypatch):
 def test_a_subject_without_bos_has_prefixes_that_no_edit_reaches():
     subject = Subject(tiny_model("gpt2"), byte_level_tokenizer(bos=False))
     lengths = [len(subject.prompt_tokens(text)) for text in PREFIXES]
-    texts = read_prefixes(subject, Site.parse("resid_post.0"))
+    texts = read_prefixes(subject, Site.parse("resid_post.0"), sae_of(RELU, WIDTH, 24))
     assert len(texts) == sum(length > 1 for length in lengths)
     if texts:
         compare(subject, "resid_post.0")
@@ -95,7 +102,6 @@ def test_features_that_never_fired_are_zero_and_cost_nothing(gpt2, tmp_path, mon
     values[[2, 20]] = 3.0
     asked = []
     original = effects.measure_changes
-    monkeypatch.setattr(effects, "ROWS", 7)
     monkeypatch.setattr(
         effects,
         "measure_changes",
@@ -103,11 +109,45 @@ def test_features_that_never_fired_are_zero_and_cost_nothing(gpt2, tmp_path, mon
             asked.append(features.tolist()) or original(texts, sae, features, own)
         ),
     )
-    effects.write_changes(tmp_path, gpt2, site, sae, values)
+    effects.write_changes(effects.ChangeMaker(tmp_path, gpt2, site, sae, values, rows=7))
     written = np.load(tmp_path / "clamped.npy")
     assert asked == [[2], [20]]
     assert written.shape == (24, gpt2.n_vocabulary)
     assert np.flatnonzero(np.abs(written).max(1)).tolist() == [2, 20]
+    assert [path.name for path in tmp_path.iterdir()] == ["clamped.npy"]
+
+
+def test_a_killed_stage_measures_no_feature_twice(gpt2, tmp_path, monkeypatch):
+    """Killed at the third block of four, at the joining, and not at all."""
+    site, sae = Site.parse("resid_post.0"), sae_of(RELU, gpt2.width, 24)
+    values = np.full(24, 3.0, np.float32)
+    whole = effects.ChangeMaker(tmp_path, gpt2, site, sae, values, rows=7)
+    effects.write_changes(whole)
+    expected = (tmp_path / "clamped.npy").read_bytes()
+
+    folder, asked, original = tmp_path / "killed", [], effects.measure_changes
+    folder.mkdir()
+    maker = effects.ChangeMaker(folder, gpt2, site, sae, values, rows=7)
+
+    def dying(texts, sae, features, own):
+        asked.append(features[0].item())
+        if len(asked) == 3:
+            raise Killed
+        return original(texts, sae, features, own)
+
+    monkeypatch.setattr(effects, "measure_changes", dying)
+    with pytest.raises(Killed):
+        effects.write_changes(maker)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(effects, "join_changes", kill)
+        effects.write_changes(maker)
+    effects.write_changes(maker)
+    assert asked == [0, 7, 14, 14, 21]
+    assert (folder / "clamped.npy").read_bytes() == expected
+
+
+def kill(*_):
+    raise Killed
 
 
 # ---------------------------------------------------------------- tokens that mean something

@@ -1,7 +1,6 @@
 """The stage `index`: postings against a dense encoding, interruptions, bytes of a firing."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import core.firings.postings
 from core.activations.store import ActivationStore
 from core.files import write_array
 from core.firings.index import encode_firings, invert_shard, invert_tokens
-from core.parallel import make_shards
 from core.saes import SAE, SAEConfig
 from core.settings import IndexSettings
 from core.text.tokens import Tokens
@@ -161,15 +159,6 @@ def test_several_processes_make_the_same_bytes(tiny_run, run_copy):
     assert run_copy.manifest("capture").files == tiny_run.manifest("capture").files
     index(run_copy, IndexSettings(workers=2), redo=True)
     assert run_copy.manifest("index").files == tiny_run.manifest("index").files
-
-
-def test_an_error_in_a_worker_process_is_raised_unchanged():
-    with pytest.raises(ZeroDivisionError):
-        make_shards(range(3, -1, -1), partial(int, 6), divmod_first, 2, lambda n: None)
-
-
-def divmod_first(state, number):
-    return state // number
 
 
 def test_tokens_that_do_not_count_have_no_firings(run_copy):

@@ -5,11 +5,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from core.activations.layout import Layout, read_layout, read_vectors, write_layout
 from core.activations.store import ActivationStore, write_shard
-from core.effects.unit import has_changes, open_changes, read_changes, read_effects
+from core.effects.unit import (
+    has_changes,
+    has_changes_shard,
+    join_changes,
+    read_changes,
+    read_effects,
+    write_changes_shard,
+)
+from core.errors import UsageError
 from core.firings.postings import Postings, maxima
 
 ROOT = Path(__file__).parents[3]
@@ -46,6 +55,27 @@ def test_maxima_are_those_of_the_postings(tiny_run):
     assert (largest > 0).any()
 
 
+def test_firings_on_a_token_are_those_of_every_feature(tiny_run):
+    """In every shard, of tokens in any order and asked twice; what is not there is told."""
+    postings = Postings(tiny_run.folder("index"), tiny_run.folder("capture"))
+    asked = np.r_[postings.bounds[:-1], postings.bounds[1:] - 1, 7, 7, 3]
+    ordinals, features, values = postings.firings_at(asked)
+    expected = {}
+    for feature in range(postings.n_features):
+        where, activations = postings.firings(feature)
+        for ordinal, value in zip(where.tolist(), activations.tolist(), strict=True):
+            if ordinal in asked:
+                expected[ordinal, feature] = value
+    pairs = zip(ordinals.tolist(), features.tolist(), strict=True)
+    assert dict(zip(pairs, values.tolist(), strict=True)) == expected and len(expected) > 10
+    assert ordinals.tolist() == sorted(ordinals)
+    assert all(np.diff(values)[np.diff(ordinals) == 0] <= 0)
+    assert len(postings.firings_at(np.zeros(0, int))[0]) == 0
+    for ordinal in (-1, postings.n_tokens):
+        with pytest.raises(UsageError, match="There is no token"):
+            postings.firings_at(np.array([ordinal]))
+
+
 def test_vectors_are_read_as_the_store_reads_them(tiny_run):
     folder = tiny_run.folder("capture")
     store = ActivationStore(folder)
@@ -75,7 +105,10 @@ def test_a_run_without_effects_reads_as_none(tiny_run):
 
 def test_changes_are_written_in_blocks_and_read_back(tmp_path):
     rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float16)
-    with open_changes(tmp_path, 5, 3) as append:
-        append(rows[:2])
-        append(rows[2:])
+    rows[2:4] = 0
+    write_changes_shard(tmp_path, 0, rows[:2])
+    write_changes_shard(tmp_path, 2, rows[4:])
+    assert [has_changes_shard(tmp_path, number) for number in range(3)] == [True, False, True]
+    join_changes(tmp_path, 5, 3, rows=2)
     assert np.array_equal(np.load(tmp_path / "clamped.npy"), rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["clamped.npy"]

@@ -20,7 +20,10 @@ FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures"
     ("name", "settings", "told"),
     [
         ("standard", {"architecture": "temporal"}, "'temporal'"),
-        ("standard", {"architecture": "skip_transcoder"}, "'skip_transcoder'"),
+        ("standard", {"architecture": "skip_transcoder"}, "b_dec off its input"),
+        ("standard", {"architecture": "skip_transcoder", "apply_b_dec_to_input": False}, "disagree about a skip"),
+        ("standard", {"architecture": "transcoder", "apply_b_dec_to_input": False,
+                      "normalize_activations": "layer_norm"}, "'layer_norm'"),
         ("standard", {"architecture": "jumprelu"}, "threshold"),
         ("standard", {"normalize_activations": "zscore"}, "'zscore'"),
         ("standard", {"normalize_activations": "expected_average_only_in"}, "do not say by how much"),

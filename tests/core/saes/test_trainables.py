@@ -274,6 +274,27 @@ def test_a_mask_of_bits_is_the_mask_of_numbers(dtype):
     assert 0 < int((x > 0).sum()) < x.numel()
 
 
+def test_the_largest_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypatch):
+    pre = torch.randn(70, 512, generator=torch.Generator().manual_seed(5))
+    values, places = selection.largest(pre, 8)
+    monkeypatch.setattr(selection, "CHUNK", 1)
+    fewer = selection.largest(pre, 8)
+    assert torch.equal(fewer[0], values)
+    assert torch.equal(fewer[1], places)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_products_at_some_features_are_those_of_the_whole_product(dtype):
+    generator = torch.Generator().manual_seed(4)
+    g, W = (torch.randn(n, 24, generator=generator).to(dtype) for n in (30, 50))
+    features = torch.rand(30, 50, generator=generator).topk(7, sorted=False).indices
+    expected = (g.double() @ W.double().T).gather(1, features)
+    found = products.products_at(g, W, features).double()
+    torch.testing.assert_close(
+        found, expected, rtol=1e-2, atol=0.1 if dtype == torch.bfloat16 else 1e-5
+    )
+
+
 @pytest.mark.parametrize("n_features", [10, 70_000])
 def test_firings_in_order_of_feature(n_features):
     features = torch.randint(0, n_features, (30, 4), generator=torch.Generator().manual_seed(2))
@@ -452,3 +473,70 @@ def test_reviving_points_a_dead_feature_at_what_is_not_reconstructed():
     torch.testing.assert_close(sae.W_dec[dead], torch.eye(D)[[2, 2]])
     assert (sae.b[dead] == 0).all()
     torch.testing.assert_close(sae.W_dec[alive], torch.cat([torch.eye(D), torch.eye(D)])[:F][alive])
+
+
+# ---------------------------------------------------------------- transcoders
+
+
+UNTIED = [name for name in ARCHITECTURES if name != "tied_l1"]
+D_OUT, RATIO = 5, 1.7
+
+
+def random_transcoder(architecture, skip):
+    generator = torch.Generator().manual_seed(1)
+    sae = KINDS[architecture](D, F, *((K,) if architecture in WITH_K else ()))
+    sae.make_transcoder(D_OUT, skip, RATIO)
+    sae = sae.to(torch.float64)
+    with torch.no_grad():
+        for tensor in (*sae.parameters(), sae.centre):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        if architecture == "jumprelu":
+            sae.threshold.abs_().mul_(0.2)
+        sae.after_step()
+    return sae
+
+
+@pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
+@pytest.mark.parametrize("dead", [NONE, torch.tensor([0, 3, 4])], ids=len)
+@pytest.mark.parametrize("architecture", UNTIED)
+def test_a_transcoder_s_loss_and_gradients_are_those_of_plain_autograd(architecture, dead, skip):
+    sae, x = random_transcoder(architecture, skip), vectors()
+    target = vectors(seed=8, d_in=D_OUT)
+    fused = sae.training_loss(x, PENALTY, dead, torch.float64, target)
+    ours = gradients(sae, fused.total)
+    if hasattr(sae, "cut"):
+        sae.cut.fill_(-1.0)
+    plain = sae.plain_loss(x, PENALTY, dead, target)
+    torch.testing.assert_close(fused.total, plain.total)
+    torch.testing.assert_close(fused.reconstruction, plain.reconstruction)
+    for name, gradient in gradients(sae, plain.total).items():
+        torch.testing.assert_close(ours[name], gradient, msg=lambda m, name=name: f"{name}: {m}")
+        assert gradient.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
+@pytest.mark.parametrize("architecture", UNTIED)
+def test_a_finished_transcoder_predicts_raw_outputs_as_in_training(architecture, skip):
+    sae, x, target = random_transcoder(architecture, skip), vectors(), vectors(seed=8, d_in=D_OUT)
+    if hasattr(sae, "cut"):
+        sae.cut.fill_(0.4)
+    sae.eval()
+    scale = 3.0  # of the targets; x was divided by scale / RATIO
+    used = sae.finish(scale)
+    assert used.config.transcoder and used.has_skip == skip and used.d_out == D_OUT
+    predicted = used.reconstruct((x * scale / RATIO).float()).double() / scale
+    error = (target - predicted).square().mean()
+    loss = sae.training_loss(x, 0.0, NONE, torch.float64, target)
+    torch.testing.assert_close(error, loss.reconstruction, rtol=1e-5, atol=1e-6)
+
+
+def test_decoder_rows_of_a_new_transcoder_are_what_a_linear_map_predicts():
+    """Behind a linear map each feature starts with the direction that it has to write."""
+    x, draw = vectors(n=400, dtype=torch.float32), torch.Generator().manual_seed(2)
+    linear = torch.randn(D, D_OUT, generator=draw)
+    sae = KINDS["topk"](D, F, K)
+    sae.make_transcoder(D_OUT, False, 1.0)
+    sae.initialise_transcoder(x, x @ linear + 2.0, draw)
+    expected = torch.nn.functional.normalize(sae.E @ linear, dim=1)
+    torch.testing.assert_close(sae.W_dec.detach(), expected.detach(), rtol=0, atol=5e-3)
+    torch.testing.assert_close(sae.centre, x.mean(0))

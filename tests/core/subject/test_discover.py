@@ -7,7 +7,7 @@ from core.subject.decoding import check_cache
 from core.subject.families import FAMILIES
 from tests.support.every_family import try_family
 
-SITES = "resid_pre, resid_mid, resid_post, attn_out, attn_z, mlp_out"
+SITES = "resid_pre, resid_mid, resid_post, attn_out, attn_z, mlp_in, mlp_out"
 
 
 @pytest.mark.slow
@@ -15,7 +15,7 @@ SITES = "resid_pre, resid_mid, resid_post, attn_out, attn_z, mlp_out"
     ("name", "sites"),
     [
         ("qwen3_moe", SITES),
-        ("olmo2", SITES),  # norms follow the halves
+        ("olmo2", SITES.replace("mlp_in, ", "")),  # norms follow the halves
         ("cohere", SITES.replace("resid_mid, ", "")),  # the halves run in parallel
     ],
 )

@@ -96,14 +96,16 @@ def test_the_residual_stream_is_the_models_own_hidden_states(subject, layer):
     torch.testing.assert_close(after, states[layer + 1], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["attn_out", "attn_z", "mlp_out"])
+@pytest.mark.parametrize("kind", ["attn_out", "attn_z", "mlp_in", "mlp_out", "neurons"])
 def test_parts_of_a_layer_are_what_a_hook_placed_by_hand_sees(subject, kind):
     layer = layer_of(subject, 1)
     family = subject.family
     path, side = {
         "attn_out": (family.attn, "output"),
         "attn_z": (family.attn_projection, "input"),
+        "mlp_in": (family.mlp_in, "input"),
         "mlp_out": (family.mlp, "output"),
+        "neurons": (family.neurons, "input"),
     }[kind]
     torch.testing.assert_close(
         subject.read(Site(kind, 1), ROWS),
@@ -119,6 +121,27 @@ def test_parts_of_a_layer_add_up_to_the_residual_stream(subject):
     torch.testing.assert_close(
         sum(parts), subject.read(Site("resid_post", 1), ROWS), rtol=1e-5, atol=1e-5
     )
+
+
+def test_the_mlp_turns_mlp_in_into_mlp_out(subject):
+    """Also where the halves run in parallel: what the module reads is after its norm."""
+    with torch.inference_mode():
+        module = layer_of(subject, 1).get_submodule(subject.family.mlp_in)
+        out = module(subject.read(Site("mlp_in", 1), ROWS))
+    torch.testing.assert_close(out, subject.read(Site("mlp_out", 1), ROWS), rtol=1e-6, atol=1e-6)
+
+
+def test_neurons_times_the_output_projection_is_mlp_out(subject):
+    with torch.inference_mode():
+        out = layer_of(subject, 1).get_submodule(subject.family.neurons)(
+            subject.read(Site("neurons", 1), ROWS)
+        )
+    torch.testing.assert_close(out, subject.read(Site("mlp_out", 1), ROWS), rtol=1e-6, atol=1e-6)
+
+
+def test_experts_have_no_neurons_of_one_layer(subjects):
+    with pytest.raises(UsageError, match="neurons"):
+        subjects["mixtral"].read(Site("neurons", 1), ROWS)
 
 
 def test_attn_z_times_the_output_projection_is_attn_out(subject):

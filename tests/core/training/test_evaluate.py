@@ -21,8 +21,6 @@ from core.training.evaluate import (
     SUMS,
     document_losses,
     document_sums,
-    draw_sample,
-    draw_test_rows,
     fidelity,
     fidelity_of,
     intervals,
@@ -31,6 +29,7 @@ from core.training.evaluate import (
     replacements,
     split_by_length,
 )
+from core.training.sample import draw_sample, draw_test_rows
 from tests.support.stages import evaluate
 from tests.support.tiny import WIDTH, sae_of, token_rows
 
@@ -43,7 +42,9 @@ class Pretend:
     """An SAE that reconstructs as it is told; its activations are the vectors themselves."""
 
     def __init__(self, reconstruct, n_features=WIDTH):
-        self.reconstruct, self.n_features, self.d_in = reconstruct, n_features, n_features
+        self.reconstruct, self.n_features = reconstruct, n_features
+        self.d_in = self.d_out = n_features
+        self.config = SAEConfig("pretend", "relu")
 
     def encode(self, x):
         return x

@@ -13,7 +13,8 @@ from autointerp.features import Features
 from autointerp.labels.notes import read_notes
 from core.errors import UsageError
 from core.run import Run
-from figures.explorer.server import Limits, LiveCalls, Server, serve
+from figures.explorer.asking import Limits
+from figures.explorer.server import MOST_MADE, LiveCalls, Server, serve
 
 HOST = "127.0.0.1:8765"
 JSON = {"content-type": "application/json"}
@@ -51,6 +52,13 @@ class Subject:
             raise UsageError("It took longer than 60 seconds.", "Ask for fewer tokens or samples.")
         return {"clamps": [str(c) for c in clamps], "baseline": ["a"], "clamped": ["b"]}
 
+    def as_chat(self, text, answer):
+        return f"<user>{text}</user>" + ("<assistant>" if answer else "")
+
+    def keep(self, record):
+        self.asked.append(record)
+        return 7
+
 
 @pytest.fixture
 def subject():
@@ -59,10 +67,10 @@ def subject():
 
 @pytest.fixture
 def client(job_copy, subject):
+    known = Features(Run.open(str(job_copy)))
+    calls = LiveCalls(subject.read, subject.clamp, subject.as_chat, subject.keep)
     server = Server(
-        Features(Run.open(str(job_copy))),
-        LiveCalls(subject.read, subject.clamp),
-        Limits(seconds=5.0),
+        [known, known], [calls, LiveCalls(subject.read, subject.clamp)], Limits(seconds=5.0)
     )
     with TestClient(server.application(), base_url=f"http://{HOST}") as made:
         made.folder = job_copy
@@ -143,7 +151,8 @@ def test_a_preflight_is_not_allowed_and_a_get_writes_nothing(client):
     ("clamp", CLAMP | {"samples": 0}, 400, "samples"), ("clamp", CLAMP | {"clamps": []}, 400, "1 to 8 clamps"), ("clamp", CLAMP | {"temperature": "hot"}, 400, "temperature"),
     ("clamp", CLAMP | {"positions": "here"}, 400, "Positions"), ("clamp", CLAMP | {"clamps": [{"feature": 3, "mode": "twist"}]}, 400, "A clamp is"),
     ("clamp", CLAMP | {"clamps": [{"feature": 3, "mode": "set", "value": 1e9}]}, 400, "below a million"), ("clamp", CLAMP | {"clamps": [{"feature": 99999, "mode": "set", "value": 1}]}, 400, "no feature 99999"),
-    ("clamp", CLAMP | {"prompt": "slow"}, 400, "longer than 60 seconds"),
+    ("clamp", CLAMP | {"prompt": "slow"}, 400, "longer than 60 seconds"), ("clamp", CLAMP | {"run": 2}, 400, "run is a whole number"),
+    ("here", {"ordinal": 10**9}, 400, "ordinal"), ("context", {"ordinal": 3, "feature": 3, "around": 10**6}, 400, "around"), ("pair", {"a": 3}, 400, "b is a whole number"),
 ])  # fmt: skip
 def test_what_cannot_be_answered_says_why(client, subject, path, body, status, said):
     reply = client.post(f"/api/{path}", json=body)
@@ -186,9 +195,63 @@ def test_a_clamp_reaches_the_subject_as_it_was_asked(client, subject):
         Features(Run.open(str(client.folder))).evidence.stats(3).max
     )
     assert rest == ["the cat", 4, 1, 0.0, "generated", 5.0] and set(reply.json()["labels"]) == {"3"}
-    assert not (
-        client.folder / "clamps"
-    ).exists()  # the page's clamps are not kept: notes are all that it writes
+    assert not (client.folder / "clamps").exists()  # kept only when the person asks for it
+
+
+def test_a_clamp_is_kept_when_it_is_asked_for(client, subject):
+    made = client.post("/api/clamp", json=CLAMP).json()["made"]
+    assert client.post("/api/keep", json={"made": made}).json() == {"number": 7}
+    assert subject.asked[-1]["clamps"] == ["set 3=2x"] and "labels" in subject.asked[-1]
+    assert client.post("/api/keep", json={"made": made + 1}).status_code == 404
+    other = client.post("/api/clamp", json=CLAMP | {"run": 1}).json()["made"]
+    assert client.post("/api/keep", json={"made": other}).status_code == 400
+    for _ in range(MOST_MADE):
+        client.post("/api/clamp", json=CLAMP)
+    assert client.post("/api/keep", json={"made": made}).status_code == 404
+
+
+def test_a_chat_goes_through_the_template_and_a_subject_without_one_says_so(client, subject):
+    client.post("/api/clamp", json=CLAMP | {"chat": True})
+    assert subject.asked[-1][2] == "<user>the cat</user><assistant>"
+    client.post("/api/text", json={"text": "cat", "chat": True, "against": " "})
+    assert subject.asked[-1] == "<user>cat</user>"
+    reply = client.post("/api/clamp", json=CLAMP | {"chat": True, "run": 1})
+    assert reply.status_code == 400 and "chat template" in reply.json()["error"]
+
+
+def test_what_fires_on_a_token_is_what_the_index_says(client):
+    known = Features(Run.open(str(client.folder)))
+    where, values = known.postings.firings(3)
+    reply = client.post("/api/here", json={"ordinal": int(where[0])}).json()
+    assert reply["token"] == known.tokens.spell(int(where[0]), int(where[0]) + 1)[0]
+    shares = {row["feature"]: row["share"] for row in reply["features"]}
+    assert shares[3] == pytest.approx(float(values[0] / values.max()))
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    firing = [
+        f for f in range(known.postings.n_features) if where[0] in known.postings.firings(f)[0]
+    ]
+    assert sorted(shares) == firing
+
+
+def test_more_context_ends_where_the_document_ends(client):
+    known = Features(Run.open(str(client.folder)))
+    where, values = known.postings.firings(3)
+    asked = {"ordinal": int(where[0]), "feature": 3, "around": 200}
+    reply = client.post("/api/context", json=asked).json()
+    document, position = known.tokens.locate(int(where[0]))
+    offsets = known.tokens.document_offsets
+    size = int(offsets[document + 1] - offsets[document])
+    start = max(0, position - 200)
+    assert len(reply["tokens"]) == len(reply["activations"]) == min(size, position + 201) - start
+    assert reply["activations"][reply["peak"]] == pytest.approx(float(values[0]))
+    assert reply["whole"] == (len(reply["tokens"]) == size)
+
+
+def test_a_pair_is_that_of_the_command_line(client):
+    known = Features(Run.open(str(client.folder)))
+    reply = client.post("/api/pair", json={"a": 3, "b": 5}).json()
+    assert reply["n_ab"] == known.pair(3, 5)["n_ab"]
+    assert reply["cosine"] == pytest.approx(known.pair(3, 5)["cosine"], rel=1e-3)
 
 
 def test_the_subject_is_used_by_one_request_at_a_time(client, subject):
@@ -244,6 +307,8 @@ def test_the_calls_of_a_study_reach_its_model_and_give_plain_values():
     from figures.explorer.server import live_calls
 
     class Model:
+        has_chat_template = False
+
         def read(self, text):
             return Reading([text], [(0, 3, 1.5)])
 

@@ -17,8 +17,10 @@ from autointerp.labels.notes import add_note
 from core.errors import UsageError
 from core.files import read_json, write_json
 from core.run import Run
-from figures.explorer.shards import FIRST, PAGE, SIZE, SNIPPETS, Shards, shorten
+from figures.explorer.runs import Runs, find_nearest
+from figures.explorer.shards import FIRST, OTHERS, PAGE, SIZE, SNIPPETS, Shards, shorten
 from figures.explorer.site import MARK, export_site
+from figures.style import DARK, LIGHT, contrast
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -242,5 +244,88 @@ def test_an_experiment_becomes_a_shard(job_copy):
         "</script>"
     ]
     assert unpack(shards.script("start"))["clamps"] == [
-        {"number": 7, "clamps": ["set 3=2x"], "features": [3], "prompts": 1, "doses": False}
+        {
+            "number": 7,
+            "clamps": ["set 3=2x"],
+            "features": [3],
+            "prompts": 1,
+            "doses": False,
+            "works": False,
+        }
     ]
+
+
+# ---------------------------------------------------------------- what else fires on a peak
+
+
+def test_what_else_fires_on_a_peak_is_what_the_index_says(shards):
+    """In a page without a server each snippet holds the strongest others; with one, none."""
+    postings, [card, *_] = shards.features.postings, unpack(shards.script("f-00000"))[3:]
+    maxima = [postings.firings(f)[1].max(initial=0.0) for f in range(postings.n_features)]
+    for snippet in card["snippets"]:
+        shares = {
+            f: float(values[where == snippet["n"]][0] / maxima[f])
+            for f, (where, values) in enumerate(map(postings.firings, range(len(maxima))))
+            if (where == snippet["n"]).any()
+        }
+        kept = dict(zip(snippet.get("h", [])[::2], snippet.get("h", [])[1::2], strict=True))
+        assert len(kept) == min(OTHERS, len(shares))
+        weakest = min((shares[f] for f in kept), default=0.0)
+        assert sum(share > weakest + 1e-6 for share in shares.values()) < max(1, len(kept))
+        assert all(abs(share - 100 * shares[f]) <= 0.51 for f, share in kept.items())
+    live = unpack(Shards(shards.features, live={}).script("f-00000"))[3]
+    assert not any("h" in snippet for snippet in live["snippets"])
+
+
+# ---------------------------------------------------------------- several runs
+
+
+@pytest.fixture(scope="module")
+def two(job):
+    return Runs([Features(Run.open(str(job))) for _ in range(2)])
+
+
+def test_each_run_has_its_shards_under_its_own_names(two):
+    names = two.names()
+    assert {"start", "match-1", "r1-start", "r1-match-0", "r1-f-00000"} <= set(names)
+    assert len(names) == len(set(names))
+    starts = [unpack(two.script(name)) for name in ("start", "r1-start")]
+    assert [start["number"] for start in starts] == [0, 1]
+    assert all(len(start["runs"]) == 2 for start in starts)
+    assert unpack(two.script("r1-f-00000")) == unpack(two.script("f-00000"))
+    assert two.script("r1-words").startswith(b'shard("r1-words",')
+
+
+@pytest.mark.parametrize("name", ["r2-start", "match-0", "match-2", "r1-match-1", "r1-", "r-start"])
+def test_a_name_that_no_run_has_is_an_error(two, name):
+    with pytest.raises(UsageError, match="no shard"):
+        two.script(name)
+
+
+def test_a_run_matches_itself_at_a_cosine_of_one(two):
+    match = unpack(two.script("match-1"))
+    assert match["feature"] == list(range(len(match["feature"])))
+    assert min(match["cosine"]) >= 999 and match["chance"] < 0.9 and match["same_site"]
+
+
+def test_the_nearest_direction_is_that_of_brute_force():
+    rng = np.random.default_rng(0)
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 1500, 8)))
+    row, cosine = find_nearest(a, b)
+    assert row.tolist() == (a @ b.T).argmax(1).tolist()
+    np.testing.assert_allclose(cosine, (a @ b.T).max(1))
+
+
+# ---------------------------------------------------------------- one palette
+
+
+def test_the_page_and_the_figures_share_their_colours():
+    """Each meaning has one colour in both, in each theme."""
+    css = (PAGE / "style.css").read_text(encoding="utf-8")
+    light, dark = css.split(':root[data-theme="dark"]')
+    for theme, part in ((LIGHT, light), (DARK, dark)):
+        for name in ("page", "ink", "score", "null", "own", "direction", "other"):
+            [found] = re.findall(rf"--{name}: (#\w+);", part)
+            assert found.lower() == theme[name].lower(), name
+        for name in ("score", "null", "own", "direction", "other"):
+            assert contrast(theme[name], theme["page"]) >= 3, name

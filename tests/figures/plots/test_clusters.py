@@ -116,11 +116,7 @@ def test_sizes_stand_beside_what_comes_back():
     left, right = sizes_figure(records(), TITLES, 1).axes[:2]
     assert [bar.get_width() for bar in left.patches] == [30, 20, 10]
     names = [t.get_text() for t in left.get_yticklabels()]
-    assert (
-        names[0] == '"\\$" in a line'
-        and names[1].endswith("…")
-        and names[2] == "cluster 2 (unnamed)"
-    )
+    assert names[0] == '"\\$" in a line' and names[1].endswith("…") and names[2] == "(no name)"
     found = {
         c.get_label(): [round(float(v), 2) for v in c.get_offsets()[:, 0]]
         for c in right.collections
