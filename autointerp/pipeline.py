@@ -339,10 +339,13 @@ def make_controls(run: Run) -> list[Run]:
     """Make both controls of a run, each on the budget of CONTROL: random directions over its
     activations, and the same subject with random weights.
 
-    The second is left out where the run has an autoencoder that others trained, or is a control.
+    The second is left out where the run has an autoencoder that others trained. A control has no
+    controls of its own.
     """
+    if run.settings.weights == "random" or "untrained" in run.manifest("train").summary:
+        return []
     budget = f"{CONTROL['label'].sample} labels each"
-    untrained = run.settings.weights != "random" and not run.settings.sae
+    untrained = not run.settings.sae
     if untrained:
         budget += f", {CONTROL_TOKENS:,} tokens through the untrained subject at most"
     say(f"control: {budget}; leave it out with --no-controls")
