@@ -196,10 +196,9 @@ class Doses:
             f"useful{end}": useful_dose(doses, raw, plain, self.real_loss, by)
             for end, by in (("", "own"), ("_found", "found"))
         }
-        texts = self.keep_texts(doses, unclamped, written)
         return {
             "doses": rows,
-            "dose_texts": texts,
+            "dose_texts": self.keep_texts(doses, unclamped, written),
             "unclamped": summarise(plain, ""),
             **useful,
         }
