@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from autointerp.settings import (
@@ -35,6 +35,7 @@ from core.settings import (
     EffectsSettings,
     EvaluateSettings,
     IndexSettings,
+    ParallelSettings,
     SweepSettings,
     TrainSettings,
     from_table,
@@ -269,14 +270,19 @@ def _make_unit(run: Run, stage: Stage, settings: Any, redo: bool) -> Manifest:
         raise
 
 
-def make_pending(run: Run, name: str, settings: Any = None) -> Manifest:
-    """Run stage `name` unless it is done; continue or redo it with the settings it had."""
+def make_pending(run: Run, name: str, settings: Any = None, **where: Any) -> Manifest:
+    """Run stage `name` unless it is done; continue or redo it with the settings it had.
+
+    `where` are settings of `ParallelSettings`, for a stage that has them.
+    """
     stage = STAGES[name]
     states = {run.state(unit): unit for unit in reversed(stage.made)}
     if set(states) == {"done"} and not stage.follows:
         return run.manifest(stage.made[0])
     if {"stale", "partial"} & set(states) and settings is None:
         settings = settings_as_made(run, name, {})
+    if where and issubclass(stage.settings, ParallelSettings):
+        settings = replace(settings or stage.settings(), **where)
     return make(run, name, settings, redo="stale" in states)
 
 
@@ -292,10 +298,14 @@ def make_inputs(run: Run, name: str, settings: Any) -> None:
             make_pending(run, verb)
 
 
-def make_run(run: Run) -> None:
-    """Run every stage that is not done, with its defaults or the settings it was begun with."""
+def make_run(run: Run, **where: Any) -> None:
+    """Run every stage that is not done, with its defaults or the settings it was begun with.
+
+    `where` are settings of `ParallelSettings`, for the stages that have them.
+    """
+    from_table(ParallelSettings, where)
     for stage in IN_RUN:
-        make_pending(run, stage.name)
+        make_pending(run, stage.name, **where)
 
 
 def capture_together(

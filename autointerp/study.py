@@ -163,9 +163,12 @@ class Study:
         self.make("report", redo, **settings)
         return self.path / "report" / "report.md"
 
-    def run(self) -> Path:
-        """Every stage that is not done, in order; returns the path of the report."""
-        pipeline.make_run(self.run_directory)
+    def run(self, **where: Any) -> Path:
+        """Every stage that is not done, in order; returns the path of the report.
+
+        `where` says where shards are made: see `core.settings.ParallelSettings`.
+        """
+        pipeline.make_run(self.run_directory, **where)
         self.__dict__.pop("_features", None)
         return self.path / "report" / "report.md"
 

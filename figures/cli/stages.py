@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from autointerp.pipeline import STAGES, Stage
-from core.settings import RunSettings
+from core.settings import ParallelSettings, RunSettings
 from figures.cli.output import emit, flags, given, json_flag, open_study, redo_flag, run_argument
 
 SWEPT = ["sae", "fvu", "l0", "dead_share", "ce_increase", "recovered_zero", "recovered_mean"]
@@ -60,9 +60,10 @@ def _describe_published(run: str, values: dict[str, Any]) -> str:
 
 @click.command("run")
 @run_argument
-def run_all(run: str) -> None:
+@flags(ParallelSettings)
+def run_all(run: str, **where: Any) -> None:
     """Run every stage that is not done, with its default settings or those it was begun with."""
-    click.echo(f"Report: {open_study(run).run()}")
+    click.echo(f"Report: {open_study(run).run(**given(where))}")
 
 
 @click.command()
