@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,14 @@ from autointerp.settings import (
 )
 from core.errors import Stop
 from core.malloc import give_back_memory
-from core.progress import Steps, say
+from core.progress import say
 from core.records import Manifest
 from core.settings import (
     CaptureSettings,
     EffectsSettings,
     EvaluateSettings,
     IndexSettings,
+    ParallelSettings,
     SweepSettings,
     TrainSettings,
     from_table,
@@ -189,23 +190,6 @@ STAGES = {
     )
 }  # fmt: skip
 IN_RUN = [stage for stage in STAGES.values() if stage.in_run]
-# Shares of the time of a whole run, for the estimate of the rest: those of the demo
-SHARES = {
-    "capture": 0.03, "train": 0.02, "evaluate": 0.15, "index": 0.25, "effects": 0.10,
-    "cluster": 0.05, "label": 0.08, "score": 0.07, "title": 0.02, "relate": 0.01,
-    "control": 0.20, "report": 0.02,
-}  # fmt: skip
-
-
-CONTROL_TOKENS = 200_000  # that the untrained subject reads, at most
-CONTROL: dict[str, Any] = {
-    "capture": CaptureSettings(max_tokens=CONTROL_TOKENS),
-    "train": TrainSettings(epochs=2.0),
-    "label": LabelSettings(sample=200),
-    "score": ScoreSettings(kind="coverage,simulation,detection"),
-}  # a small budget: the control only has to say what chance reaches
-
-
 # ---------------------------------------------------------------- settings
 
 
@@ -284,14 +268,19 @@ def _make_unit(run: Run, stage: Stage, settings: Any, redo: bool) -> Manifest:
         raise
 
 
-def make_pending(run: Run, name: str, settings: Any = None) -> Manifest:
-    """Run stage `name` unless it is done; continue or redo it with the settings it had."""
+def make_pending(run: Run, name: str, settings: Any = None, **where: Any) -> Manifest:
+    """Run stage `name` unless it is done; continue or redo it with the settings it had.
+
+    `where` are settings of `ParallelSettings`, for a stage that has them.
+    """
     stage = STAGES[name]
-    if _is_done(run, stage):
+    if is_done(run, stage):
         return run.manifest(stage.made[0])
     states = {run.state(unit) for unit in stage.made}
     if {"stale", "partial"} & states and settings is None:
         settings = settings_as_made(run, name, {})
+    if where and issubclass(stage.settings, ParallelSettings):
+        settings = replace(settings or stage.settings(), **where)
     return make(run, name, settings, redo="stale" in states)
 
 
@@ -307,52 +296,9 @@ def make_inputs(run: Run, name: str, settings: Any) -> None:
             make_pending(run, verb)
 
 
-def make_run(
-    run: Run,
-    settings: Mapping[str, Any] | None = None,
-    controls: bool = True,
-    without: tuple[str, ...] = (),
-) -> None:
-    """Run every stage that is not done, and say which it is and about how long the rest takes.
-
-    A stage has the settings that it was begun with, or those in `settings` (stage -> settings), or
-    its defaults. With `controls`, their labels are scored before the report, on the budget of
-    CONTROL. Stages in `without` are left out.
-    """
-    names = [s.name for s in IN_RUN if s.name not in without and not _is_done(run, s)]
-    if controls:
-        names.insert(names.index("report") if "report" in names else len(names), "control")
-    steps = Steps({name: SHARES.get(name, 0.02) for name in names})
-    for name in names:
-        steps.begin(name)
-        if name == "control":
-            make_controls(run)
-        else:
-            make_pending(run, name, (settings or {}).get(name))
-
-
-def _is_done(run: Run, stage: Stage) -> bool:
+def is_done(run: Run, stage: Stage) -> bool:
+    """Whether `run` has nothing left to do for the stage."""
     return not stage.follows and {run.state(unit) for unit in stage.made} == {"done"}
-
-
-def make_controls(run: Run) -> list[Run]:
-    """Make both controls of a run, each on the budget of CONTROL: random directions over its
-    activations, and the same subject with random weights.
-
-    The second is left out where the run has an autoencoder that others trained. A control has no
-    controls of its own.
-    """
-    if run.settings.weights == "random" or "untrained" in run.manifest("train").summary:
-        return []
-    budget = f"{CONTROL['label'].sample} labels each"
-    untrained = not run.settings.sae
-    if untrained:
-        budget += f", {CONTROL_TOKENS:,} tokens through the untrained subject at most"
-    say(f"control: {budget}; leave it out with --no-controls")
-    made = [make_control_run(run, "random")]
-    if untrained:
-        made.append(make_untrained_run(run))
-    return made
 
 
 def capture_together(
@@ -379,44 +325,6 @@ def capture_together(
     for run, manifest in zip(runs, manifests, strict=True):
         say(f"{run.name}: {brief(STAGES['capture'], manifest.summary)}")
     return manifests
-
-
-def make_control_run(run: Run, directions: str) -> Run:
-    """The run NAME-DIRECTIONS beside `run`, labelled and scored: untrained directions of the same
-    activations, or the subject's own neurons or heads in the same layer on the same text.
-    """
-    from core.training.controls import make_basis_run, make_control
-
-    if directions in ("neurons", "heads"):
-        control = make_basis_run(run, directions)
-        if control.find("capture") is None:
-            make(control, "capture", settings_as_made(run, "capture", {"store": "auto"}))
-        make_pending(control, "train")
-    else:
-        control = make_control(run, directions)
-    for name in ("index", "label", "score"):
-        make_pending(control, name, CONTROL.get(name))
-    return control
-
-
-def make_untrained_run(run: Run) -> Run:
-    """The run NAME-control beside `run`: the same subject with random weights, its corpus, its
-    context, and an autoencoder of its own with the run's settings; labelled and scored.
-    """
-    from core.run import Run as Runs
-
-    about = replace(run.settings, weights="random", sae="")
-    control = Runs.create(str(run.path.with_name(f"{run.path.name}-control")), about)
-    capture: CaptureSettings = settings_as_made(run, "capture", {})
-    budget = CONTROL_TOKENS if not capture.max_tokens else min(capture.max_tokens, CONTROL_TOKENS)
-    train = settings_as_made(run, "train", {"take": ""})
-    settings = CONTROL | {
-        "capture": replace(capture, max_tokens=budget),
-        "train": replace(train, epochs=min(train.epochs, CONTROL["train"].epochs)),
-    }
-    for name in ("capture", "train", "index", "label", "score"):
-        make_pending(control, name, settings.get(name))
-    return control
 
 
 def needs_model(settings: ScoreSettings) -> bool:

@@ -20,6 +20,7 @@ from autointerp.features import Features
 from autointerp.labels.notes import add_note
 from autointerp.llm.remembered import complete_settings
 from autointerp.settings import LLMSettings
+from autointerp.whole import make_run
 from core.clamps.experiments import Experiment, experiment, save_experiment
 from core.errors import UsageError
 from core.records import Clamp, Manifest
@@ -167,13 +168,14 @@ class Study:
         self.make("report", redo, **settings)
         return self.path / "report" / "report.md"
 
-    def run(self, controls: bool = True) -> Path:
+    def run(self, controls: bool = True, **where: Any) -> Path:
         """Every stage that is not done, in order; returns the path of the report.
 
         `controls` also labels and scores random directions and the untrained subject, on a small
-        budget (`pipeline.CONTROL`).
+        budget (`autointerp.whole`); `where` says where shards are made: see
+        `core.settings.ParallelSettings`.
         """
-        pipeline.make_run(self.run_directory, controls=controls)
+        make_run(self.run_directory, controls=controls, **where)
         self.__dict__.pop("_features", None)
         return self.path / "report" / "report.md"
 

@@ -62,6 +62,7 @@ ORDER = [
     "autointerp.answers",
     "autointerp.gallery",
     "autointerp.pipeline",
+    "autointerp.whole",
     "autointerp.study",
     "figures",
     "figures.style",

@@ -41,9 +41,10 @@ Inputs = tuple[SAE, Activations, np.ndarray]  # and bool (n,): the tokens that a
 def index(run: Run, settings: IndexSettings, folder: Path) -> dict[str, Any]:
     """Write the unit `index` into `folder`."""
     tokens, n_features = Tokens(run.folder("capture")), SAE.load(run.folder("train")).n_features
-    n_shards = read_layout(run.folder("capture")).n_shards
+    layout = read_layout(run.folder("capture"))
+    n_shards = layout.n_shards
     missing = [number for number in range(n_shards) if not has_shard(folder, number)]
-    engine = Engine.choose(settings, run, uses_gpu=True)
+    engine = Engine.choose(settings, run, uses_gpu=not layout.stored)  # the SAE is on the CPU
     if engine.kind != "ray":  # the driver of a cluster does without a subject that does not fit it
         inputs = open_inputs(run.path)
         say_size(inputs)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autointerp.pipeline import make_pending, make_run
+from autointerp.pipeline import make_pending
 from autointerp.settings import ClusterSettings
+from autointerp.whole import make_run
 from core.errors import NotReady, UsageError
 from core.progress import progress, say
 from core.settings import CaptureSettings, EvaluateSettings, TrainSettings

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from autointerp.pipeline import STAGES, Stage
-from core.settings import RunSettings
+from core.settings import ParallelSettings, RunSettings
 from figures.cli.output import emit, flags, given, json_flag, open_study, redo_flag, run_argument
 
 SWEPT = ["sae", "fvu", "l0", "dead_share", "ce_increase", "recovered_zero", "recovered_mean"]
@@ -76,9 +76,10 @@ def _describe_published(run: str, values: dict[str, Any]) -> str:
     help="also label and score random directions, and the untrained subject on at most 200,000 "
     "tokens, 200 labels each",
 )
-def run_all(run: str, controls: bool) -> None:
+@flags(ParallelSettings)
+def run_all(run: str, controls: bool, **where: Any) -> None:
     """Run every stage that is not done, with its default settings or those it was begun with."""
-    report = open_study(run).run(controls)
+    report = open_study(run).run(controls, **given(where))
     click.echo(f"Look: python main.py explore {run}\nReport: {report}")
 
 
@@ -147,7 +148,7 @@ def list_runs() -> list[dict[str, Any]]:
 )
 def control(run: str, directions: str) -> None:
     """Label and score untrained directions, or the subject's own units, as a control."""
-    from autointerp.pipeline import make_control_run
+    from autointerp.whole import make_control_run
 
     made = make_control_run(open_study(run).run_directory, directions)
     click.echo(f"{made.path}\nNext: python main.py report {run}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from autointerp import pipeline, whole
 from core.errors import NotReady, ProviderError, ShardFailed, Stop, ToolError, UsageError
 from core.parallel import make_shards, map_in_workers
 from core.run import Run
@@ -163,3 +164,18 @@ def test_a_worker_asks_for_a_gpu_where_the_stage_uses_one(device, asked, gpus):
     )
     assert Engine.choose(settings, run, uses_gpu=True).gpus == gpus
     assert Engine.choose(settings, run).gpus == 0
+
+
+def test_run_gives_every_stage_that_makes_shards_its_engine(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        pipeline, "make", lambda run, name, settings, **_: asked.update({name: settings})
+    )
+    run = Run.create(str(tmp_path / "run"), RunSettings())
+    whole.make_run(run, controls=False, engine="processes", workers=3)
+    made_on = {name: settings and settings.workers for name, settings in asked.items()}
+    several = {"capture", "index", "effects", "label", "score"}
+    assert {name for name, workers in made_on.items() if workers == 3} == several
+    assert {made_on[name] for name in made_on.keys() - several} == {None}
+    with pytest.raises(UsageError, match="no setting 'cores'"):
+        whole.make_run(run, controls=False, cores=2)
