@@ -1,7 +1,9 @@
 """The settings of each core stage: flags, help and manifest entries come from them.
 
 A field is a default, a sentence and, where it has one, a unit. `in_key=False` marks what changes
-how fast a stage runs but not what it writes. An unknown key in a stored settings table is an error.
+how fast a stage runs but not what it writes; `in_key="changed"`, for settings that came later, what
+changes a key only where it is not the default. An unknown key in a stored settings table is an
+error.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from core.errors import UsageError
 S = TypeVar("S")
 
 
-def setting(default: Any, text: str, *, choices: tuple[Any, ...] = (), in_key: bool = True) -> Any:
+def setting(
+    default: Any, text: str, *, choices: tuple[Any, ...] = (), in_key: bool | str = True
+) -> Any:
     """A dataclass field with its help sentence; `choices` are the values that it accepts."""
     return field(default=default, metadata={"help": text, "choices": choices, "in_key": in_key})
 
@@ -43,7 +47,8 @@ def key_table(settings: Any) -> dict[str, Any]:
     return {
         f.name: getattr(settings, f.name)
         for f in fields(settings)
-        if f.metadata.get("in_key", True)
+        if (in_key := f.metadata.get("in_key", True))
+        and (in_key != "changed" or getattr(settings, f.name) != f.default)
     }
 
 
@@ -71,6 +76,12 @@ class RunSettings:
     )
     sae: str = setting(
         "", "load this published SAE instead of training one: a folder, a file, or hf:repo[/folder]"
+    )
+    bos: bool = setting(
+        True,
+        "begin every row with the subject's BOS, where it has one; --no-bos for an SAE that was "
+        "trained on rows without",
+        in_key="changed",
     )
     seed: int = setting(0, "seed of everything random in the run")
     trust_remote_code: bool = setting(

@@ -8,9 +8,11 @@ from typing import Any
 
 from core.activations.layout import read_layout
 from core.errors import UsageError
+from core.progress import say
 from core.records import Site
 from core.run import Run
 from core.saes import SAE
+from core.saes.formats.names import is_same_subject
 from core.training.unit import write_directions
 
 SAELENS_FILES = {"cfg.json", "sae_weights.safetensors"}
@@ -29,7 +31,29 @@ def save_unit(folder: Path, sae: SAE, run: Run) -> None:
 def with_run_origin(sae: SAE, run: Run) -> SAE:
     """Return `sae` with the site, subject and context of `run`; raises NotReady before capture."""
     context = int(run.manifest("capture").settings["context"])
-    return sae.with_origin(Site.parse(run.settings.site), run.settings.subject, context)
+    made = sae.with_origin(Site.parse(run.settings.site), run.settings.subject, context)
+    made.bos = run.settings.bos
+    return made
+
+
+def complete_settings(given: dict[str, Any]) -> tuple[dict[str, Any], SAE]:
+    """(the settings of a run for the SAE that `given["sae"]` names, the SAE).
+
+    What the SAE says of its subject, site and BOS holds where `given` says nothing; where the two
+    differ, a line says so. Raises UsageError where neither says the site.
+    """
+    sae, made = SAE.load(given["sae"]), dict(given)
+    if sae.subject and not is_same_subject(sae.subject, made.setdefault("subject", sae.subject)):
+        say(f"warning: this SAE was trained on {sae.subject}, not on {made['subject']}")
+    if "site" not in made and sae.site is None:
+        raise UsageError(
+            f"{given['sae']} does not say which site it reads.",
+            "Name it: --site resid_post.6, or a module path.",
+        )
+    made.setdefault("site", str(sae.site))
+    if made.setdefault("bos", sae.bos) != sae.bos:
+        say(f"warning: this SAE was trained on rows {'with' if sae.bos else 'without'} BOS")
+    return made, sae
 
 
 def convert_published(run: Run, folder: Path) -> dict[str, Any]:
@@ -54,6 +78,7 @@ def convert_published(run: Run, folder: Path) -> dict[str, Any]:
         "site": str(sae.site or ""),
         "subject": sae.subject,
         "context": sae.context,
+        "bos": sae.bos,
     }
 
 

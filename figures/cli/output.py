@@ -51,6 +51,8 @@ def _option(field: Field) -> Callable[[Any], Any]:
     if isinstance(field.default, bool):
         named = {"is_flag": True}
     flag = f"--{field.name.replace('_', '-')}"
+    if field.default is True:
+        flag += f"/--no-{field.name.replace('_', '-')}"
     return click.option(
         flag, field.name, default=field.default, help=field.metadata["help"], **named
     )

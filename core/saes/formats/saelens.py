@@ -62,7 +62,9 @@ def load(source: Source) -> SAE:
     )
     context = int(settings.meta.get("context_size") or 0)
     version = "flat" if settings.old else "v6"
-    return SAE(config, tensors, site, subject, context, f"SAELens ({version}), {source.name}")
+    sae = SAE(config, tensors, site, subject, context, f"SAELens ({version}), {source.name}")
+    sae.bos = settings.meta.get("prepend_bos") is not False
+    return sae
 
 
 # ---------------------------------------------------------------- tensors
