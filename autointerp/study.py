@@ -47,9 +47,21 @@ def new(name: str | Path, **settings: Any) -> Study:
     """A new run: `subject`, `site`, `corpus`, `sae` and the other settings of
     `core.settings.RunSettings`.
 
-    A run of that name about the same thing is opened. Raises UsageError for an unknown setting, a
-    site or a corpus that cannot be used, and NotReady when the name is taken by another run.
+    With `sae`, the published SAE's own subject and site are taken where none are given. A run of
+    that name about the same thing is opened. Raises UsageError for an unknown setting, a site or a
+    corpus that cannot be used, and NotReady when the name is taken by another run.
     """
+    if settings.get("sae"):
+        from core.training.basis import Basis
+        from core.training.published import complete_settings as take_origin
+
+        if Basis.parse(str(settings["sae"])) is None:
+            settings, _ = take_origin(settings)
+    return create(name, settings)
+
+
+def create(name: str | Path, settings: dict[str, Any]) -> Study:
+    """As `new`, without a look into the published SAE."""
     from core.records import Site
     from core.subject.sites import check_site
     from core.text.documents import check_corpus

@@ -95,16 +95,25 @@ def subject_errors(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise _explain_load_error(name, error) from None
-    except (ValueError, KeyError) as error:
+    except (UsageError, NotReady):
+        raise
+    except Exception as error:  # libraries raise whatever their parsers meet in a damaged file
         if "trust_remote_code" in str(error):
             raise UsageError(
                 f"The subject {name!r} comes with code of its own, which is not run unasked.",
                 "Read that code; if you trust it, add --trust-remote-code.",
             ) from None
         raise UsageError(
-            f"The subject {name!r} cannot be loaded: {str(error).splitlines()[0]}",
-            "Give a causal language model in Hugging Face layout.",
+            f"The subject {name!r} cannot be loaded: {first_line(error)}",
+            "Give a causal language model in Hugging Face layout, downloaded whole.",
         ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that an error says, or its name where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "") or (
+        type(error).__name__
+    )
 
 
 def _explain_load_error(name: str, error: OSError) -> NotReady | UsageError:
@@ -134,7 +143,7 @@ def _explain_load_error(name: str, error: OSError) -> NotReady | UsageError:
             "Give a folder with config.json and weights, or a hub name such as gpt2.",
         )
     return UsageError(
-        f"The subject {name!r} cannot be loaded: {text.splitlines()[0]}",
+        f"The subject {name!r} cannot be loaded: {first_line(error)}",
         "Give a folder with config.json, weights and tokenizer.json, or a hub name such as gpt2.",
     )
 

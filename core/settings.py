@@ -1,7 +1,8 @@
 """The settings of each core stage: flags, help and manifest entries come from them.
 
 A field is a default, a sentence and, where it has one, a unit. `in_key=False` marks what changes
-how fast a stage runs but not what it writes. An unknown key in a stored settings table is an error.
+how fast a stage runs but not what it writes; `optional`, for settings that came later, what changes
+a key only where it is not the default. An unknown key in a stored settings table is an error.
 """
 
 from __future__ import annotations
@@ -101,6 +102,12 @@ class RunSettings:
         "load this published SAE instead of training one: smollm2-135m, which comes with the "
         "program; a folder, a file, or hf:repo[/folder]; or take the subject's own units as "
         "features: neurons, heads, or neurons:64 for the 64 largest on a token",
+    )
+    bos: bool = setting(
+        True,
+        "begin every row with the subject's BOS, where it has one; --no-bos for an SAE that was "
+        "trained on rows without",
+        optional=True,
     )
     seed: int = setting(0, "seed of everything random in the run")
     trust_remote_code: bool = setting(

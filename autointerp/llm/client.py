@@ -44,6 +44,7 @@ from autointerp.llm.replies import (
     ReplyStore,
     Request,
     is_completion,
+    join_chunks,
     one_line,
     read_reply,
     stated_error,
@@ -234,7 +235,7 @@ class _Exchange:
                 raise self._connection_fault(server, error) from None
             except TimeoutError:
                 raise _Fault(f"no reply within {self.timeout:g} s", outage=True) from None
-        raw = endpoint.hide(response.text)
+        raw = join_chunks(endpoint.hide(response.text))
         if not is_completion(raw):
             raise self._stated_fault(raw)
         return raw
@@ -247,7 +248,8 @@ class _Exchange:
         code = error.get("code") if isinstance(error, dict) else None
         message = error.get("message") if isinstance(error, dict) else error
         said = one_line(f"the provider answered with an error: {message or error}")
-        if is_filtered(code if isinstance(code, int) else 400, error):
+        status = int(str(code)) if str(code).isdecimal() else 400
+        if is_filtered(status, error):
             return _Fault(said, final=True, kind="refused")
         return _Fault(said)
 

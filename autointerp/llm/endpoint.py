@@ -27,9 +27,14 @@ NO_SYSTEM = re.compile(
 FILTERED = re.compile(
     r"content.{0,3}(filter|management|polic|moderation|violation|exists risk)|content.{0,20}blocked"
     r"|moderation|flagged|responsible.?ai|usage polic|safety (system|polic|filter|setting|reason)"
-    r"|data_?inspection|inappropriate|prohibited|harmful|sensitive|unsafe"
+    r"|block_?reason|data_?inspection|inappropriate|prohibited|harmful|sensitive|unsafe"
     r"|\b(blocked|rejected) (by|due to|because of) .{0,30}(polic|safety|filter|guardrail)|guardrail"
     r"|violat\w* .{0,40}polic",
+    re.IGNORECASE,
+)
+ONLY_STREAMS = re.compile(
+    r"only.{0,20}stream|stream\W*(parameter )?.{0,20}(required|must be (true|enabled|set))"
+    r"|(enable|set|use|requires?).{0,12}\bstream",
     re.IGNORECASE,
 )
 FEWER = (5, 2)  # alternatives asked for where more are refused
@@ -149,6 +154,10 @@ class Endpoint:
         most = self.most_alternatives.get(request.model)
         if most and sent.get("top_logprobs", 0) > most:
             sent["top_logprobs"] = most
+        if "stream" in refused:  # to answer at once
+            sent["stream"] = True
+            if "stream_options" not in refused:
+                sent["stream_options"] = {"include_usage": True}
         return sent
 
     def adapt_messages(self, request: Request) -> list[dict]:
@@ -181,8 +190,11 @@ class Endpoint:
         if has_system and stated and NO_SYSTEM.search(text):
             refused.add("system")
             return True
-        if status not in (400, 422):
+        if status not in (400, 405, 406, 422):
             return False
+        if "stream" not in sent and ONLY_STREAMS.search(text):
+            refused.add("stream")
+            return True
         if name := refused_parameter(sent, named, text):
             refused.add(name)
             return True
@@ -212,7 +224,7 @@ def refused_parameter(sent: dict, named: str, text: str) -> str:
     ):
         return "max_tokens"
     complained = named or text
-    known = ("temperature", "response_format")
+    known = ("temperature", "response_format", "stream_options")
     return next((name for name in known if name in sent and name in complained), "")
 
 

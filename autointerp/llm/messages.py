@@ -41,9 +41,10 @@ def final_part(text: str | None) -> str | None:
     """The text after a reasoning model's thoughts; None when they were cut off."""
     text = text or ""
     for opening, closing in THOUGHTS:
-        if opening in text and closing not in text:
+        ends = [mark.end() for mark in re.finditer(re.escape(closing), text, re.IGNORECASE)]
+        if not ends and re.search(re.escape(opening), text, re.IGNORECASE):
             return None
-        text = text.rpartition(closing)[2]
+        text = text[ends[-1] :] if ends else text
     return text.strip()
 
 

@@ -54,7 +54,8 @@ class Abilities:
     json: str = "none"  # schema, object, none
     top_logprobs: int = 0  # alternatives that it returns for each token of an answer
     prompt_logprobs: bool = False
-    # what must not be sent, of max_tokens, temperature and the role `system`
+    # what must not be sent, of max_tokens, temperature and the role `system`; `stream`, where it
+    # answers in no other way
     refuses: tuple[str, ...] = ()
     thinks: bool = False  # spends tokens before it answers
     version: int = 0  # of the probe; 0 when nothing was asked
@@ -67,9 +68,10 @@ class Abilities:
             if self.top_logprobs
             else "no log-probabilities"
         )
-        extras = [f"refuses {name}" for name in self.refuses] + (
-            ["thinks first"] if self.thinks else []
-        )
+        extras = [
+            "answers as a stream only" if name == "stream" else f"refuses {name}"
+            for name in self.refuses
+        ] + (["thinks first"] if self.thinks else [])
         extras += ["log-probabilities of prompts"] if self.prompt_logprobs else []
         return ", ".join([f"JSON: {self.json}", logprobs, *extras])
 

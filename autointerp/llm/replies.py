@@ -65,14 +65,28 @@ class Reply:
     message: str = ""
 
 
+# What servers call the ends of a reply
+FINISHES = {
+    **dict.fromkeys(("max_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence", "stop_token"), "stop"),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "stop"),
+    **dict.fromkeys(
+        ("safety", "content-filter", "prohibited_content", "blocklist"), "content_filter"
+    ),
+    **dict.fromkeys(("recitation", "sensitive", "spii"), "content_filter"),
+}
+
+
 def read_reply(key: str, raw: str) -> Reply:
     """The Reply in the JSON of a chat completion that `is_completion` accepted."""
     table = json.loads(raw)
-    choice, usage = table["choices"][0], table.get("usage") or {}
-    said, finish = choice.get("message") or {}, choice.get("finish_reason") or ""
-    text = said.get("content")
-    if isinstance(text, list):  # a few endpoints answer in parts
-        text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
+    choice, usage = table["choices"][0], table.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    said = choice.get("message")
+    said = said if isinstance(said, dict) else {"content": said or choice.get("text")}
+    finish = str(choice.get("finish_reason") or "").lower()
+    finish = FINISHES.get(finish, finish)
+    text = content_text(said)
     if not (text or "").strip() and finish in ("", "stop") and not said.get("refusal"):
         text = thoughts(said)  # servers that take the whole answer for thoughts
     error = message = ""
@@ -89,12 +103,82 @@ def read_reply(key: str, raw: str) -> Reply:
         key,
         text,
         finish,
-        int(usage.get("prompt_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
         raw,
         error,
         message,
     )
+
+
+def content_text(message: dict) -> str | None:
+    """The text of a message: its content, or the arguments of the call that it makes instead.
+
+    A few endpoints answer in parts, or with the JSON object that was asked for.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [part if isinstance(part, str) else part.get("text") for part in content if part]
+        content = "".join(part for part in parts if isinstance(part, str))
+    elif isinstance(content, dict):
+        content = json.dumps(content, ensure_ascii=False)
+    if isinstance(content, str) and content.strip():
+        return content
+    calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
+    call = calls[0].get("function") if isinstance(calls, list) and calls else None
+    arguments = call.get("arguments") if isinstance(call, dict) else None
+    if isinstance(arguments, dict):
+        return json.dumps(arguments, ensure_ascii=False)
+    if isinstance(arguments, str) and arguments.strip():
+        return arguments
+    return content if isinstance(content, str) else None
+
+
+def _count(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) and value > 0 else 0
+
+
+def join_chunks(raw: str) -> str:
+    """The completion that a stream of events tells piece by piece, as JSON; other text as it is.
+
+    A stream without its end stays as it is, so that it is no completion.
+    """
+    lines = [line.strip() for line in raw.splitlines()]
+    events = [line[5:].strip() for line in lines if line.startswith("data:")]
+    if not events or raw.lstrip().startswith(("{", "[")):
+        return raw
+    whole: dict[str, Any] = {}
+    message: dict[str, Any] = {"role": "assistant", "content": ""}
+    choice: dict[str, Any] = {"index": 0, "message": message}
+    for event in events:
+        if event == "[DONE]":
+            continue
+        try:
+            chunk = json.loads(event)
+        except (ValueError, RecursionError):
+            return raw
+        if not isinstance(chunk, dict) or chunk.get("error"):
+            return event
+        whole |= {k: v for k, v in chunk.items() if k != "choices" and v is not None}
+        for part in (chunk.get("choices") or [])[:1]:
+            _add_delta(choice, message, part)
+    if "finish_reason" not in choice and "[DONE]" not in events:
+        return raw
+    return json.dumps(whole | {"choices": [choice]}, ensure_ascii=False)
+
+
+def _add_delta(choice: dict, message: dict, part: dict) -> None:
+    """Append what one chunk of a stream says to the choice and its message."""
+    delta = part.get("delta") or part.get("message") or {}
+    for name in ("content", "reasoning_content", "reasoning", "refusal"):
+        if isinstance(delta.get(name), str):
+            message[name] = message.get(name, "") + delta[name]
+    for name in ("finish_reason", "error"):
+        if part.get(name):
+            choice[name] = part[name]
+    listed = (part.get("logprobs") or {}).get("content")
+    if isinstance(listed, list):
+        choice.setdefault("logprobs", {"content": []})["content"] += listed
 
 
 def thoughts(message: dict) -> str:
@@ -125,11 +209,17 @@ def stated_error(raw: str) -> Any:
         table = json.loads(raw)
     except (ValueError, RecursionError):
         return None
+    table = table[0] if isinstance(table, list) and table else table  # Google's errors
     if not isinstance(table, dict):
         return None
     choices = table.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else {}
-    return table.get("error") or (choice.get("error") if isinstance(choice, dict) else None)
+    stated = table.get("error") or (choice.get("error") if isinstance(choice, dict) else None)
+    if stated or choices:
+        return stated
+    # without a choice, whatever explains it is the error
+    names = ("detail", "errors", "message", "promptFeedback", "prompt_feedback", "base_resp")
+    return next((table[name] for name in names if table.get(name)), None)
 
 
 def prompt_logprobs(table: dict) -> list:

@@ -17,6 +17,7 @@ from core.progress import progress
 from core.records import Site
 from core.subject.chat import TurnChanged, locate_turns
 from core.subject.subject import Subject
+from core.subject.token_texts import cut_broken
 from core.text.documents import Corpus, Document, text_hash
 from core.text.forms import LeftOut
 
@@ -273,7 +274,7 @@ def _append_tokens(subject: Subject, prompt: Encoded, new: list[int], counts: bo
     text, starts, ends = "", [], []
     for i in range(len(new)):
         longer = subject.text_after(prompt.ids[-1:].tolist(), new[: i + 1])
-        whole = longer if i + 1 == len(new) else longer.rstrip("\ufffd")
+        whole = cut_broken(longer)
         starts.append(len(prompt.text) + len(text))
         text = whole if len(whole) >= len(text) else text
         ends.append(len(prompt.text) + len(text))

@@ -27,6 +27,8 @@ def save_own(sae: SAE, folder: Path) -> None:
     if sae.site or sae.subject or sae.context:
         site = str(sae.site) if sae.site else ""
         header["about"] = {"site": site, "subject": sae.subject, "context": sae.context}
+        if not sae.bos:
+            header["about"]["bos"] = False
     if sae.config.transcoder:
         header["site_out"] = str(sae.site_out or "")
     else:
@@ -60,7 +62,7 @@ def load_own(folder: Path, source: str = "") -> SAE:
         raise UsageError(f"{path} has a header that is not ours: {error}.", TRAIN_AGAIN) from None
     site = Site.parse(about["site"]) if about.get("site") else None
     try:
-        return SAE(
+        sae = SAE(
             config,
             tensors,
             site,
@@ -69,5 +71,7 @@ def load_own(folder: Path, source: str = "") -> SAE:
             source,
             Site.parse(place) if place else None,
         )
+        sae.bos = about.get("bos", True)
+        return sae
     except UsageError as error:
         raise UsageError(f"{path} does not fit its header: {error.message}", TRAIN_AGAIN) from None

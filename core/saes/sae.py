@@ -87,8 +87,8 @@ class SAE(nn.Module):
 
     `site`, `subject` and `context` say what the SAE reads: a site of a subject (its name on the
     hub), in rows of `context` tokens. `source` says where it was loaded from. Each is None, "" or 0
-    where that is not known. A transcoder reads at `site` and writes at `site_out`; for any other
-    SAE the two are the same.
+    where that is not known. `bos` is False where the rows that it was trained on began without BOS.
+    A transcoder reads at `site` and writes at `site_out`; for any other SAE the two are the same.
     """
 
     W_enc: Tensor
@@ -99,6 +99,7 @@ class SAE(nn.Module):
     gate_scale: Tensor
     gate_bias: Tensor
     W_skip: Tensor
+    bos: bool = True
 
     def __init__(
         self,
@@ -191,7 +192,9 @@ class SAE(nn.Module):
         """
         tensors = dict(self.named_buffers())
         place = site_out or self.site_out
-        return SAE(self.config, tensors, site, subject, context, self.source, place)
+        made = SAE(self.config, tensors, site, subject, context, self.source, place)
+        made.bos = self.bos
+        return made
 
     # ------------------------------------------------------------ forward
 

@@ -1,17 +1,19 @@
-"""Generate text with a key-value cache, with edits at sites."""
+"""Generate text with edits at sites: with a key-value cache, or by reading the rows anew.
+
+A model without such a cache, such as Mamba and RWKV, or with one that does not give what reading
+the whole text gives, reads every row anew for each token: the same text, only slower.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from core.errors import UsageError
 from core.records import Site
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 Edit = Callable[[Tensor, Tensor], Tensor]
 # (token ids (R, T) of a pass, whether they were generated) -> bool (R, T): an edit holds there
 Where = Callable[[Tensor, bool], Tensor]
+
+
+MISSED = 0.05  # of the logits, by which a cache may miss them: arithmetic types round by less
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Decoding:
     ):
         self.subject, self.where = subject, where
         self.site, self.edit, self.also = site, edit, also
-        width = max(map(len, ids))
+        self.width = width = max(map(len, ids))  # of the prompts
         fill = subject.bos if subject.bos is not None else 0
         device = subject.device
         padding = [width - len(row) for row in ids]
@@ -68,6 +73,7 @@ class Decoding:
         self.first = torch.tensor(padding, device=device)  # (R,) column of each row's first token
         self.editable = torch.zeros(0)  # (R, T) of the pass at hand
         self.seen: list[Tensor] = []  # (R, T, D) of each pass
+        self.cache: Any = None
 
     @torch.inference_mode()
     def run(
@@ -80,11 +86,8 @@ class Decoding:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         new: list[list[int]] = [[] for _ in seeds]
         done = [n_new == 0] * len(seeds)
-        column = torch.arange(self.tokens.shape[1], device=self.tokens.device)[None]
-        self.editable = (column > self.first[:, None]) & self._is_allowed(self.tokens, False)
         with self._hook():
-            positions = (column - self.first[:, None]).clamp(min=0)
-            cache, logits = self._forward(self.tokens, positions, None)
+            logits = self._read_prompts()
             while not all(done):
                 drawn = torch.stack(
                     [draw(row, temperature, g) for row, g in zip(logits, generators, strict=True)]
@@ -92,13 +95,32 @@ class Decoding:
                 for row, token in enumerate(drawn.tolist()):
                     if not done[row]:
                         new[row].append(token)
-                        done[row] = token in self.subject.ends or len(new[row]) == n_new
-                positions = self.mask.sum(1, keepdim=True)
-                self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
-                tokens = drawn[:, None].to(self.tokens.device)
-                self.editable = self._is_allowed(tokens, True)
-                cache, logits = self._forward(tokens, positions, cache)
+                        done[row] = len(new[row]) == n_new or self._is_end(row, new[row])
+                logits = self._append(drawn[:, None].to(self.tokens.device))
         return self._split_rows(new)
+
+    def _is_end(self, row: int, new: list[int]) -> bool:
+        """Whether the last of the new tokens ends the text of a row."""
+        if new[-1] in self.subject.ends or not self.subject.stop_strings:
+            return new[-1] in self.subject.ends
+        prompt = self.tokens[row, int(self.first[row]) : self.width].tolist()
+        return self.subject.ends_with_stop(prompt + new)
+
+    def _read_prompts(self) -> Tensor:
+        """Logits (R, V) float32 after the prompts."""
+        column = torch.arange(self.tokens.shape[1], device=self.tokens.device)[None]
+        self.editable = (column > self.first[:, None]) & self._is_allowed(self.tokens, False)
+        positions = (column - self.first[:, None]).clamp(min=0)
+        self.cache, logits = self._forward(self.tokens, positions, None)
+        return logits
+
+    def _append(self, tokens: Tensor) -> Tensor:
+        """Logits (R, V) float32 after one more token (R, 1) of each row."""
+        positions = self.mask.sum(1, keepdim=True)
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
+        self.editable = self._is_allowed(tokens, True)
+        self.cache, logits = self._forward(tokens, positions, self.cache)
+        return logits
 
     def _is_allowed(self, tokens: Tensor, generated: bool) -> Tensor:
         """bool (R, T): `where` allows an edit."""
@@ -139,14 +161,70 @@ class Decoding:
         return [(n, seen[row, int(self.first[row]) : width + len(n)]) for row, n in enumerate(new)]
 
 
-def check_cache(model: Any, architecture: str) -> None:
-    """Raise UsageError for a model that takes no key-value cache, such as Mamba and RWKV."""
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
-        raise UsageError(
-            f"The architecture {architecture!r} keeps a state of its own instead of a key-value "
-            "cache, so it cannot generate here.",
-            "Reading works: leave --generate out, or use a subject with attention to generate.",
+class Rereading(Decoding):
+    """Decoding without a cache: each step reads the rows anew, padded on the right.
+
+    A causal model never looks at the padding, whatever state it keeps.
+    """
+
+    def _read_prompts(self) -> Tensor:
+        allowed = self._is_allowed(self.tokens, False)
+        starts = self.first.tolist()
+        self.rows = [row[start:] for row, start in zip(self.tokens, starts, strict=True)]
+        self.allowed = [row[start:] for row, start in zip(allowed, starts, strict=True)]
+        return self._read()
+
+    def _append(self, tokens: Tensor) -> Tensor:
+        allowed = self._is_allowed(tokens, True)
+        self.rows = [torch.cat(pair) for pair in zip(self.rows, tokens, strict=True)]
+        self.allowed = [torch.cat(pair) for pair in zip(self.allowed, allowed, strict=True)]
+        return self._read()
+
+    def _read(self) -> Tensor:
+        self.seen.clear()  # the last pass holds every token
+        tokens = nn.utils.rnn.pad_sequence(self.rows, batch_first=True)
+        self.editable = nn.utils.rnn.pad_sequence(self.allowed, batch_first=True)
+        self.editable[:, 0] = False
+        out = self.subject.model(input_ids=tokens, use_cache=False)
+        last = torch.tensor([len(row) - 1 for row in self.rows], device=tokens.device)
+        logits: Tensor = out.logits[torch.arange(len(last), device=tokens.device), last]
+        return logits.float().cpu()
+
+    def _split_rows(self, new: list[list[int]]) -> list[tuple[list[int], Tensor]]:
+        width, (seen,) = self.tokens.shape[1], self.seen
+        lengths = [width - int(first) + len(n) for first, n in zip(self.first, new, strict=True)]
+        return [(n, seen[row, : lengths[row]]) for row, n in enumerate(new)]
+
+
+@torch.inference_mode()
+def cache_holds(model: Any, device: torch.device) -> bool:
+    """Whether decoding with a cache, and beside a longer row, gives what reading anew gives.
+
+    A model without a cache is one whose cache does not hold.
+    """
+    rows = [[5, 9, 11, 3], [17, 8]]
+    padded = torch.tensor([rows[0], [0, 0, *rows[1]]], device=device)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]], device=device)
+    try:
+        whole = [model(input_ids=torch.tensor([row + [2]], device=device)) for row in rows]
+        first = model(
+            input_ids=padded,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
         )
+        then = model(
+            input_ids=torch.full((2, 1), 2, device=device),
+            attention_mask=torch.cat([mask, torch.ones_like(mask[:, :1])], 1),
+            position_ids=mask.sum(1, keepdim=True),
+            past_key_values=first.past_key_values,
+            use_cache=True,
+        )
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, KeyError):
+        return False
+    expected = torch.stack([out.logits[0, -1] for out in whole]).float()
+    missed = (then.logits[:, -1].float() - expected).norm(dim=1) / expected.norm(dim=1)
+    return first.past_key_values is not None and bool((missed < MISSED).all())
 
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

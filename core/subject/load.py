@@ -22,6 +22,8 @@ def load_subject(run: Run, dtype: str = "") -> Subject:
     subject = Subject.load(
         s.subject, s.revision, s.device, kind, s.weights, s.seed, s.trust_remote_code
     )
+    if not s.bos:
+        subject.bos = None
     if s.dtype == "auto" and kind == "bfloat16" and subject.device.type == "cpu":
         gain = bfloat16_gain(subject.device, weight_shape(subject.model.config))
         if gain < 1 / CLEARLY:

@@ -12,6 +12,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,15 +26,22 @@ from core.errors import UsageError
 from core.hub import subject_errors
 from core.records import Site
 from core.subject.chat import chat_text
-from core.subject.decoding import Decoding, Edit, Generation, Where, check_cache
+from core.subject.decoding import Decoding, Edit, Generation, Rereading, Where, cache_holds
 from core.subject.discover import discover_family
 from core.subject.embedded import find_subject
 from core.subject.families import FAMILIES, Family
 from core.subject.hooks import hook_module
 from core.subject.sites import find_module
 from core.subject.texts import TextAccess
-from core.subject.token_texts import find_ends, special_ids, token_texts
-from core.subject.weights import SPLIT, load_weights, split_model, weight_shape
+from core.subject.token_texts import (
+    cut_broken,
+    ends_with_stop,
+    find_ends,
+    find_stop_strings,
+    special_ids,
+    token_texts,
+)
+from core.subject.weights import SPLIT, check_pointers, load_weights, split_model, weight_shape
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -61,6 +69,7 @@ class Subject(TextAccess):
         self._discovered: dict[int, Family] = {}  # of layers, where the family is not known
         self.bos: int | None = tokenizer.bos_token_id
         self.ends: frozenset[int] = find_ends(model, tokenizer)
+        self.stop_strings: tuple[str, ...] = find_stop_strings(model)
         self.n_vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         text = model.config.get_text_config()
         self.width: int = text.hidden_size  # of the residual stream
@@ -93,6 +102,7 @@ class Subject(TextAccess):
         transformers_logging.disable_progress_bar()
         # without this it warns of right padding without a mask, which a causal model never sees
         transformers_logging.set_verbosity_error()
+        check_pointers(Path(name))
         with subject_errors(name):
             tokenizer = AutoTokenizer.from_pretrained(name, **source)
             config = AutoConfig.from_pretrained(name, **source)
@@ -345,20 +355,35 @@ class Subject(TextAccess):
                 f"Cannot generate {n_new} tokens in a context of {self.context}.",
                 f"Give 0 to {self.context - 1}.",
             )
-        check_cache(self.model, self.architecture)
         ids = [self.cut_prompt(self.prompt_tokens(p), self.context - n_new) for p in prompts]
-        decoding = Decoding(self, ids, site, edit, also, where)
+        how = Decoding if self._keeps_cache else Rereading
+        decoding = how(self, ids, site, edit, also, where)
         rows = decoding.run(n_new, temperature, seeds or list(range(len(prompts))))
         return [
-            Generation(self.text_after(i, new, skip_special=True), p, i + new, len(i), activations)
+            Generation(
+                cut_broken(self.text_after(i, new, skip_special=True)),
+                p,
+                i + new,
+                len(i),
+                activations,
+            )
             for p, i, (new, activations) in zip(prompts, ids, rows, strict=True)
         ]
+
+    @cached_property
+    def _keeps_cache(self) -> bool:
+        """Whether it decodes with a key-value cache; that of an unknown architecture is tried."""
+        return self.family is not None or cache_holds(self.model, self.device)
 
     def cut_prompt(self, ids: list[int], room: int) -> list[int]:
         """The last `room` tokens of a prompt, led by BOS if there is room for more than it."""
         if len(ids) <= room or self.bos is None or room == 1:
             return ids[-room:]
         return [self.bos, *ids[1 - room :]]
+
+    def ends_with_stop(self, ids: list[int]) -> bool:
+        """Whether the last token of `ids` completes one of the stop strings."""
+        return ends_with_stop(self.tokenizer, self.stop_strings, ids)
 
     def text_after(self, before: list[int], new: list[int], skip_special: bool = False) -> str:
         """What tokens `new` add to the text of tokens `before`.

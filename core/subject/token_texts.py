@@ -65,6 +65,32 @@ def find_ends(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(i) for i in ids if i is not None)
 
 
+def find_stop_strings(model: Any) -> tuple[str, ...]:
+    """The strings that end a generated text, as the model's generation config names them."""
+    named = getattr(getattr(model, "generation_config", None), "stop_strings", None) or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+def ends_with_stop(tokenizer: Any, stops: tuple[str, ...], ids: list[int]) -> bool:
+    """Whether the text of token `ids` holds a stop string that ends within the last token.
+
+    So does the library's own criterion, in which more of the last token may follow the string.
+    """
+    near = ids[-(1 + max(map(len, stops), default=0)) :]  # a token holds a character or more
+    before, whole = (
+        tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for part in (near[:-1], near)
+    )
+    return any(
+        whole.find(stop, max(0, len(before.rstrip(BROKEN)) - len(stop) + 1)) >= 0 for stop in stops
+    )
+
+
+def cut_broken(text: str) -> str:
+    """`text` without the part of a character at its end, where the text was cut within one."""
+    return text.rstrip(BROKEN)
+
+
 def _is_byte_level(tokenizer: Any) -> bool:
     decoder = tokenizer.backend_tokenizer.decoder
     return decoder is not None and b"ByteLevel" in bytes(decoder.__getstate__())

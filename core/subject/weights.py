@@ -1,8 +1,9 @@
 """Load the weights of a subject, and refuse those that are not whole.
 
 A model whose weights do not all come from its file would run with random ones: transformers only
-warns of it. Prefixes that wrappers leave in names (`torch.compile`, data parallelism, PEFT) are
-stripped and said. Weights that share their values with others (tied) need not be in the file.
+warns of it. What wrappers leave in names (`torch.compile`, FSDP, checkpointing, data parallelism,
+PEFT, trainers) is left out and said: a part within the names, or a prefix of all of them. Weights
+that share their values with others (tied) need not be in the file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,19 @@ from safetensors import SafetensorError
 from core.errors import UsageError
 from core.progress import say
 
-WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
+# Parts that wrappers leave within names, as often as WITHIN; what stands in front of all is found
+INNER = (
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_original_module",
+)
+WITHIN = 3
+PREFIXES = {  # of data parallelism and PEFT, and the names under which trainers hold a model
+    "module", "base_model", "model", "net", "network", "lm", "llm", "language_model", "actor",
+    "policy", "student", "generator", "pretrained_model",
+}  # fmt: skip
 POINTER = b"version https://git-lfs"
 PACKAGES = {  # of quantisation methods, where the name differs
     "awq": "gptqmodel",
@@ -61,11 +74,14 @@ def load_weights(name: str, kind: torch.dtype, place: torch.device | str, **sour
     at_once = place == "auto" or bool(quantisation(name))
     more = {"device_map": "auto" if place == "auto" else {"": place}} if at_once else {}
     model, info = _load(name, kind, source, more)
-    wrapped = find_wrappers(info["unexpected_keys"])
-    if info["missing_keys"] and wrapped:
-        say(f"subject: the names of the weights begin with {' '.join(wrapped)}, which is left out")
-        pattern = "^(?:" + "|".join(re.escape(prefix) for prefix in wrapped) + ")+"
-        model, info = _load(name, kind, source, more | {"key_mapping": {pattern: ""}})
+    inner, prefix = find_wrappers(info["missing_keys"], info["unexpected_keys"])
+    if inner or prefix:
+        said = " ".join([f"{part}." for part in inner] + ([prefix] if prefix else []))
+        say(f"subject: the names of the weights hold {said}, which is left out")
+        # one pattern takes one occurrence out of a name; {1,n} makes them differ
+        mapping = {rf"{part}[.]{{1,{n}}}": "" for part in inner for n in range(1, WITHIN + 1)}
+        mapping |= {f"^{re.escape(prefix)}": ""} if prefix else {}
+        model, info = _load(name, kind, source, more | {"key_mapping": mapping})
     check_names(name, info)
     return check_placed(model) if at_once else model.to(place)
 
@@ -99,16 +115,28 @@ def _load(name: str, kind: torch.dtype, source: dict[str, Any], renamed: dict[st
         )
 
 
-def find_wrappers(names: Iterable[str]) -> list[str]:
-    """The prefixes of wrappers with which all the names begin that do not fit, outermost first."""
-    left, prefixes = list(names), []
-    while left:
-        common = [p for p in WRAPPERS if all(name.startswith(p) for name in left)]
-        if not common:
-            break
-        prefixes.append(common[0])
-        left = [name.removeprefix(common[0]) for name in left]
-    return list(dict.fromkeys(prefixes))
+def find_wrappers(missing: Iterable[str], unexpected: Iterable[str]) -> tuple[list[str], str]:
+    """(parts within the names, prefix of all names) without which the names would fit.
+
+    `missing` are the names that the model has and the file has not, `unexpected` the other way
+    round. A weight that is tied may be in neither, so most names must fit, not all. Both are empty
+    where no known wrapper makes them fit.
+    """
+    wanted, there = set(missing), sorted(unexpected)
+    inner = [part for part in INNER if any(f"{part}." in name for name in there)]
+    plain = {_without(name, inner) for name in there}
+    prefixes = {""}
+    for name in plain:
+        parts = name.split(".")
+        known = next((i for i, part in enumerate(parts) if part not in PREFIXES), 0)
+        prefixes |= {".".join(parts[:i]) + "." for i in range(1, known + 1)}
+    fits = {p: sum(p + name in plain for name in wanted) for p in sorted(prefixes, key=len)}
+    best = max(fits, key=lambda p: fits[p])
+    return (inner, best) if 2 * fits[best] > len(wanted) else ([], "")
+
+
+def _without(name: str, parts: list[str]) -> str:
+    return ".".join(part for part in name.split(".") if part not in parts)
 
 
 def check_names(name: str, info: dict[str, Any]) -> None:
@@ -143,21 +171,27 @@ def _list(names: list[str]) -> str:
 
 
 def check_files(folder: Path) -> None:
-    """Raise UsageError where a file of weights in a local folder is a pointer or cut off."""
+    """Raise UsageError where a file of weights in a local folder is absent or cut off."""
     if not folder.is_dir():
         return
     for index in sorted(folder.glob("*.index.json")):
         check_index(folder, index)
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb") as handle:
-            start = handle.read(64)
-        if start.startswith(POINTER):
-            raise UsageError(
-                f"{path} is a pointer of Git LFS, not the weights.",
-                "Fetch them in their repository: git lfs pull",
-            )
-        if path.suffix == ".safetensors":
-            check_size(path, start)
+            check_size(path, handle.read(64))
+
+
+def check_pointers(folder: Path) -> None:
+    """Raise UsageError where a file in a local folder is a pointer of Git LFS."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not path.is_file():
+            continue
+        with open(path, "rb") as handle:
+            if handle.read(len(POINTER)) == POINTER:
+                raise UsageError(
+                    f"{path} is a pointer of Git LFS, not the file itself.",
+                    "Fetch it in its repository: git lfs pull",
+                )
 
 
 def check_index(folder: Path, index: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,10 @@ ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "ai": "assistant",
+    "prompter": "user",
+    "question": "user",
+    "answer": "assistant",
     "function_call": "assistant",
     "observation": "tool",
 }
@@ -95,6 +100,8 @@ def make_document(name: str, record: Any, column: str = "") -> Document:
     """
     if isinstance(record, str):
         return _text_document(name, record)
+    if isinstance(record, list) and record and all(isinstance(turn, dict) for turn in record):
+        return _chat_document(name, record)
     if not isinstance(record, dict):
         raise Unusable("records that are no objects", name)
     key = column or next((c for c in COLUMNS if c in record), "")
@@ -102,7 +109,7 @@ def make_document(name: str, record: Any, column: str = "") -> Document:
         known = ", ".join(map(str, record)) or "none"
         advice = f"One of its columns must be {', '.join(COLUMNS)}."
         raise Unusable("records without a column of text", f"{name} has {known}", advice)
-    content = record[key]
+    content = _read_bytes(name, record[key])
     if key == "instruction" and isinstance(record.get("output"), str):
         return _instruction_document(name, record)
     if isinstance(content, str) and key in CHATS and content.lstrip().startswith("["):
@@ -110,6 +117,10 @@ def make_document(name: str, record: Any, column: str = "") -> Document:
             content = json.loads(content)
         except ValueError:
             raise Unusable("conversations that are not JSON", name) from None
+    if isinstance(content, list) and content and all(isinstance(p, str) for p in content):
+        if key in CHATS:
+            raise Unusable("conversations whose turns do not say who speaks", name)
+        content = "\n".join(content)  # a text as a list of its paragraphs or sentences
     if isinstance(content, list):
         return _chat_document(name, content)
     if content is None:
@@ -118,6 +129,16 @@ def make_document(name: str, record: Any, column: str = "") -> Document:
         kind = type(content).__name__
         raise Unusable(f"records whose {key} is no text", f"{name} has a {kind}")
     return _text_document(name, content)
+
+
+def _read_bytes(name: str, content: Any) -> Any:
+    """A text that its file keeps as bytes, as Parquet may; what is none stays as it is."""
+    if not isinstance(content, bytes):
+        return content
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Unusable("records whose bytes are not UTF-8", name) from None
 
 
 def _text_document(name: str, text: str) -> Document:
@@ -135,7 +156,7 @@ def _instruction_document(name: str, record: dict[str, Any]) -> Document:
 
 
 def _chat_document(name: str, content: list[Any]) -> Document:
-    turns = [turn for item in content if (turn := _read_turn(name, item))[1].strip()]
+    turns = [turn for item in content for turn in _read_turns(name, item) if turn[1].strip()]
     if not turns:
         raise Unusable("conversations without a turn", name)
     return _from_turns(name, turns)
@@ -145,6 +166,19 @@ def _from_turns(name: str, turns: list[tuple[str, str]]) -> Document:
     return Document(name, "\n".join(text for _, text in turns), tuple(turns))
 
 
+def _read_turns(name: str, item: Any) -> list[tuple[str, str]]:
+    """The turns of one entry: its own, or a turn under the name of each speaker."""
+    if isinstance(item, dict) and not item.keys() & {"role", "from"}:
+        spoken = {key: str(key).casefold() for key in item}
+        known = {*ROLES, *ROLES.values(), "system"}
+        if spoken and all(role in known for role in spoken.values()):
+            return [
+                (ROLES.get(role, role), _read_content(name, item[key]))
+                for key, role in spoken.items()
+            ]
+    return [_read_turn(name, item)]
+
+
 def _read_turn(name: str, item: Any) -> tuple[str, str]:
     """(role, content) of one turn in any of the common forms."""
     if not isinstance(item, dict):
@@ -152,7 +186,8 @@ def _read_turn(name: str, item: Any) -> tuple[str, str]:
     role = item.get("role", item.get("from"))
     if not isinstance(role, str):
         raise Unusable("conversations whose turns have no role", name)
-    content = _read_content(name, item.get("content", item.get("value")))
+    said = next((item[key] for key in ("content", "value", "text") if key in item), None)
+    content = _read_content(name, said)
     calls = item.get("tool_calls") or item.get("function_call")
     if calls:
         said = "\n".join(
@@ -168,12 +203,28 @@ def _read_content(name: str, content: Any) -> str:
         return ""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [content]
-    texts = [p if isinstance(p, str) else p.get("text") for p in parts if isinstance(p, str | dict)]
-    found = [text for text in texts if isinstance(text, str)]
+    found = list(_list_texts(content))
     if not found:
         raise Unusable("conversations with a turn that holds no text", name)
     return "\n".join(found)
+
+
+def _list_texts(part: Any) -> Iterator[str]:
+    """The texts of a part of a turn: a string, a list, or an object that holds one of these."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _list_texts(inner)
+    elif isinstance(part, dict):
+        if part.get("type") in ("tool_use", "tool_call") and "name" in part:
+            yield _write_call(
+                {k: v for k, v in part.items() if k in ("name", "input", "arguments")}
+            )
+        else:
+            yield from _list_texts(
+                next((part[k] for k in ("text", "content", "value") if part.get(k)), None)
+            )
 
 
 def _write_call(call: Any) -> str:

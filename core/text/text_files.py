@@ -31,7 +31,9 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 LONG = 100_000  # characters of a text file from which `auto` cuts it
 PIECE = 2000  # characters that a document cut from a file has at least, where its blank lines allow
 BLANK = re.compile(r"(?:\r?\n[ \t]*){2,}")
-MARKS = {
+MARKS = {  # that of UTF-32 begins as that of UTF-16 does
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
@@ -108,13 +110,16 @@ def _decode(path: Path, data: bytes) -> str:
     mark = next((m for m in MARKS if data.startswith(m)), b"")
     encoding = MARKS.get(mark, "utf-8")
     try:
-        return data[len(mark) :].decode(encoding)
+        text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         raise Unusable(
             "files that are not UTF-8",
             f"{path.name}: {error.reason} at byte {error.start}",
             "Convert it to UTF-8.",
         ) from None
+    if "\0" in text:  # binary, or UTF-16 without its mark
+        raise Unusable("files that are not text", f"{path.name} has zero bytes", "Remove it.")
+    return text
 
 
 def _first_line(error: BaseException) -> str:
@@ -162,6 +167,9 @@ def _records(path: Path, form: str, text: str) -> Named:
 
 
 def _lines(path: Path, text: str) -> Named:
+    if not _is_json(text.lstrip().partition("\n")[0]) and _is_json(text):
+        yield from _values(path, json.loads(text))  # one value over many lines
+        return
     # splitlines also cuts at U+2028, which a JSON string may hold
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -177,35 +185,75 @@ def _json(path: Path, text: str) -> Named:
     try:
         value = json.loads(text)
     except ValueError as error:
-        lines = list(_lines(path, text))
-        if len(lines) > 1 and not isinstance(lines[0][1], Unusable):
-            yield from lines  # JSON lines under another name
+        if _is_json(text.lstrip().partition("\n")[0]):  # JSON lines under another name
+            yield from _lines(path, text)
             return
         raise Unusable(
             "files that are not JSON", f"{path.name}: {_first_line(error)}", "Correct the file."
         ) from None
-    if isinstance(value, dict) and not any(c in value for c in COLUMNS):
-        lists = [v for v in value.values() if isinstance(v, list)]
-        value = lists[0] if len(lists) == 1 else value
-    elif isinstance(value, dict) and _is_columns(value):
-        value = [dict(zip(value, row, strict=False)) for row in zip(*value.values(), strict=False)]
-    if not isinstance(value, list):
-        value = [value]
-    for number, record in enumerate(value, 1):
+    yield from _values(path, value)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _values(path: Path, value: Any) -> Named:
+    """The records of a JSON value: a list, a list or records under keys, columns, or one record."""
+    for number, record in enumerate(_list_records(value), 1):
         yield f"{path.name}:{number}", record
 
 
+def _list_records(value: Any, depth: int = 0) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        return [value]
+    if any(c in value for c in COLUMNS):
+        return _turn_columns(value) if _is_columns(value) else [value]
+    inner = list(value.values())
+    if inner and all(isinstance(v, dict) and any(c in v for c in COLUMNS) for v in inner):
+        return inner  # records by their names
+    lists = [v for v in inner if isinstance(v, list)]
+    if len(lists) == 1:
+        return lists[0]
+    tables = [v for v in inner if isinstance(v, dict)]
+    return _list_records(tables[0], depth + 1) if len(tables) == 1 and depth < 3 else [value]
+
+
 def _is_columns(value: dict[str, Any]) -> bool:
-    """Whether a JSON object holds columns of equal length rather than one record."""
+    """Whether a JSON object holds columns, as lists or by index, rather than one record."""
     texts = next((value[c] for c in COLUMNS if c in value), None)
-    return isinstance(texts, list) and all(isinstance(t, str) for t in texts)
+    cells = list(texts.values()) if isinstance(texts, dict) else texts
+    return isinstance(cells, list) and bool(cells) and all(isinstance(t, str) for t in cells)
+
+
+def _turn_columns(value: dict[str, Any]) -> list[Any]:
+    columns = {k: list(v.values()) if isinstance(v, dict) else v for k, v in value.items()}
+    columns = {k: v for k, v in columns.items() if isinstance(v, list)}
+    return [dict(zip(columns, row, strict=False)) for row in zip(*columns.values(), strict=False)]
+
+
+def _pick_delimiter(text: str, delimiter: str) -> str:
+    """What stands between the columns that the first line names, where one of COLUMNS is named."""
+    header = text.lstrip().partition("\n")[0]
+    for other in dict.fromkeys((delimiter, ";", "\t", ",", "|")):
+        names = next(csv.reader([header.strip("\r")], delimiter=other), [])
+        if len(names) > 1 and any(name.strip() in COLUMNS for name in names):
+            return other
+    return delimiter
 
 
 def _rows(path: Path, text: str, delimiter: str) -> Named:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    delimiter = _pick_delimiter(text, delimiter)
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = [c for c in rows.fieldnames or [] if c is not None]
-    column = _pick_column(path, columns)
+    rows.fieldnames = [c.strip() for c in rows.fieldnames or [] if c is not None]
+    column = _pick_column(path, list(rows.fieldnames))
     try:
         for number, row in enumerate(rows, 1):
             value = row.get(column)

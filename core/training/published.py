@@ -8,9 +8,11 @@ from typing import Any
 
 from core.activations.layout import OUT, read_layout
 from core.errors import UsageError
+from core.progress import say
 from core.records import Site
 from core.run import Run
 from core.saes import SAE
+from core.saes.formats.names import is_same_subject
 from core.subject.load import load_subject
 from core.training.basis import Basis, make_basis
 from core.training.unit import write_directions
@@ -32,7 +34,32 @@ def with_run_origin(sae: SAE, run: Run) -> SAE:
     """Return `sae` with the site, subject and context of `run`; raises NotReady before capture."""
     context, about = int(run.manifest("capture").settings["context"]), run.settings
     place = Site.parse(about.site_out) if about.site_out else None
-    return sae.with_origin(Site.parse(about.site), about.subject, context, place)
+    made = sae.with_origin(Site.parse(about.site), about.subject, context, place)
+    made.bos = about.bos
+    return made
+
+
+def complete_settings(given: dict[str, Any]) -> tuple[dict[str, Any], SAE]:
+    """(the settings of a run for the SAE that `given["sae"]` names, the SAE).
+
+    What the SAE says of its subject, site and BOS holds where `given` says nothing; where the two
+    differ, a line says so. Raises UsageError where neither says the site.
+    """
+    sae, made = SAE.load(given["sae"]), dict(given)
+    if sae.subject and not is_same_subject(sae.subject, made.setdefault("subject", sae.subject)):
+        say(f"warning: this SAE was trained on {sae.subject}, not on {made['subject']}")
+    own = {"site": sae.site} | ({"site_out": sae.site_out} if sae.config.transcoder else {})
+    for name, site in own.items():
+        if name not in made and site is None:
+            verb = "reads" if name == "site" else "predicts"
+            raise UsageError(
+                f"{given['sae']} does not say which site it {verb}.",
+                f"Name it: --{name.replace('_', '-')} resid_post.6, or a module path.",
+            )
+        made.setdefault(name, str(site))
+    if made.setdefault("bos", sae.bos) != sae.bos:
+        say(f"warning: this SAE was trained on rows {'with' if sae.bos else 'without'} BOS")
+    return made, sae
 
 
 def convert_published(run: Run, folder: Path) -> dict[str, Any]:
@@ -55,6 +82,7 @@ def convert_published(run: Run, folder: Path) -> dict[str, Any]:
         "subject": sae.subject,
         "context": sae.context,
         **({"site_out": str(sae.site_out or "")} if sae.config.transcoder else {}),
+        "bos": sae.bos,
     }
 
 

@@ -55,6 +55,8 @@ def _option(field: Field) -> Callable[[Any], Any]:
         named = {"multiple": True, "callback": lambda _, __, texts: " ".join(texts)}
         default = ()
     flag = f"--{field.name.replace('_', '-')}"
+    if field.default is True:
+        flag += f"/--no-{field.name.replace('_', '-')}"
     return click.option(flag, field.name, default=default, help=field.metadata["help"], **named)
 
 

@@ -21,51 +21,31 @@ SWEPT = ["sae", "fvu", "l0", "dead_share", "ce_increase", "recovered_zero", "rec
 @flags(RunSettings)
 def new(run: str, **values: Any) -> None:
     """Make a run: which subject, which site, which corpus, and whether it loads a published SAE."""
-    from autointerp.study import new as new_study
+    from autointerp.study import create
 
     first = ""
     if values["sae"]:
         from core.training.basis import Basis
 
         if Basis.parse(values["sae"]) is None:
-            first = _describe_published(run, values)
-    study = new_study(run, **values)
+            values, first = _describe_published(run, given(values))
+    study = create(run, values)
     click.echo(f"{study.path}\nNext: {first}python main.py run {study.name}")
 
 
-def _describe_published(run: str, values: dict[str, Any]) -> str:
-    """Describe a published SAE, take its subject and site; the command its context asks for."""
-    from core.errors import UsageError
-    from core.progress import say
-    from core.saes import SAE
-    from core.saes.formats.names import is_same_subject
+def _describe_published(run: str, typed: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Describe a published SAE: (the run's settings, the command that its context asks for)."""
+    from core.training.published import complete_settings as take_origin
 
-    published = SAE.load(values["sae"])
-    typed = given(values)
-    if published.subject and "subject" not in typed:
-        values["subject"] = published.subject
-    elif published.subject and not is_same_subject(published.subject, values["subject"]):
-        say(f"warning: this SAE was trained on {published.subject}, not on {values['subject']}")
-    own = {"site": published.site}
-    if published.config.transcoder:
-        own["site_out"] = published.site_out
-    for name, site in own.items():
-        if name in typed:
-            continue
-        if site is None:
-            verb = "reads" if name == "site" else "predicts"
-            raise UsageError(
-                f"{values['sae']} does not say which site it {verb}.",
-                f"Name it: --{name.replace('_', '-')} resid_post.6, or a module path.",
-            )
-        values[name] = str(site)
+    values, published = take_origin(typed)
     subject = published.subject or "a subject that it does not name"
+    rows = "" if published.bos else ", in rows without BOS"
     count = f"{published.n_features:,} features"
-    places = " to ".join(values[name] for name in own)
-    click.echo(f"{published.source}: {count} at {places} of {subject}")
+    places = " to ".join(values[name] for name in ("site", "site_out") if values.get(name))
+    click.echo(f"{published.source}: {count} at {places} of {subject}{rows}")
     if not published.context:
-        return ""
-    return f"python main.py capture {run} --context {published.context} && "
+        return values, ""
+    return values, f"python main.py capture {run} --context {published.context} && "
 
 
 @click.command("run")

@@ -1,189 +1,202 @@
-"""Tiny models of every causal LM of the installed transformers, and what works with each.
+"""What works with every causal LM of the installed transformers, tried on a tiny model of each.
 
-python -m tests.support.every_family [NAME ...]
+python -m tests.support.every_family [NAME ...]    print a row of each, as JSON
+python -m tests.support.every_family --write       print them, and write docs/families.md
+python -m tests.support.every_family --write NAME  write these rows anew, and keep the others
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from core.errors import UsageError
 from core.records import NAMED_SITES, Site
+from core.subject.families import FAMILIES
 from core.subject.subject import Subject
 from tests.support.tiny import byte_level_tokenizer
+from tests.support.tiny_families import N_LAYERS, VOCABULARY, family_names, make_tiny
 
-COLUMNS = ("family", "reads", "sites", "final norm", "generates", "why")
-N_LAYERS, WIDTH, VOCABULARY = 4, 32, 320
-SMALL: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "n_embd": WIDTH,
-    "d_model": WIDTH,
-    "embedding_size": WIDTH,
-    "num_hidden_layers": N_LAYERS,
-    "n_layer": N_LAYERS,
-    "n_layers": N_LAYERS,
-    "num_layers": N_LAYERS,
-    "decoder_layers": N_LAYERS,
-    "encoder_layers": N_LAYERS,
-    "num_attention_heads": 4,
-    "n_head": 4,
-    "n_heads": 4,
-    "num_heads": 4,
-    "decoder_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "intermediate_size": 48,
-    "n_inner": 48,
-    "ffn_dim": 48,
-    "ffn_hidden_size": 48,
-    "decoder_ffn_dim": 48,
-    "moe_intermediate_size": 24,
-    "shared_expert_intermediate_size": 24,
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-    "moe_num_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "n_shared_experts": 1,
-    "max_position_embeddings": 64,
-    "n_positions": 64,
-    "max_seq_len": 64,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "qk_head_dim": 16,
-    "rotary_dim": 4,
-    "state_size": 8,
-    "mamba_d_state": 8,
-    "mamba_n_heads": 8,
-    "mamba_d_head": 8,
-    "mamba_num_heads": 8,
-    "mamba_head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "hidden_size_per_layer_input": 8,
-    "vocab_size_per_layer_input": VOCABULARY,
-    "lru_width": WIDTH,
-    "sliding_window": 16,
-}
+COLUMNS = ("architecture", "reads", "sites", "logit lens", "generates", "why not")
+TABLE = Path(__file__).parents[2] / "docs/families.md"
+TOKENS = torch.tensor([[5, 9, 11, 3, 17, 8]])
+N_NEW = 8
+N_ALL = len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+UNTRIED = "-"
+PROMPTS = ("a b c", "the cat sat on the mat and ran")
+Row = dict[str, str]
 
 
-# encoders, decoders of translators, and models of other than text or without a tiny config
-UNSUITED = {
-    "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "blenderbot",
-    "blenderbot-small", "blt", "camembert", "data2vec-text", "electra", "ernie", "fuyu", "git",
-    "got_ocr2", "marian", "mbart", "megatron-bert", "moshi", "musicgen", "musicgen_melody", "mvp",
-    "pegasus", "plbart", "prophetnet", "reformer", "rembert", "roberta", "roberta-prelayernorm",
-    "roc_bert", "roformer", "speech_to_text_2", "trocr", "whisper", "xlm", "xlm-prophetnet",
-    "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod", "csm", "zamba", "zamba2", "cpmant",
-}  # fmt: skip
+def try_family(model_type: str) -> Row:
+    """How a tiny model of this type does, one entry for each of COLUMNS.
 
-
-def family_names() -> list[str]:
-    """Every model type that transformers loads as a causal language model."""
-    return sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - UNSUITED)
-
-
-def make_tiny(model_type: str) -> nn.Module:
-    """An untrained model whose weights are all far from their usual starts; float32, on the CPU."""
-    kind = type(AutoConfig.for_model(model_type))
-    known = {*inspect.signature(kind.__init__).parameters, *vars(AutoConfig.for_model(model_type))}
-    sizes = {k: v for k, v in SMALL.items() if k in known}
-    if "kv_lora_rank" in sizes:  # latent attention has no fewer keys than queries
-        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
-    config = AutoConfig.for_model(model_type, **sizes)
-    torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
-                parameter.normal_(0.1 if parameter.dim() == 1 else 0.0, 0.2)
-    return model.float().eval()
-
-
-def try_family(model_type: str) -> dict[str, str]:
-    """How a tiny model of this type does, one entry for each of COLUMNS."""
-    row = dict.fromkeys(COLUMNS, "no")
-    row["family"] = model_type
+    `reads` says whether what enters and leaves layers is what the model calls its hidden states.
+    `generates` says whether greedy text is that of the library's own `generate`, alone, beside a
+    longer row, and where two tokens end it: with a key-value cache, or "anew", without one.
+    """
+    row = dict.fromkeys(COLUMNS, "no") | {"architecture": model_type, "why not": ""}
     try:
-        model = make_tiny(model_type)
-        subject = Subject(model, byte_level_tokenizer())
+        subject = Subject(make_tiny(model_type), byte_level_tokenizer())
         subject.n_vocabulary = VOCABULARY
-        row["reads"] = "yes" if reads_as_the_model(subject) else "no"
+        if why := sees_later_tokens(subject):
+            return row | {"why not": why}
+        unread = why_not_read(subject)
+        row["reads"] = "no" if unread else "yes"
     except Exception as error:  # noqa: BLE001 - whatever a library raises is the reason
-        return row | {"why": reason(error)}
-    sites, why = named_sites(subject)
-    row |= {"sites": sites or "no", "final norm": subject.final_norm or "no"}
+        return row | {"why not": reason(error)}
+    row["sites"], why = named_sites(subject)
+    row["logit lens"] = "yes" if subject.final_norm else "no"
     try:
-        row["generates"] = "yes" if generates_as_the_model(subject) else "no"
+        row["generates"] = how_it_generates(subject)
     except Exception as error:  # noqa: BLE001
         why = why or reason(error)
-    return row | {"why": why}
+    if row["generates"] == "no":
+        why = why or "its text is not that of the library"
+    return row | {"why not": unread or why}
 
 
 def reason(error: BaseException) -> str:
+    """The first sentence of an error, on one line of a table."""
     text = " ".join(str(error).split()).replace("|", "/")
-    return f"{type(error).__name__}: {text[:90]}"
+    return text.split(". ")[0][:120].rstrip(".") or type(error).__name__
 
 
-def reads_as_the_model(subject: Subject) -> bool:
-    """Whether what enters and leaves layers is what the model calls its hidden states."""
-    tokens = torch.tensor([[5, 9, 11, 3, 17, 8]])
+@torch.inference_mode()
+def sees_later_tokens(subject: Subject) -> str:
+    """Why the logits of a token are not those of a causal model; empty where they are."""
+    other = TOKENS.clone()
+    other[0, -1] = 2
+    a, b = (subject.model(input_ids=ids, use_cache=False).logits for ids in (TOKENS, other))
+    if a.shape[1] != TOKENS.shape[1]:
+        return "it has no logits at every token"
+    if not torch.isfinite(a).all():
+        return "its tiny model computes no numbers"
+    if not torch.allclose(a[:, :-1], b[:, :-1], atol=1e-3 * float(a.abs().max())):
+        return "a token sees the tokens after it"
+    return ""
+
+
+def why_not_read(subject: Subject) -> str:
+    """Why what enters and leaves the layers is not what the model calls its hidden states.
+
+    Empty where it is: its hidden states begin with the input of the first layer or, in the Mamba
+    family, with its output.
+    """
     sites = [Site("resid_pre", layer=n) for n in range(N_LAYERS)]
     with torch.inference_mode():
         states = subject.model(
-            input_ids=tokens, use_cache=False, output_hidden_states=True
+            input_ids=TOKENS, use_cache=False, output_hidden_states=True
         ).hidden_states
-    read = subject.read_sites([*sites, Site("resid_post", layer=0)], tokens)
-    return all(
-        torch.allclose(r, s, atol=1e-4) for r, s in zip(read[:-1], states[:N_LAYERS], strict=True)
-    ) and (torch.allclose(read[-1], states[1], atol=1e-4))
+    read = subject.read_sites([*sites, Site("resid_post", layer=N_LAYERS - 1)], TOKENS)
+    if any(s.shape != read[0].shape for s in states[:N_LAYERS]):
+        return "its layers pass on more than one stream"
+    for ours in (read[:-1], read[1:]):
+        if all(torch.allclose(r, s, atol=1e-4) for r, s in zip(ours, states, strict=False)):
+            return ""
+    return "its layers pass on something else than its hidden states"
 
 
 def named_sites(subject: Subject) -> tuple[str, str]:
     """(the sites that every layer has, why others are missing)."""
-    tokens = torch.tensor([[5, 9, 11, 3, 17, 8]])
     had, why = [], ""
     for kind in NAMED_SITES:
         try:
             for layer in range(N_LAYERS):
-                subject.read(Site(kind, layer=layer), tokens)
+                subject.read(Site(kind, layer=layer), TOKENS)
             had.append(kind)
-        except UsageError as error:
-            why = why or str(error).splitlines()[0]
         except Exception as error:  # noqa: BLE001
             why = why or reason(error)
-    return ", ".join(had), why
+    return ("all" if len(had) == len(NAMED_SITES) else ", ".join(had) or "none"), why
 
 
-def generates_as_the_model(subject: Subject) -> bool:
-    """Whether greedy text is that of the library's own `generate`, with its end."""
+def how_it_generates(subject: Subject) -> str:
+    """ "with a cache" or "anew" where greedy text is the library's, else "no"."""
     site = Site("resid_pre", layer=0)
-    ours = subject.generate(["a b c"], 8, site, temperature=0.0)[0].tokens
-    ids = torch.tensor([subject.prompt_tokens("a b c")])
-    theirs = subject.model.generate(
-        ids, max_new_tokens=8, do_sample=False, attention_mask=torch.ones_like(ids)
-    )[0].tolist()
-    return ours == theirs
+    ours = [g.tokens for g in subject.generate(list(PROMPTS), N_NEW, site, temperature=0.0)]
+    theirs = [own_text(subject, prompt) for prompt in PROMPTS]
+    if ours != theirs:
+        return "no"
+    new = theirs[0][-N_NEW:]
+    subject.model.generation_config.eos_token_id = [new[5], new[2]]
+    again = Subject(subject.model, subject.tokenizer)
+    stopped = again.generate(list(PROMPTS[:1]), N_NEW, site, temperature=0.0)[0].tokens
+    if stopped != own_text(subject, PROMPTS[0]):
+        return "no"
+    return "with a cache" if subject._keeps_cache else "anew"
+
+
+def own_text(subject: Subject, prompt: str) -> list[int]:
+    """The tokens of a prompt and of what the library's own `generate` appends to it."""
+    ids = torch.tensor([subject.prompt_tokens(prompt)])
+    made: Any = subject.model.generate(
+        ids, max_new_tokens=N_NEW, do_sample=False, attention_mask=torch.ones_like(ids)
+    )
+    return [int(i) for i in made[0]]
+
+
+# ---------------------------------------------------------------- the table
+
+
+HEAD = """# Architectures
+
+What works with each of the {n} architectures that transformers {version} loads as a causal language model, tried on a tiny untrained model
+of each. `python -m tests.support.every_family --write` writes this table, and a test compares it with the installed library.
+
+- *reads*: resid_pre of every layer and resid_post are the model's own hidden states, number for number.
+- *sites*: the named sites that every layer has; all are {sites}. Where some are missing, a module path names any place.
+- *logit lens*: the norm in front of the unembedding is known.
+- *generates*: greedy text is that of the library's `generate`, alone, beside a longer row, and where several tokens end a text. *anew*: the
+  architecture has no key-value cache that could be used, so each token reads the whole text again, which is slower.
+- A dash stands where an architecture has not been tried with the present checks: `--write NAME` tries it.
+- Names in bold have their sites written down in `core/subject/families.py`; those of others are found by running the model once.
+
+{works} of the {tried} that were tried read, {generate} generate, {all_sites} have all named sites.
+
+"""
+
+
+def render(rows: list[Row]) -> str:
+    """docs/families.md with a line for each row."""
+    head = HEAD.format(
+        n=len(rows),
+        version=transformers.__version__,
+        sites=", ".join(NAMED_SITES),
+        tried=sum(row["reads"] != UNTRIED for row in rows),
+        works=sum(row["reads"] == "yes" for row in rows),
+        generate=sum(row["generates"] not in ("no", UNTRIED) for row in rows),
+        all_sites=sum(row["sites"] == "all" for row in rows),
+    )
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for row in rows:
+        name = row["architecture"]
+        cells = [f"**{name}**" if name in FAMILIES else name, *(row[c] for c in COLUMNS[1:])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return head + "\n".join(lines) + "\n"
+
+
+def read_table() -> list[Row]:
+    """The rows of docs/families.md, as `try_family` gave them."""
+    lines = [x for x in TABLE.read_text(encoding="utf-8").splitlines() if x.startswith("| ")][1:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(COLUMNS, [c[0].strip("*"), *c[1:]], strict=True)) for c in cells]
 
 
 def main() -> None:
-    for name in sys.argv[1:] or family_names():
-        print(json.dumps(try_family(name)), flush=True)
+    names = [name for name in sys.argv[1:] if name != "--write"] or family_names()
+    assert set(names) <= set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), "not a causal LM of transformers"
+    rows: list[Row] = []
+    for name in names:
+        rows.append(try_family(name))
+        print(json.dumps(rows[-1]), flush=True)
+    if "--write" in sys.argv:
+        known = {row["architecture"]: row for row in read_table()} if len(names) < N_ALL else {}
+        known |= {row["architecture"]: row for row in rows}
+        TABLE.write_text(render([known[name] for name in sorted(known)]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ async def chat(request: web.Request) -> web.StreamResponse:
     body = await request.json()
     if name := request.app["provider"]:
         status, table = PROVIDERS[name](body, request.app["answer"])
+        if isinstance(table, str):
+            return web.Response(text=table, status=status)
         return web.json_response(table, status=status)
     question = body["messages"][-1]["content"]
     attempts[question] += 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.fake_llm import Answer, Seen
 
-Served = tuple[int, dict]
+Served = tuple[int, dict | list | str]  # a string is sent as it is
 
 
 def completion(content: Any, finish: str = "stop", choice: dict | None = None, **message) -> dict:
@@ -138,6 +138,69 @@ def _error_with_status_200(body: dict, usual: str) -> Served:
     return 200, {"error": {"message": "no instance is free", "code": 503}}
 
 
+def _answer(usual_of: Callable[[str], dict]) -> Callable[[dict, str], Served]:
+    return lambda body, usual: (200, usual_of(usual))
+
+
+def _without(*names: str) -> Callable[[dict, str], Served]:
+    def serve(body: dict, usual: str) -> Served:
+        table = completion(usual)
+        return 200, {name: value for name, value in table.items() if name not in names}
+
+    return serve
+
+
+def _events(usual: str) -> str:
+    """The usual answer as a stream of events, a few characters each."""
+    pieces = [usual[i : i + 3] for i in range(0, len(usual), 3)]
+    chunks: list[dict] = [{"choices": [{"index": 0, "delta": {"role": "assistant"}}]}]
+    chunks += [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+    chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
+    chunks += [{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}]
+    lines = [f"data: {json.dumps({'id': 'c', **chunk})}" for chunk in chunks]
+    return "\n\n".join([": keep-alive", *lines, "data: [DONE]", ""])
+
+
+def _stream_only(message: str) -> Callable[[dict, str], Served]:
+    def serve(body: dict, usual: str) -> Served:
+        return (200, _events(usual)) if body.get("stream") else error(400, message)
+
+    return serve
+
+
+def _tool_call(usual: str) -> dict:
+    call = {"type": "function", "function": {"name": "answer", "arguments": usual}}
+    return completion(None, "tool_calls", tool_calls=[call])
+
+
+# what providers do to an answer that is there; each is read as the usual one
+READ = {
+    "usage missing": _without("usage"),
+    "usage null": _answer(lambda usual: completion(usual) | {"usage": None}),
+    "usage odd": _answer(lambda usual: completion(usual) | {"usage": {"prompt_tokens": "?"}}),
+    "only the choice": _without("usage", "id", "object", "created", "model"),
+    "finish missing": _answer(lambda usual: completion(usual, None)),
+    "finish of others": _answer(lambda usual: completion(usual, "STOP")),
+    "content in parts": _answer(lambda usual: completion([{"type": "text", "text": usual}])),
+    "content in a call": _answer(_tool_call),
+    "text instead of a message": _answer(
+        lambda usual: {"choices": [{"text": usual, "finish_reason": "eos_token"}]}
+    ),
+    "a stream unasked": lambda body, usual: (200, _events(usual)),
+    "streams only": _stream_only("This model only support stream mode, please enable it."),
+    "streams only, others": _stream_only("The stream parameter must be true for this model."),
+}
+# errors with status 200, in the forms of several programs
+ERRORS = {
+    "error 200 text": {"error": "no instance is free"},
+    "error 200 detail": {"detail": "no instance is free"},
+    "error 200 message": {"object": "error", "message": "no instance is free", "code": 50301},
+    "error 200 list": [{"error": {"code": 503, "message": "no instance is free"}}],
+    "error 200 no choices": {"choices": [], "message": "no instance is free"},
+    "error 200 stream": 'data: {"error": {"message": "no instance is free"}}\n\n',
+    "error 200 cut stream": 'data: {"choices": [{"delta": {"content": "half an ans"}}]}\n\n',
+    "error 200 page": "<html><body>502 Bad Gateway</body></html>",
+}
 PROVIDERS: dict[str, Callable[[dict, str], Served]] = {
     **{f"no-system {name}": _refuse_system(*said) for name, said in NO_SYSTEM.items()},
     **{f"filter {name}": _filter(*said) for name, said in FILTERS.items()},
@@ -150,6 +213,8 @@ PROVIDERS: dict[str, Callable[[dict, str], Served]] = {
     "finish-error": _finish_error,
     "finish-error choice": _error_in_the_choice,
     "error 200": _error_with_status_200,
+    **{name: lambda body, usual, said=said: (200, said) for name, said in ERRORS.items()},
+    **READ,
 }
 
 
@@ -158,6 +223,6 @@ def judge(name: str, usual: str = "ok") -> Callable[[Seen], Answer]:
 
     def answer(seen: Seen) -> Answer:
         status, table = PROVIDERS[name](seen.body, usual)
-        return Answer(json.dumps(table), status)
+        return Answer(table if isinstance(table, str) else json.dumps(table), status)
 
     return answer

@@ -74,7 +74,9 @@ def load(source: Source) -> SAE:
     version = "flat" if settings.old else "v6"
     about = f"SAELens ({version}), {source.name}"
     place = _site_out(settings.meta, subject) if config.transcoder else None
-    return SAE(config, tensors, site, subject, context, about, place)
+    sae = SAE(config, tensors, site, subject, context, about, place)
+    sae.bos = settings.meta.get("prepend_bos") is not False
+    return sae
 
 
 # ---------------------------------------------------------------- tensors

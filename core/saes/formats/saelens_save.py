@@ -80,7 +80,7 @@ def _rename(sae: SAE) -> dict[str, Tensor]:
 def _metadata(sae: SAE, site: Site) -> dict[str, Any]:
     metadata = _hook(site, sae.subject) | {
         "context_size": sae.context,
-        "prepend_bos": True,
+        "prepend_bos": sae.bos,
         "sae_lens_version": VERSION,
         "original_architecture": sae.config.name,
     }

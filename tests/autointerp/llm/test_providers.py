@@ -9,7 +9,7 @@ from autointerp.llm.endpoint import Endpoint
 from autointerp.llm.probe import abilities
 from autointerp.llm.replies import ReplyStore
 from tests.support.fake_llm import Answer, FakeLLM, completion
-from tests.support.providers import FILTERS, NO_SYSTEM, PROVIDERS, judge
+from tests.support.providers import FILTERS, NO_SYSTEM, PROVIDERS, READ, judge
 
 TALK = [{"role": "system", "content": "You label."}, {"role": "user", "content": "texts"}]
 
@@ -58,6 +58,30 @@ def test_an_overloaded_system_is_no_refused_role(store):
         endpoint = Endpoint(server.url)
         (reply,) = ask(server, store, endpoint=endpoint)
     assert reply.text == "ok" and "system" not in endpoint.refused["m"]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_an_answer_is_read_whatever_stands_around_it(name, store):
+    with FakeLLM(judge=judge(name, '{"label": "cats"}')) as server:
+        endpoint = Endpoint(server.url)
+        first, second = ask(server, store, ["a", "b"], endpoint=endpoint)
+    for reply in (first, second):
+        assert (reply.text, reply.error, reply.message) == ('{"label": "cats"}', "", "")
+        assert reply.finish_reason in ("stop", "")
+    assert len(server.seen) == 2 + ("only" in name and "stream" in name), "learnt once"
+    assert first.tokens_in == (0 if "usage" in name or "choice" in name or "text" in name else 9)
+
+
+def test_the_probe_finds_that_a_model_answers_as_a_stream_only(store):
+    with FakeLLM(judge=judge("streams only", "yes")) as server:
+        found = abilities(Endpoint(server.url), "m", store)
+        assert found.refuses == ("stream",) and "as a stream only" in found.line()
+        n_asked = len(server.seen)
+        again = Endpoint(server.url)
+        abilities(again, "m", store)
+        (reply,) = ask(server, store, endpoint=again)
+    assert reply.text == "yes" and len(server.seen) == n_asked + 1
+    assert server.seen[-1].body["stream"] is True
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])

@@ -41,6 +41,12 @@ CATS = [
     "```json\n{'label': 'cats', 'confidence': 0.8,}\n```",
     "Sure! {'label': 'cats', 'confidence': 0.8} I hope {this} helps.",
     "<think>{'label': 'dogs', 'confidence': 1}</think>{'label': 'cats', 'confidence': 0.8}",
+    "<Think>{'label': 'dogs', 'confidence': 1}</THINK> {'label': 'cats', 'confidence': 0.8}",
+    "{'label': 'dogs', 'confidence': 1}</think>{'label': 'cats', 'confidence': 0.8}",
+    "<seed:think>dogs?</seed:think>{'label': 'cats', 'confidence': 0.8}",
+    "<|channel>thought\ndogs?<channel|>{'label': 'cats', 'confidence': 0.8}",
+    "<|channel|>analysis<|message|>dogs?<|end|><|start|>assistant<|channel|>final<|message|>"
+    "{'label': 'cats', 'confidence': 0.8}",
     "[THINK]dogs?[/THINK]{'label': 'cats', 'confidence': 0.8}",
     "{'label': 'dogs', 'confidence': 0.1}\n{'label': 'cats', 'confidence': 0.8}",
     "Label: cats\nConfidence: 0.8",

@@ -8,7 +8,7 @@ from core.activations.capture import describe, lay_out
 from core.activations.tokenize import Chat, encode_documents
 from core.records import Site
 from core.subject.subject import Subject
-from core.subject.token_texts import find_ends, special_ids, token_texts
+from core.subject.token_texts import cut_broken, find_ends, special_ids, token_texts
 from core.text.documents import Document
 from core.text.tokens import Tokens, find_shown, write_arrays
 from tests.support.tiny import byte_level_tokenizer, tiny_model
@@ -159,6 +159,43 @@ def test_a_leading_bos_is_not_doubled(tmp_path, family):
 # ---------------------------------------------------------------- where a text ends
 
 
+def own_text(model, prompt, n_new, **more):
+    return model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=n_new,
+        do_sample=False,
+        pad_token_id=0,
+        **more,
+    )[0].tolist()
+
+
+@pytest.mark.parametrize("spread", [1, 2])
+def test_generation_stops_at_the_stop_strings_of_the_config(spread):
+    tokenizer, model = byte_level_tokenizer(), tiny_model("gpt2")
+    free = Subject(model, tokenizer)
+    prompt = torch.tensor([free.prompt_tokens("the cat")])
+    (made,) = free.generate(["the cat"], 12, SITE, temperature=0)
+    said = made.tokens[made.n_prompt :]
+    stop = tokenizer.decode(said[4 : 4 + spread])
+    assert stop and BROKEN not in stop
+    model.generation_config.stop_strings = ["never said", stop]
+    subject = Subject(model, tokenizer)
+    assert subject.stop_strings == ("never said", stop)
+    (stopped,) = subject.generate(["the cat"], 12, SITE, temperature=0)
+    assert stopped.tokens == own_text(model, prompt, 12, tokenizer=tokenizer)
+    assert len(stopped.tokens) < len(made.tokens)
+
+
+def test_a_text_that_is_cut_within_a_character_ends_before_it(tmp_path):
+    tokenizer = byte_level_tokenizer()
+    ids = tokenizer.encode("a 雪雪", add_special_tokens=False)
+    for n in range(1, len(ids) + 1):
+        text = cut_broken(tokenizer.decode(ids[:n]))
+        assert BROKEN not in text and "a 雪雪".startswith(text)
+    assert text == "a 雪雪"
+
+
 @pytest.mark.parametrize("ends", [7, [7, 9], None])
 def test_generation_stops_where_that_of_transformers_stops(ends):
     tokenizer, model = byte_level_tokenizer(), tiny_model("gpt2")
@@ -170,13 +207,7 @@ def test_generation_stops_where_that_of_transformers_stops(ends):
         ends = said[5] if isinstance(ends, int) else [said[7], said[4]]
     model.generation_config.eos_token_id = ends
     subject = Subject(model, tokenizer)
-    own = model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=12,
-        do_sample=False,
-        pad_token_id=0,
-    )[0].tolist()
+    own = own_text(model, prompt, 12)
     (stopped,) = subject.generate(["the cat"], 12, SITE, temperature=0)
     if ends is None:  # then the tokenizer's end of text is the only one that is known
         assert subject.ends == {tokenizer.eos_token_id}

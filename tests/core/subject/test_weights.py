@@ -55,19 +55,41 @@ def refused(folder, *said):
         assert text in str(raised.value)
 
 
+def within(part, depth):
+    """Puts a wrapper's part in front of the first `depth` parts of a name, as FSDP does."""
+
+    def rename(name):
+        parts = name.split(".")
+        return ".".join([*(f"{part}.{p}" for p in parts[:depth]), *parts[depth:]])
+
+    return rename
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize(
-    "prefix", ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod."]
-)
-def test_prefixes_of_wrappers_are_stripped_and_said(family, prefix, saved, copy, capsys):
-    wrapped = load(copy(family, lambda name: prefix + name))
+    ("said", "rename"),
+    [
+        ("_orig_mod.", lambda name: "_orig_mod." + name),
+        ("module.", lambda name: "module." + name),
+        ("base_model.model.", lambda name: "base_model.model." + name),
+        ("_orig_mod. module.", lambda name: "module._orig_mod." + name),
+        ("student.net.", lambda name: "student.net." + name),
+        ("_fsdp_wrapped_module.", within("_fsdp_wrapped_module", 3)),
+        ("_checkpoint_wrapped_module. model.", lambda name: "model."
+            + within("_checkpoint_wrapped_module", 2)(name)),
+    ],
+)  # fmt: skip
+def test_what_wrappers_leave_in_names_is_left_out_and_said(
+    family, said, rename, saved, copy, capsys
+):
+    wrapped = load(copy(family, rename))
     plain = load(saved / family)
     for (name, ours), (other, theirs) in zip(
         wrapped.model.named_parameters(), plain.model.named_parameters(), strict=True
     ):
         assert name == other and torch.equal(ours, theirs), name
-    said = capsys.readouterr().err
-    assert "names of the weights" in said and prefix.split(".")[0] in said
+    told = capsys.readouterr().err
+    assert "names of the weights hold" in told and said in told
 
 
 def test_whole_weights_load_in_silence(saved, capsys):
@@ -103,16 +125,36 @@ def test_an_adapter_that_is_not_merged_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("names", "wrappers"),
+    ("missing", "unexpected", "wrappers"),
     [
-        (["module._orig_mod.a", "module._orig_mod.b"], ["module.", "_orig_mod."]),
-        (["module.a", "b"], []),
-        ([], []),
-        (["base_model.model.model.layers.0"], ["base_model.model."]),
+        ("a b", "module._orig_mod.a module._orig_mod.b", (["_orig_mod"], "module.")),
+        ("a b", "module.a b", ([], "")),
+        ("a b", "module.a other.b", ([], "")),
+        ("a b", "other.a other.b", ([], "")),
+        ("a b tied", "model.net.a model.net.b", ([], "model.net.")),
+        ("a", "xa", ([], "")),
+        ("a", "", ([], "")),
+        ("", "module.a", ([], "")),
+        ("layers.0.w", "base_model.model.layers.0.w extra", ([], "base_model.model.")),
     ],
 )
-def test_wrappers_are_what_all_names_begin_with(names, wrappers):
-    assert find_wrappers(names) == wrappers
+def test_wrappers_are_what_makes_every_name_fit(missing, unexpected, wrappers):
+    assert find_wrappers(missing.split(), unexpected.split()) == wrappers
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "tokenizer_config.json"])
+def test_a_pointer_instead_of_any_file_is_said(name, copy):
+    folder = copy("llama")
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 9")
+    refused(folder, name, "Git LFS", "git lfs pull")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+@pytest.mark.parametrize("text", ["", "{", "<!DOCTYPE html><html>Sign in</html>", "[1, 2]", "null"])
+def test_a_damaged_file_beside_the_weights_is_two_lines(name, text, copy):
+    folder = copy("llama")
+    (folder / name).write_text(text)
+    refused(folder, "cannot be loaded")
 
 
 def test_a_pointer_instead_of_weights_is_said(copy):

@@ -53,7 +53,7 @@ def test_every_form_gives_the_same_documents_compressed_or_not(tmp_path, form, h
 
 
 @pytest.mark.parametrize("name", ["a.txt", "A.TXT", "a.md", "a.txt.gz", "a.md.zst"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_text_is_read_without_its_byte_order_mark(tmp_path, name, encoding):
     data = compress("naïve 雪\r\n".encode(encoding), "." + name.rpartition(".")[2])
     (tmp_path / name).write_bytes(data)
@@ -85,6 +85,59 @@ def test_a_long_file_is_cut_at_blank_lines_and_said(tmp_path, capsys):
     assert cut_text("\n\n".join(["x" * 3000] * 3)) == ["x" * 3000] * 3
 
 
+VARIANTS = {  # of one form: what else programs write under the same suffix
+    "a mark and CRLF.csv": "\ufeffid,text\r\n1,one\r\n2,two\r\n",
+    "semicolons.csv": "id;text\n1;one\n2;two\n",
+    "bars.csv": "id|text\n1|one\n2|two\n",
+    "tabs.csv": "id\ttext\n1\tone\n2\ttwo\n",
+    "commas.tsv": "id,text\n1,one\n2,two\n",
+    "spaces in the header.csv": "id, text\n1,one\n2,two\n",
+    "one column.csv": "review\none\ntwo\n",
+    "CRLF.jsonl": '{"text": "one"}\r\n{"text": "two"}\r\n',
+    "one value.jsonl": '[\n  {"text": "one"},\n  {"text": "two"}\n]\n',
+    "strings.jsonl": '"one"\n"two"\n',
+    "lines.json": '{"text": "one"}\n{"text": "two"}\n',
+    "under a key.json": '{"version": 2, "rows": [{"text": "one"}, {"text": "two"}]}',
+    "under two keys.json": '{"data": {"train": [{"text": "one"}, {"text": "two"}]}}',
+    "by name.json": '{"a": {"text": "one"}, "b": {"text": "two"}}',
+    "columns.json": '{"id": [1, 2], "text": ["one", "two"]}',
+    "columns by index.json": '{"id": {"0": 1, "1": 2}, "text": {"0": "one", "1": "two"}}',
+}
+
+
+@pytest.mark.parametrize("how", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_programs_write_under_one_suffix_is_read(tmp_path, name, how):
+    (tmp_path / (name + how)).write_bytes(compress(VARIANTS[name].encode(), how))
+    assert texts(tmp_path) == ["one", "two"]
+
+
+def test_parquet_with_lists_bytes_and_large_strings(tmp_path):
+    import pyarrow.parquet as parquet
+
+    for kind in ("string", "large_string", "binary"):
+        column = pyarrow.array(["one", "two"]).cast(kind)
+        parquet.write_table(pyarrow.table({"text": column, "id": [1, 2]}), tmp_path / "a.parquet")
+        assert texts(tmp_path) == ["one", "two"], kind
+    paragraphs = pyarrow.array([["one", "first"], ["two"]])
+    parquet.write_table(pyarrow.table({"text": paragraphs}), tmp_path / "a.parquet")
+    assert texts(tmp_path) == ["one\nfirst", "two"]
+    broken = pyarrow.array([b"caf\xe9", b"fine"])
+    parquet.write_table(pyarrow.table({"text": broken}), tmp_path / "a.parquet")
+    corpus = read_corpus(str(tmp_path))
+    assert [d.text for d in corpus] == ["fine"]
+    assert corpus.left_out.counts == {"records whose bytes are not UTF-8": 1}
+
+
+def test_a_file_of_bytes_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("fine")
+    (tmp_path / "b.txt").write_bytes("ASCII in UTF-16".encode("utf-16-le"))
+    (tmp_path / "c.csv").write_bytes(b"text\n\0\0\1\n")
+    corpus = read_corpus(str(tmp_path))
+    assert [d.text for d in corpus] == ["fine"]
+    assert corpus.left_out.counts == {"files that are not text": 2}
+
+
 # ---------------------------------------------------------------- bad records
 
 BAD = [
@@ -97,6 +150,8 @@ BAD = [
     ('{"messages": []}', "conversations without a turn"),
     ('{"messages": [3]}', "conversations whose turns are no objects"),
     ('{"messages": [{"content": "x"}]}', "conversations whose turns have no role"),
+    ('{"messages": [{"user": "Ann", "text": "x"}]}', "conversations whose turns have no role"),
+    ('{"messages": ["x", "y"]}', "conversations whose turns do not say who speaks"),
     (
         '{"messages": [{"role": "user", "content": 3}]}',
         "conversations with a turn that holds no text",
@@ -151,6 +206,20 @@ FORMS_OF_CHATS = {
     "conversation": {"conversation": [{"role": r, "content": c} for r, c in TURNS]},
     "a JSON string": {"messages": json.dumps([{"role": r, "content": c} for r, c in TURNS])},
     "instruction": {"instruction": "who?", "input": "", "output": "me"},
+    "threads": {
+        "messages": [
+            {"role": r, "content": [{"type": "text", "text": {"value": c, "annotations": []}}]}
+            for r, c in TURNS
+        ]
+    },
+    "nested results": {
+        "messages": [
+            {"role": "user", "content": [{"type": "tool_result", "content": [{"text": "who?"}]}]},
+            {"role": "assistant", "content": {"text": "me"}},
+        ]
+    },
+    "exchanges": {"conversation": [{"human": "who?", "assistant": "me"}]},
+    "text of turns": {"conversation": [{"role": r, "text": c} for r, c in TURNS]},
     "upper case": {"messages": [{"role": r.upper(), "content": c} for r, c in TURNS]},
 }
 
@@ -182,6 +251,19 @@ def test_a_tool_call_beside_no_content_is_the_turns_text(content):
         ("assistant", '{"name": "look", "arguments": {"at": "雪"}}'),
         ("tool", "snow"),
     )
+
+
+def test_a_line_that_is_a_list_of_turns_is_a_conversation(tmp_path):
+    turns = [{"role": role, "content": content} for role, content in TURNS]
+    (tmp_path / "a.jsonl").write_text(json.dumps(turns) + "\n")
+    assert [d.turns for d in read_corpus(str(tmp_path))] == [TURNS]
+
+
+def test_a_tool_call_within_the_content_is_the_turns_text():
+    call = {"type": "tool_use", "id": "x", "name": "look", "input": {"at": "雪"}}
+    said = {"role": "assistant", "content": [{"type": "text", "text": "I look."}, call]}
+    document = make_document("x", {"messages": [{"role": "user", "content": "look"}, said]})
+    assert document.turns[1][1] == 'I look.\n{"name": "look", "input": {"at": "雪"}}'
 
 
 # ---------------------------------------------------------------- datasets
