@@ -61,17 +61,25 @@ def make_controls(run: Run) -> list[Run]:
     """Make both controls of a run, each on the budget of CONTROL: random directions over its
     activations, and the same subject with random weights.
 
-    The second is left out where the run has an autoencoder that others trained. A control has no
-    controls of its own.
+    The first is left out for a transcoder, because untrained directions predict nothing, and the
+    second where the run has an autoencoder that others trained. A control has no controls of its
+    own.
     """
     if run.settings.weights == "random" or "untrained" in run.manifest("train").summary:
         return []
     budget = f"{CONTROL['label'].sample} labels each"
-    untrained = not run.settings.sae
+    directions, untrained = not run.settings.site_out, not run.settings.sae
+    if not directions:
+        say(
+            "control: a transcoder has none of untrained directions, which predict nothing; "
+            f"python main.py control {run.name} --directions neurons compares it with the MLP's own"
+        )
+    if not directions and not untrained:
+        return []
     if untrained:
         budget += f", {CONTROL_TOKENS:,} tokens through the untrained subject at most"
     say(f"control: {budget}; leave it out with --no-controls")
-    made = [make_control_run(run, "random")]
+    made = [make_control_run(run, "random")] if directions else []
     if untrained:
         made.append(make_untrained_run(run))
     return made

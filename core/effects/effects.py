@@ -52,7 +52,8 @@ def effects(run: Run, settings: EffectsSettings, folder: Path) -> dict[str, Any]
     """Write the unit `effects` into `folder`."""
     subject, site = load_subject(run), Site.parse(run.settings.site_out or run.settings.site)
     sae = SAE.load(run.folder("train"))
-    if settings.clamp and not sae.config.cross_layer:
+    clamps = bool(settings.clamp) and not sae.config.cross_layer
+    if clamps:
         rows = max(1, min(ROWS, LOGITS // subject.n_vocabulary))
         sae.to(subject.device)
         values = settings.clamp * maxima(run, sae.n_features)
@@ -72,7 +73,7 @@ def effects(run: Run, settings: EffectsSettings, folder: Path) -> dict[str, Any]
         return {"features": len(raw), "skipped": why}
     listed = listed_tokens(run, subject.n_vocabulary, TOP)
     table = find_promoted(subject, directions, TOP, listed)
-    if settings.clamp:
+    if clamps:
         table = table.assign(**find_measured(folder, subject.token_texts(), TOP, listed))
     write_effects(folder, table)
     strongest = table["promoted_logit"].str[0].to_numpy(float)
