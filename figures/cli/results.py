@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--readme",
-    default="README.md",
+    default="docs/python-7m.md",
     show_default=True,
     type=click.Path(path_type=Path),
     help="Markdown whose part between the result marks is replaced",

@@ -6,6 +6,7 @@ and a name in it that the runs do not know is an error.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,8 @@ def write_results(folder: Path, out: Path, readme: Path) -> list[Path]:
     names = template_names(numbers)
     report = render("report.md.j2", names, partial(link_figure, made, IMAGES))
     write_text(out / "report.md", report)
-    answers = render("readme.md.j2", names, partial(link_figure, made, f"{out.name}/{IMAGES}"))
+    images = os.path.relpath(out / IMAGES, readme.parent)
+    answers = render("readme.md.j2", names, partial(link_figure, made, images))
     write_text(readme, f"{before}{BEGIN}\n\n{answers.strip()}\n\n{END}{after}")
     return [out / "report.md", readme]
 
