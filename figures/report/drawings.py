@@ -122,6 +122,8 @@ def draw_sweep(run: Run, control: Run | None, compared: list[Run], dark: bool) -
     points: list[tuple[str, float, float]] = []
     for name, r in [(run.name, run), *others]:
         evaluated = r.find("evaluate")
+        if evaluated and "skipped" in evaluated.summary:
+            continue
         summary = evaluated.summary if evaluated else r.manifest("train").summary
         fvu = summary["fvu"] if "fvu" in summary else summary["val_fvu"]
         points.append((name, summary["l0"], fvu))

@@ -174,7 +174,10 @@ def data_section(run: Run) -> str:
 def autoencoder_section(run: Run) -> str:
     t, index = run.manifest("train").summary, run.manifest("index").summary
     text = [f"{t['features']:,} features on {t['width']} dimensions, {describe_origin(t)}."]
-    if unit := run.find("evaluate"):
+    unit = run.find("evaluate")
+    if unit and "skipped" in unit.summary:
+        text.append(f"It was not evaluated: {unit.summary['skipped']}.")
+    elif unit:
         e = unit.summary
         text.append(
             f"On the test split it leaves {e['fvu']:.1%} of the variance unexplained with "

@@ -169,3 +169,31 @@ def test_a_transcoder_is_trained_from_one_pass(call, texts, subject_folder, tmp_
     some = np.arange(40)
     assert x.width == y.width == WIDTH
     assert not torch.equal(x.read(some), y.read(some)) and subject.n_layers > 1
+
+
+def test_one_layer_of_a_cross_layer_transcoder_is_labelled_and_scored(
+    call, texts, subject_folder, tmp_path
+):
+    """What reads features alone works; what would need the other layers says so."""
+    draw = torch.Generator().manual_seed(5)
+    rand = lambda *shape: torch.randn(*shape, generator=draw)
+    place = tmp_path / "clt"
+    place.mkdir()
+    four = {"W_enc_1": rand(24, WIDTH), "b_enc_1": rand(24) - 2, "b_dec_1": rand(WIDTH)}
+    save_file(four, place / "W_enc_1.safetensors")
+    save_file({"W_dec_1": rand(24, 2, WIDTH)}, place / "W_dec_1.safetensors")
+    hooks = "feature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n"
+    (place / "config.yaml").write_text(hooks)
+    run = tmp_path / "run"
+    new = ["--subject", subject_folder, "--corpus", texts, "--dtype", "float32", "--device", "cpu"]
+    done(call("new", run, *new, "--sae", place / "W_enc_1.safetensors"))
+    done(call("capture", run, "--context", 32))
+    for stage in ("train", "evaluate", "index", "effects", "label", "score", "report"):
+        done(call(stage, run))
+    opened = Run.open(str(run))
+    assert "cross-layer" in opened.manifest("evaluate").summary["skipped"]
+    assert opened.find("score/rules/simulation") is not None
+    assert "was not evaluated" in (run / "report" / "report.md").read_text()
+    for words in (("why", run, "the cat sat"), ("clamp", run, "--set", "3=1.0", "--prompt", "a b")):
+        code, _, err = call(*words)
+        assert code == 2 and "cross-layer" in err, err
