@@ -155,7 +155,7 @@ STAGES = {
             ("features",),
         ),
         Stage(
-            "cluster", 3, ClusterSettings, ("train", "index"), "autointerp.clusters.cluster",
+            "cluster", 4, ClusterSettings, ("train", "index"), "autointerp.clusters.cluster",
             (
                 "families", "family_cut", "families_null", "families_come_back", "family_share",
                 "layers", "isolated", "verdict_kind",
@@ -171,17 +171,18 @@ STAGES = {
             units=_SCORED, grows=True,
         ),
         Stage(
-            "title", 4, TitleSettings, ("cluster", "label/{labels}", "effects"),
+            "title", 5, TitleSettings, ("cluster", "label/{labels}", "effects"),
             "autointerp.titles.title",
             (
-                "families_named", "families_solid", "groups", "named", "mixed", "unstable",
+                "families_named", "families_solid", "family_intruder_near_share",
+                "family_intruder_far_share", "groups", "named", "mixed", "unstable",
                 "intruder_share", "agreement_z",
             ),
         ),
         Stage(
-            "relate", 2, RelateSettings, ("cluster", "label/{labels}"),
+            "relate", 3, RelateSettings, ("cluster", "label/{labels}"),
             "autointerp.clusters.relate",
-            ("duplicate", "splitting", "absorption"),
+            ("duplicate", "splitting", "absorption", "within_families"),
         ),
         Stage(
             "report", 5, ReportSettings, ("capture", "train", "index"), "figures.report.report",

@@ -381,11 +381,22 @@ class Study:
 
     # ------------------------------------------------------------ pictures and exports
 
-    def map(self, dark: bool = False) -> Figure:
-        """The map of all features. Raises NotReady before `cluster`."""
-        from figures.report.drawings import map_drawing
+    def map(
+        self,
+        dark: bool = False,
+        colour: str = "family",
+        large: bool = False,
+        contours: bool = True,
+    ) -> Figure:
+        """The map of all features, `large` for print (A3) or for a readme.
 
-        return map_drawing(self.known, dark)
+        `colour` is what the points' colours mean: family, cluster, kind (of the family), label (the
+        kind of label), score, coverage or density. Raises NotReady before `cluster`, UsageError
+        where the run has nothing to colour by.
+        """
+        from figures.report.map_drawing import MapDrawing, choose_look
+
+        return MapDrawing(self.known).draw(colour, choose_look(dark, large, contours))
 
     def export(
         self, folder: str | Path, to: str = "site", *, also: Sequence[str] = (), **names: str

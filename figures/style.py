@@ -59,6 +59,7 @@ DARK_PALETTE = (
     "#C774B8",
 )  # the four darkest of PALETTE are lighter
 DOTS, MOST_BYTES = (200, 150, 110, 80), 600_000
+PRINT_DOTS = (300,)  # dots an inch of a figure for print, however large its file
 SEQUENTIAL = "cividis"
 
 # `own`, `direction` and `other` are the curves of a clamp and of its controls: a random direction,
@@ -139,22 +140,22 @@ def escape_text(text: str) -> str:
     return text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "").replace("$", r"\$")
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, dots: tuple[int, ...] = DOTS) -> None:
     """Write the figure in the format that the ending of `path` names.
 
     The file holds no date, so equal figures are equal bytes. Letters of an SVG are outlines, each
-    kept once: it looks the same where our font is missing. A picture has 200 dots an inch, or the
-    most of DOTS that keep the file under 600 kB, which is what a readme can carry.
+    kept once: it looks the same where our font is missing. A picture has the most of `dots` an inch
+    that keep the file under 600 kB, which is what a readme can carry, or else the last of them.
     """
-    kind = path.suffix.lstrip(".")
+    kind = path.suffix.lstrip(".").lower()
     without_date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    for dots in DOTS:
+    for resolution in dots:
         with (
             replace_file(path) as temporary,
             mpl.rc_context({"svg.hashsalt": "figures", "svg.fonttype": "path"}),
         ):
-            figure.savefig(temporary, format=kind, dpi=dots, metadata=without_date.get(kind))
+            figure.savefig(temporary, format=kind, dpi=resolution, metadata=without_date.get(kind))
         if path.stat().st_size < MOST_BYTES:
             break
 

@@ -7,7 +7,7 @@ and set aside before UMAP, which would otherwise attach it to some cluster. The 
 partly decorrelated and get exact neighbours (FAISS) and a 10-dimensional UMAP; one HDBSCAN tree of
 that space is cut at up to three sizes. A separate 2-dimensional UMAP is the map: the picture is
 never what is clustered. A feature in no cluster keeps -1; the cluster that its nearest directions
-vote for is stored beside it as a suggestion. On the map, isolated features stand on a rim around
+vote for is stored beside it as a suggestion. On the map, isolated features stand in a strip below
 the others. When a map replaces an earlier one, it is rotated to fit it.
 
 The stage also measures what the clusters are worth: see `validation`, `replicates`, `coactivation`
@@ -34,7 +34,7 @@ from autointerp.clusters.family_table import (
 from autointerp.clusters.geometry import (
     align,
     neighbour_recall,
-    place_on_rim,
+    place_in_strip,
     principal_coordinates,
     turn_upright,
     unit_rows,
@@ -113,7 +113,7 @@ def cluster(run: Run, settings: ClusterSettings, folder: Path) -> dict:
 
     proof |= {"families": prove_families(found)}
     probability = levels.membership(graph, len(x))
-    layout = fit_earlier_map(levels.layout, run, alive)
+    layout = fit_earlier_map(levels.layout, run, alive, graph)
     table = make_feature_table(graph, levels.labels, probability, layout, alive, density)
     table.insert(4, "family", family)
     pairs = find_duplicates(graph, alive)
@@ -212,7 +212,7 @@ class Levels:
     tree: Tree | None  # None where too few features are connected to be clustered
     sizes: list[int]  # smallest cluster size of each level, coarsest first
     labels: np.ndarray  # (N, L) int32 clusters, -1 none
-    layout: np.ndarray  # (N, 2) float32 positions on the map
+    layout: np.ndarray  # (N, 2) float32 positions on the map, 0 for isolated features
 
     def membership(self, graph: NeighbourGraph, n: int) -> np.ndarray:
         """(n,) strength of each row's membership in its cluster of the finest level."""
@@ -231,17 +231,23 @@ def read_levels(steps: Path, graph: NeighbourGraph, x: np.ndarray) -> Levels:
     tree, sizes = build_tree(read_array(steps / "space.npy")), read_json(steps / "sizes.json")
     layout = np.zeros((len(x), 2), np.float32)
     layout[graph.inside] = turn_upright(read_array(steps / "map.npy"))
-    outside = np.setdiff1d(np.arange(len(x)), graph.inside)
-    layout = place_on_rim(layout, outside, graph.rows[outside, 1 : KEPT + 1])
     return Levels(tree, sizes, label_levels(tree, sizes, graph.inside, len(x)), layout)
 
 
-def fit_earlier_map(layout: np.ndarray, run: Run, alive: np.ndarray) -> np.ndarray:
-    """Rotate layout (N, 2) to fit the committed map that it replaces, if there is one."""
-    earlier = unit.read_map(run)
-    if earlier is None or len(earlier) <= alive.max():
-        return layout
-    return align(layout, earlier[alive])
+def fit_earlier_map(
+    layout: np.ndarray, run: Run, alive: np.ndarray, graph: NeighbourGraph
+) -> np.ndarray:
+    """The map (N, 2): rotated to fit the committed map that it replaces, if there is one, and with
+    isolated features in a strip below the others.
+    """
+    inside = graph.inside if graph.near is not None else np.arange(len(layout))
+    layout, table = layout.copy(), unit.read_clusters(run)
+    if table is not None and len(table) > alive.max():
+        earlier = table[["x", "y"]].to_numpy(np.float32)
+        earlier[(table["status"] == "isolated").to_numpy()] = np.nan
+        layout[inside] = align(layout[inside], earlier[alive[inside]])
+    outside = np.setdiff1d(np.arange(len(layout)), inside)
+    return place_in_strip(layout, outside, graph.rows[outside, 1 : KEPT + 1])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ labels in the language of rules say where a feature should fire. A relation is p
 only a clamp shows that the direction of the parent is contained in the child.
 
 The file is relations.parquet (see `unit`). `strength` is the cosine of duplicates, the overlap of
-tokens in splitting, and the share of misses that are covered in absorption. `phi` and `shared`
+tokens in splitting, and the share of misses that are covered in absorption. Pairs within a family
+come first: there near directions are near for a reason that has a name. `phi` and `shared`
 (tokens on which both fire) are exact, over all tokens; `misses` counts the tokens that the label
 predicts and the feature misses.
 """
@@ -63,22 +64,43 @@ def relate(run: Run, settings: RelateSettings, folder: Path) -> dict:
     relations += find_splitting(run, postings, tokens)
     ordinals = sample_tokens(tokens, "test", SAMPLED, run.settings.seed)
     absorbed, n_read = find_absorption(postings, tokens, labels, directions, ordinals)
-    table = tabulate(relations + absorbed, postings, directions)
+    table = tabulate(relations + absorbed, postings, directions, family_of(run, len(directions)))
     unit.write_relations(folder, table)
     counts = table["kind"].value_counts()
-    return {kind: int(counts.get(kind, 0)) for kind in ("duplicate", "splitting", "absorption")} | {
-        "labels_read": n_read,
-        "labels": len(labels),
-    }
+    summary = {kind: int(counts.get(kind, 0)) for kind in ("duplicate", "splitting", "absorption")}
+    within = int((table["family"] >= 0).sum())
+    return summary | {"within_families": within, "labels_read": n_read, "labels": len(labels)}
 
 
-def tabulate(relations: list[Relation], postings: Postings, directions: np.ndarray) -> pd.DataFrame:
-    """The table of relations, strongest of each kind first, with exact counts of each pair."""
+def family_of(run: Run, n_features: int) -> np.ndarray:
+    """(F,) the family of every feature, -1 for none."""
+    family, table = np.full(n_features, -1), unit.read_clusters(run)
+    if table is not None:
+        family[table["feature"]] = table["family"]
+    return family
+
+
+def tabulate(
+    relations: list[Relation], postings: Postings, directions: np.ndarray, family: np.ndarray
+) -> pd.DataFrame:
+    """The table of relations with exact counts of each pair.
+
+    Of each kind, pairs within one family (`family` (F,), -1 for none) come first, and of each part
+    the strongest.
+    """
+
+    def shared(a: int, b: int) -> int:
+        return int(family[a]) if family[a] == family[b] else -1
+
+    def order(relation: Relation) -> tuple:
+        kind, a, b, strength, _ = relation
+        return kind, shared(a, b) < 0, -strength, a, b
+
     rows = []
-    for kind, a, b, strength, misses in sorted(relations, key=lambda r: (r[0], -r[3], r[1], r[2])):
+    for kind, a, b, strength, misses in sorted(relations, key=order):
         pair = count_together(postings, a, b)
         cosine = round(float(directions[a] @ directions[b]), 5)
-        counts = (pair["n_ab"], pair["n_a"], pair["n_b"], misses)
+        counts = (pair["n_ab"], pair["n_a"], pair["n_b"], misses, shared(a, b))
         rows.append((kind, a, b, round(float(strength), 5), cosine, round(pair["phi"], 5), *counts))
     return pd.DataFrame(rows, columns=unit.RELATION_COLUMNS)
 

@@ -26,7 +26,8 @@ three and there may be none. On disk a cluster is called a group and a level a l
 Unit `relate`:
 
     relations.parquet     a row a pair: kind, feature, other, strength, cosine, phi, shared,
-                          n_feature, n_other, misses
+                          n_feature, n_other, misses, family (of both features, -1 where they
+                          are not in the same one); pairs within families come first
 
 Readers return None, or tables and lists without rows, where the unit does not exist.
 """
@@ -70,6 +71,7 @@ RELATION_COLUMNS = [
     "n_feature",
     "n_other",
     "misses",
+    "family",
 ]
 LEVEL_PREFIX = "layer_"  # of the columns in features.parquet that hold the cluster of each level
 
@@ -157,12 +159,6 @@ def load_partners(folder: Path, mapped: bool = True) -> Partners:
     return Partners(*(read_array(folder / name, mapped) for name in names))
 
 
-def read_map(run: Run) -> np.ndarray | None:
-    """(F, 2) float32 positions on the map, NaN for dead features."""
-    table = read_clusters(run)
-    return None if table is None else table[["x", "y"]].to_numpy(np.float32)
-
-
 def read_levels(
     run: Run, n_features: int, titles: dict[tuple[int, int], str] | None = None
 ) -> list[Level]:
@@ -234,7 +230,8 @@ def read_relations(run: Run) -> pd.DataFrame:
     """relations.parquet: duplicates, probable splitting and absorption, a row a pair."""
     if run.find(RELATE) is None:
         return pd.DataFrame({column: [] for column in RELATION_COLUMNS})
-    return pd.read_parquet(run.folder(RELATE) / RELATIONS)
+    table = pd.read_parquet(run.folder(RELATE) / RELATIONS)
+    return table if "family" in table else table.assign(family=-1)
 
 
 def write_relations(folder: Path, table: pd.DataFrame) -> None:

@@ -1,12 +1,12 @@
 """Stage `title`: a short name for every family and every cluster, and how much names are worth.
 
-Families get their names from words (`families`), whatever names the clusters. Titles are made of
-words that members have and other features, above all siblings, lack (`contrast`), or by an LLM
-(`naming`). "mixed" is an answer. A cluster of which less than half comes back in subsamples
-(Jaccard below 0.5) stays unnamed: its title is empty, and the title that it would have got is
-stored as `tentative`. `unit` describes the files.
+Names are made of words that members have and other features, above all siblings, lack (`contrast`,
+`families`), or by an LLM (`naming`, `family_naming`). "mixed" is an answer. A cluster of which less
+than half comes back in subsamples (Jaccard below 0.5) stays unnamed: its title is empty, and the
+title that it would have got is stored as `tentative`. `unit` describes the files.
 
-The stage measures how well labels agree inside clusters, and runs an intruder test (`intruders`).
+The stage measures how well labels agree inside clusters, and runs intruder tests (`intruders`,
+`family_intruders`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,21 @@ from autointerp.clusters.validation import DISSOLVED
 from autointerp.labels.unit import read_labels
 from autointerp.llm.session import AnswerFormat, Ask, open_session
 from autointerp.settings import TitleSettings
-from autointerp.titles import contrast, naming, unit
-from autointerp.titles.families import name_families, summarise_names
+from autointerp.titles import contrast, family_intruders, family_naming, naming, unit
+from autointerp.titles.families import (
+    marks_without,
+    name_families,
+    summarise_names,
+    take_llm_names,
+)
+from autointerp.titles.family_groups import FamilyGroups
 from autointerp.titles.intruders import find_by_llm, find_by_marks
 from autointerp.titles.members import list_members, list_parents
 from core.effects.unit import read_effects
 from core.firings.postings import Postings
 from core.records import Failure
 from core.run import Run
+from core.training.unit import read_directions
 
 NAME = AnswerFormat("title", max_tokens=1024, usual_tokens=30)
 SHOWN = 10  # marks kept as evidence
@@ -56,18 +63,51 @@ def title(run: Run, settings: TitleSettings, folder: Path) -> dict:
     frame = titles_by_contrast(alive, records, marks)
     failures: list[Failure] = []
     llm: dict = {}
+    names = name_families(alive, clusters.read_families(run), marks)
+    groups = FamilyGroups.from_table(alive, read_directions(run))
+    text = dict(zip(labels["feature"].tolist(), labels["text"].tolist(), strict=True))
+    held = groups.hold_out(text, seed)
+    trials = family_intruders.draw_trials(groups, held, text, seed)
     if settings.by == "words":
         intruder = find_by_marks(alive, marks, seed)
+        without = marks_without(alive, marks, held) if trials else {}
+        tested = family_intruders.judge_by_marks(trials, without, marks)
     else:
         with open_session(run, settings) as asker:
             ask = partial(asker.ask, form=NAME)
             frame, failures = titles_by_llm(frame, alive, records, labels, ask)
+            shown = labels_to_name(groups, held, text)
+            batches = groups.batches(family_naming.TOGETHER)
+            named, unnamed = family_naming.name_by_llm(batches, shown, ask)
+            names, failures = take_llm_names(names, named), failures + unnamed
+            tested = family_intruders.judge_by_llm(trials, named, text, ask)
             intruder = find_by_llm(frame, alive, labels, ask, seed)
-            llm = {"prompt": naming.TITLE_PROMPT} | asker.summary()
-    names = name_families(alive, clusters.read_families(run), marks)
+            llm = {"prompt": f"{naming.TITLE_PROMPT}, {family_naming.FAMILY_PROMPT}"}
+            llm |= asker.summary()
     unit.write_family_names(folder, names)
-    unit.write_titles(folder, frame, failures, {"agreement": agreement, "intruder": intruder})
-    return summarise_names(names) | summarise(frame, failures, agreement, intruder) | llm
+    proof = {"agreement": agreement, "intruder": intruder, "family_intruders": tested}
+    unit.write_titles(folder, frame, failures, proof)
+    summary = summarise_names(names) | summarise_trials(tested)
+    return summary | summarise(frame, failures, agreement, intruder) | llm
+
+
+def labels_to_name(
+    groups: FamilyGroups, held: dict[int, int], text: dict[int, str]
+) -> dict[int, list[str]]:
+    """The labels of each family's members, without the member that is kept for the test."""
+    return {
+        family: [text[f] for f in part if f in text and f != held.get(family)]
+        for family, part in enumerate(groups.members)
+    }
+
+
+def summarise_trials(tested: dict[str, dict]) -> dict:
+    """The intruder test of families in the summary: share, low, high, n, near and far."""
+    return {
+        f"family_intruder_{distance}_{name}": found[name]
+        for distance, found in tested.items()
+        for name in ("share", "low", "high", "n")
+    }
 
 
 def summarise(

@@ -6,9 +6,10 @@
                        most) and share (of the members that have at least one mark of the title;
                        NaN for titles by an LLM)
     families.parquet   a row a family: family, title (empty where members share nothing), solid (it
-                       comes back in subsamples), size, evidence, share
-    failures.parquet   a row for each cluster that an LLM could not name
-    proof.json         `agreement` of labels within clusters, and the `intruder` test
+                       comes back in subsamples), size, evidence, share (NaN for names by an LLM)
+    failures.parquet   a row for each cluster or family that an LLM could not name
+    proof.json         `agreement` of labels within clusters, the `intruder` test of clusters, and
+                       `family_intruders`, near and far
 
 Readers return None, or a dict without entries, where the unit does not exist.
 """

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from core.errors import INTERRUPTED, NotReady, ToolError, UsageError
-from figures.cli import clamps, demo, reading, results, sharing, stages
+from figures.cli import clamps, demo, drawing, reading, results, sharing, stages
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 GROUPS: dict[str, list[str]] = {
@@ -23,7 +23,7 @@ GROUPS: dict[str, list[str]] = {
         "capture", "train", "evaluate", "index", "effects", "cluster", "label", "score", "title",
         "relate", "report", "sweep", "control",
     ],
-    "Look": ["show", "list", "find", "text", "why", "pair", "explore", "compare"],
+    "Look": ["show", "list", "find", "text", "why", "pair", "map", "explore", "compare"],
     "Change": ["clamp", "replay", "gallery", "note"],
     "Share": ["export", "import", "results", "completion"],
 }  # fmt: skip
@@ -90,7 +90,7 @@ def completion(shell: str) -> None:
 for _command in (
     *stages.stage_commands(), stages.new, stages.run_all, stages.status, stages.control,
     reading.show, reading.list_features, reading.find, reading.pair, reading.text,
-    reading.why, reading.note,
+    reading.why, reading.note, drawing.draw_map,
     clamps.clamp, clamps.replay, clamps.gallery,
     sharing.compare, sharing.explore, sharing.export, sharing.import_labels,
     demo.demo, results.results, completion,

@@ -1,4 +1,4 @@
-"""The cluster map: a point a feature, hulls round the coarsest clusters, titles, a caption."""
+"""The map of all features: points, their density, names that do not overlap, a sentence below."""
 
 from __future__ import annotations
 
@@ -9,173 +9,242 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.plots.placement import Label, place_labels
+from figures.plots.map_colours import Categories, Values, draw_key, paint
+from figures.plots.placement import Label, measure_line, place_labels
 from figures.style import escape_text, use_theme
 
-WARNING = "Distances between far clusters mean nothing."
-MOST_TITLES = 24
-WIDTH, HEIGHT = 8.0, 5.4  # inches: 1600 x 1080 px at 200 dots an inch
-STRIP = 0.55  # inches at the bottom that hold the caption
-GRID = 64  # cells along each side when a hull is drawn
-HELD = 0.8  # share of the members that a hull holds
-POINTS_BELOW = 1.5  # zorder
-RANKS = {0: (10.5, 20), 1: (7.5, 22)}  # rank -> points, characters in a line
+WARNING = "Distances between far points mean nothing."
+GRID = 200  # cells along the longer side when density is drawn
+BLUR = 0.011  # of the longer side: standard deviation of the density's smoothing
+HELD = (0.97, 0.85, 0.65, 0.4, 0.2)  # shares of the points that each contour holds
+POINTS_BELOW = 1.9  # zorder: what is under it is one picture in an SVG or a PDF
+MARGIN = (0.07, 0.04)  # of the extent of the points, left free on each side for names
+LONGEST = 46  # characters of a name
+INKED = 0.075  # of the page: area of all points together, if no two lay on each other
+WEAK, STRONG = 0.55, 1.9  # area of a point in no family, in a family
 
 
 @dataclass(frozen=True)
-class Caption:
-    """The numbers under a map, of all aalive features."""
+class Sheet:
+    """How large the map is, and its names."""
 
-    alive: int
-    dead: int
-    levels: tuple[int, ...]  # clusters of each level, coarsest first
-    noise: int
-    isolated: int
-    recall: float | None  # share of 15 neighbours that the map keeps; None where it is no UMAP
-    null_clusters: tuple[int, ...] = ()  # clusters that the same cut finds in Gaussian clouds
-    kept: float | None = None  # share of clusters that come back; None where it was not tried
-    ari: float | None = None
-    verdict: str = ""
+    width: float  # inches
+    height: float
+    over: float  # points: names of groups of families, which stand on the map itself
+    beside: tuple[tuple[int, float], ...]  # (how many names, their size in points), largest first
+    text: float  # points: heading, caption, key
+    wrap: int  # characters in a line of a name
 
-    def lines(self) -> list[str]:
-        """The two lines of numbers."""
-        share = f"{100 * self.noise / max(self.alive, 1):.0f} %"
-        first = [f"{self.alive:,} alive features, {self.dead:,} dead", self._clusters()]
-        first += [f"{share} noise (grey)"]
-        if self.isolated:
-            first.append(f"{self.isolated:,} isolated at the edge")
-        second = []
-        if self.kept is not None:
-            second.append(f"{self.kept:.0%} of the finest clusters come back in subsamples")
-        if self.ari is not None:
-            second.append(f"ARI {self.ari:.2f}")
-        if self.recall is not None:
-            second.append(f"the map keeps {100 * self.recall:.0f} % of 15 neighbours")
-        return [" · ".join(first), " · ".join(second)]
+    @property
+    def most(self) -> int:
+        return sum(n for n, _ in self.beside)
 
-    def _clusters(self) -> str:
-        counts = " > ".join(map(str, self.levels)) or "no"
-        text = f"{counts} cluster{'' if self.levels == (1,) else 's'}"
-        if not self.null_clusters:
-            return text
-        low, high = min(self.null_clusters), max(self.null_clusters)
-        clouds = f"{len(self.null_clusters)} Gaussian clouds"
-        return f"{text} (same cut of {clouds}: {low} to {high})"
+
+README = Sheet(8.0, 5.6, 9.5, ((90, 7.0),), 7.4, 24)
+PRINT = Sheet(16.54, 11.69, 13.0, ((80, 8.0), (160, 6.2), (4000, 4.6)), 9.5, 28)  # A3
 
 
 @dataclass(frozen=True)
-class NamedCluster:
-    """A cluster that may be named on the map; `members` index the points, `anchor` is one."""
+class Name:
+    """A name for some of the points."""
 
-    title: str
-    rank: int  # 0 coarsest, written large; 1 finest
-    members: np.ndarray
-    anchor: int
-    hue: int = -1
+    text: str
+    members: np.ndarray  # numbers of points
+    solid: bool = True  # comes back in subsamples: bold
+    over: bool = False  # a group of families: large, on the map
+
+
+@dataclass(frozen=True)
+class MapText:
+    """What is written around the map."""
+
+    heading: str
+    sentences: tuple[str, ...]  # the verdict first
+    isolated: str = ""  # over the strip of isolated features
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a map is drawn."""
+
+    dark: bool = False
+    sheet: Sheet = README
+    contours: bool = True
 
 
 def cluster_map(
     points: np.ndarray,
-    hue: np.ndarray,
-    clustered: np.ndarray,
-    clusters: list[NamedCluster],
-    caption: Caption,
-    dark: bool = False,
+    strong: np.ndarray,
+    isolated: np.ndarray,
+    colour: Categories | Values,
+    names: list[Name],
+    text: MapText,
+    look: Look = Look(),  # noqa: B008 - frozen
 ) -> Figure:
     """The map of `points` (N, 2).
 
-    `hue` (N,) is 0 to 8 for the coarsest cluster and -1 for none; `clustered` (N,) says whether a
-    point is in a cluster of the finest level. At most 24 of the clusters with a title are named,
-    where there is room: the coarse ones first, then the largest.
+    `strong` (N,) points are in a family and are drawn larger; `isolated` (N,) ones stand in a strip
+    below the others. Names are written in their order, large ones first, where there is room.
     """
-    with use_theme(dark) as theme:
-        figure = Figure(figsize=(WIDTH, HEIGHT))
-        low = STRIP / HEIGHT
-        axes = figure.add_axes((0.01, low, 0.98, 0.99 - low))
-        draw_points(axes, points, hue, clustered, theme)
-        for cluster in clusters:
-            if cluster.rank == 0 and cluster.hue >= 0:
-                draw_hull(axes, points[cluster.members], theme["palette"][cluster.hue])
-        place_titles(axes, points, clustered | (hue >= 0), clusters, theme)
-        first, second = caption.lines()
-        for height, text, colour in (
-            (0.074, first, "ink"),
-            (0.045, second, "ink"),
-            (0.016, " ".join([WARNING, caption.verdict]).strip(), "faint"),
-        ):
-            figure.text(0.012, height, escape_text(text), fontsize=7.2, color=theme[colour])
+    with use_theme(look.dark) as theme:
+        sheet = look.sheet
+        figure = Figure(figsize=(sheet.width, sheet.height))
+        low, high = write_around(figure, text, sheet, theme)
+        axes = figure.add_axes((0.012, low, 0.976, high - low))
+        set_limits(axes, points)
+        around = points[~isolated]
+        if look.contours and len(around) > 30:
+            draw_density(axes, around, theme)
+        sizes = draw_points(axes, points, strong & ~isolated, colour, sheet, theme)
+        draw_key(figure, colour, sheet.text, high, theme)
+        if isolated.any():
+            draw_strip(axes, points, isolated, text.isolated, sheet, theme)
+        labels = make_labels(points, names, sheet)
+        place_labels(axes, labels, points, sizes, len(labels), theme)
     return figure
 
 
-def draw_points(
-    axes: Axes, points: np.ndarray, hue: np.ndarray, clustered: np.ndarray, theme: dict
-) -> None:
-    """Draw grey points without a cluster first, then the points of each hue.
-
-    Points of a coarse cluster only are pale; points of a fine cluster outside every coarse one are
-    in the faint ink. In an SVG all points are one picture: one for each hue was four times as
-    large.
-    """
+def set_limits(axes: Axes, points: np.ndarray) -> None:
+    """Show all points, with a margin for names."""
     axes.set_axis_off()
-    pad = 0.03 * np.maximum(np.ptp(points, axis=0), 1e-6)
+    pad = np.array(MARGIN) * np.maximum(np.ptp(points, axis=0), 1e-6)
     low, high = points.min(axis=0) - pad, points.max(axis=0) + pad
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     axes.set_rasterization_zorder(POINTS_BELOW)
-    area = float(np.clip(2.6e4 / max(len(points), 1), 1.2, 70))  # points^2
-
-    def draw(here: np.ndarray, size: float, colour: str, alpha: float, name: str) -> None:
-        x, y = points[here].T
-        look: dict[str, Any] = {"color": colour, "alpha": alpha, "linewidths": 0, "zorder": 1}
-        axes.scatter(x, y, s=size * area, label=name, **look)
-
-    draw((hue < 0) & ~clustered, 0.4, theme["noise"], 0.6, "noise")
-    if (alone := (hue < 0) & clustered).any():
-        draw(alone, 0.8, theme["faint"], 0.8, "alone")
-    for number in np.unique(hue[hue >= 0]).tolist():
-        colour = theme["palette"][number % len(theme["palette"])]
-        draw((hue == number) & ~clustered, 0.6, colour, 0.35, "_pale")
-        draw((hue == number) & clustered, 1.0, colour, 0.9, str(number))
 
 
-def draw_hull(axes: Axes, points: np.ndarray, colour: str) -> None:
-    """A contour of the members' smoothed density that holds 80 % of them, with a faint fill.
+# ---------------------------------------------------------------- points
 
-    Nothing for fewer than ten members.
+
+def draw_points(
+    axes: Axes,
+    points: np.ndarray,
+    strong: np.ndarray,
+    colour: Categories | Values,
+    sheet: Sheet,
+    theme: dict,
+) -> np.ndarray:
+    """Draw the points, those of families last; returns the ink (N,) of each in points^2.
+
+    In an SVG or a PDF all points are one picture: a path for each was ten times as large.
     """
+    page = 72**2 * sheet.width * sheet.height  # points^2
+    area = float(np.clip(INKED * page / len(points), 0.5, 13))
+    colours = paint(colour, theme)
+    order = np.random.default_rng(0).permutation(len(points))
+    for part, size, name in (
+        (order[~strong[order]], WEAK, "weak"),
+        (order[strong[order]], STRONG, "strong"),
+    ):
+        if len(part):
+            x, y = points[part].T
+            given: dict[str, Any] = {"c": colours[part], "linewidths": 0, "zorder": 1.5}
+            axes.scatter(x, y, s=size * area, label=name, **given)
+    return np.pi / 4 * area * np.where(strong, STRONG, WEAK)
+
+
+def draw_density(axes: Axes, points: np.ndarray, theme: dict) -> None:
+    """Contours of the smoothed density of the points, each around a share HELD of them."""
     from scipy.ndimage import gaussian_filter
 
-    if len(points) < 10:
-        return
     x, y = points.T
-    counts, across, up = np.histogram2d(x, y, bins=GRID, range=(axes.get_xlim(), axes.get_ylim()))
-    density = gaussian_filter(counts, 1.4)
+    limits = (axes.get_xlim(), axes.get_ylim())
+    counts, across, up = np.histogram2d(x, y, bins=GRID, range=limits)
+    density = gaussian_filter(counts, BLUR * GRID, mode="constant")
     column = np.clip(np.searchsorted(across, x) - 1, 0, GRID - 1)
     row = np.clip(np.searchsorted(up, y) - 1, 0, GRID - 1)
     own = np.sort(density[column, row])
-    level, top = own[int((1 - HELD) * len(own))], density.max()
-    if not 0 < level < top:
+    levels = np.unique([own[int((1 - held) * (len(own) - 1))] for held in HELD])
+    levels = levels[(levels > 0) & (levels < density.max())]
+    if not len(levels):
         return
     centres = (across[:-1] + across[1:]) / 2, (up[:-1] + up[1:]) / 2
-    look: dict[str, Any] = {"colors": [colour], "zorder": 2}
-    axes.contourf(*centres, density.T, levels=[level, top], alpha=0.07, **look)
-    axes.contour(*centres, density.T, levels=[level], linewidths=0.9, alpha=0.8, **look)
+    fill: dict[str, Any] = {"colors": [theme["faint"]], "alpha": 0.05, "zorder": 0.5}
+    for level in levels:
+        axes.contourf(*centres, density.T, levels=[level, density.max() + 1], **fill)
+    line: dict[str, Any] = {
+        "colors": [theme["faint"]],
+        "linewidths": 0.35,
+        "alpha": 0.35,
+        "zorder": 0.6,
+    }
+    axes.contour(*centres, density.T, levels=levels, **line)
 
 
-def place_titles(
-    axes: Axes, points: np.ndarray, shown: np.ndarray, clusters: list[NamedCluster], theme: dict
+def draw_strip(
+    axes: Axes, points: np.ndarray, isolated: np.ndarray, text: str, sheet: Sheet, theme: dict
 ) -> None:
-    """Place coarse titles first, each rank from the largest cluster on; skip what has no room."""
-    with_title = [c for c in clusters if c.title]
-    ordered = sorted(with_title, key=lambda c: (c.rank, -len(c.members), c.anchor))
+    """A line over the isolated points, which stand below the others, and what they are."""
+    inside = points[~isolated]
+    top = points[isolated, 1].max()
+    if not len(inside) or top >= inside[:, 1].min():  # a map of an earlier version has a rim
+        return
+    y = top + 0.35 * (inside[:, 1].min() - top)
+    axes.plot([0.004, 0.996], [y, y], transform=axes.get_yaxis_transform(), lw=0.4,
+              color=theme["grid"], zorder=2, label="_strip")  # fmt: skip
+    font: dict[str, Any] = {"fontsize": sheet.text, "color": theme["faint"], "va": "bottom"}
+    axes.text(0.004, y, escape_text(text), transform=axes.get_yaxis_transform(), **font)
+
+
+# ---------------------------------------------------------------- names
+
+
+def make_labels(points: np.ndarray, names: list[Name], sheet: Sheet) -> list[Label]:
+    """The names as labels: large ones first, then solid ones, then the largest."""
+    named = [name for name in names if name.text]
+    order = sorted(named, key=lambda n: (not n.over, not n.solid, -len(n.members), n.members[0]))
+    sizes = iter(np.repeat([s for _, s in sheet.beside], [n for n, _ in sheet.beside]).tolist())
     labels = []
-    for cluster in ordered:
-        x, y = points[cluster.anchor].tolist()
-        labels.append(Label(cluster.title, (x, y), *RANKS[cluster.rank]))
-    place_labels(axes, labels, points[shown], MOST_TITLES, theme)
+    for name in order:
+        x, y = points[find_middle(points, name.members)].tolist()
+        size = sheet.over if name.over else next(sizes, None)
+        if size is not None:
+            text = shorten(name.text)
+            labels.append(Label(text, (x, y), size, sheet.wrap, name.solid, name.over))
+    return labels
+
+
+def shorten(text: str, width: int = LONGEST) -> str:
+    """Cut a name between two words, with a … at its end."""
+    if len(text) <= width:
+        return text
+    return text[: width - 1].rsplit(" ", 1)[0].rstrip(" ,:;") + "…"
 
 
 def find_middle(points: np.ndarray, members: np.ndarray) -> int:
-    """Return the member that is nearest to the cluster's median."""
+    """The member that is nearest to the median of the members."""
     away = points[members] - np.median(points[members], axis=0)
     return int(members[np.hypot(*away.T).argmin()])
+
+
+# ---------------------------------------------------------------- text
+
+
+def write_around(figure: Figure, text: MapText, sheet: Sheet, theme: dict) -> tuple[float, float]:
+    """Write the heading and the caption; returns the heights (shares) that the map may use."""
+    line = 1.45 * sheet.text / 72 / sheet.height
+    left, y = 0.012, 0.35 * line
+    room = 0.976 * sheet.width * 72 / sheet.text
+    verdict, *others = text.sentences or ("",)
+    faint = wrap_lines(" ".join([*others, WARNING]), room)
+    for part, colour in ((faint, "faint"), (wrap_lines(verdict, room), "ink")):
+        for row in reversed(part):
+            figure.text(left, y, escape_text(row), fontsize=sheet.text, color=theme[colour])
+            y += line
+    top = 1 - 1.3 * line
+    font: dict[str, Any] = {"fontsize": 1.25 * sheet.text, "fontweight": "bold"}
+    figure.text(left, top, escape_text(text.heading), color=theme["ink"], **font)
+    return y + 0.2 * line, top - 0.35 * line
+
+
+def wrap_lines(text: str, room: float) -> list[str]:
+    """Break `text` between words into lines of at most `room` times the size of its font."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and measure_line(longer, False) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
-from autointerp.clusters.unit import level_column, read_clusters, read_proof, read_records
+from autointerp.clusters.unit import read_proof, read_records
 from autointerp.features import Features
 from autointerp.titles.unit import read_titles
 from figures.plots.clusters import Titles, nulls_figure, sizes_figure, together_figure
-from figures.plots.map import Caption, NamedCluster, cluster_map, find_middle
+from figures.plots.map import Look
 from figures.plots.tree import tree_figure
+from figures.report.cluster_text import tell_families
+from figures.report.map_drawing import MapDrawing
 
-VERDICTS = {  # verdict_kind -> what the map says of it
-    "none": "No more structure than one cloud.",
-    "unstable": "Most clusters do not come back in subsamples.",
-}
 LEAST_NAMED = 1 / 3  # share of the clusters with a name from which the tree is drawn
 CLOUDS = {  # name of a kind of null cloud in figures -> entry of proof.json
     "Gaussian, same mean and covariance": "nulls",
@@ -69,7 +65,7 @@ class ClusterDrawings:
                 "map",
                 "Decoder directions, clustered and named",
                 self.draw_map,
-                f"{n}. {s['verdict']}",
+                f"{n}. {tell_families(s)}",
             ),
             ("tree", "Clusters within clusters", self.draw_tree, f"{n}; {levels} clusters."),
             ("clusters", sizes, self.draw_sizes, of_sizes),
@@ -77,67 +73,8 @@ class ClusterDrawings:
             ("together", together, self.draw_together, f"Sampled tokens.{shuffles}"),
         ]
 
-    # ------------------------------------------------------------ the map
-
     def draw_map(self, dark: bool = False) -> Figure:
-        clusters = read_clusters(self.run)
-        assert clusters is not None  # the summary was there
-        table = clusters[clusters["status"] != "dead"]
-        points = table[["x", "y"]].to_numpy(float)
-        hue = np.full(len(table), -1)
-        for record in self.records:
-            if record["layer"] == 0:
-                hue[table[level_column(0)].to_numpy() == record["group"]] = record["hue"]
-        clustered = table["group"].to_numpy() >= 0
-        named = self._named(table, points)
-        return cluster_map(points, hue, clustered, named, self._caption(), dark)
-
-    def _caption(self) -> Caption:
-        s = self.summary
-        return Caption(
-            s["alive"],
-            s["dead"],
-            tuple(s["layers"]),
-            s["noise"],
-            s["isolated"],
-            s["recall"],
-            tuple(s["null_groups"]),
-            s["kept"],
-            s["ari_subsamples"],
-            VERDICTS.get(s["verdict_kind"], ""),
-        )
-
-    def _named(self, table: pd.DataFrame, points: np.ndarray) -> list[NamedCluster]:
-        """The clusters of the coarsest level and the named families as the map wants them.
-
-        Where no family that comes back has a name, the clusters of the finest level stand for them.
-        """
-        place = {int(feature): i for i, feature in enumerate(table["feature"])}
-        named = self._named_families(table, place)
-        levels = (0,) if named else (0, self.last)
-        for record in self.records:
-            level, cluster = record["layer"], record["group"]
-            if level not in levels:
-                continue
-            members = np.flatnonzero(table[level_column(level)].to_numpy() == cluster)
-            rank = 0 if level == 0 and self.last > 0 else 1
-            anchor = place[record["medoid"]] if rank else find_middle(points, members)
-            title = self.titles.get((level, cluster), "")
-            hue = record["hue"] if level == 0 else -1
-            named.append(NamedCluster(title, rank, members, anchor, hue))
-        return named
-
-    def _named_families(self, table: pd.DataFrame, place: dict[int, int]) -> list[NamedCluster]:
-        """The families that come back and have a name, the largest first."""
-        known = self.features.families
-        known = known[known["solid"].astype(bool) & known["title"].astype(bool)]
-        of_point = table["family"].to_numpy()
-        return [
-            NamedCluster(
-                row["title"], 1, np.flatnonzero(of_point == row["family"]), place[row["medoid"]]
-            )
-            for row in known.to_dict("records")
-        ]
+        return MapDrawing(self.features).draw(look=Look(dark))
 
     # ------------------------------------------------------------ sizes and proof
 

@@ -58,7 +58,7 @@ def families_parts(features: Features, s: dict) -> list[str]:
     if "families" not in s:
         return []
     if not s["families"]:
-        return [describe_families(s)]
+        return [f"**{tell_families(s)}**"]
     kinds = ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in s["family_kinds"].items())
     rows = [
         ["families", f"{s['families']:,}", f"{s['families_null']:,} (a Gaussian cloud)"],
@@ -76,7 +76,7 @@ def families_parts(features: Features, s: dict) -> list[str]:
         ],
         ["kinds, by where members fire", kinds or "none stands out", ""],
     ]
-    parts = [describe_families(s), table(["measure", "here", "null or chance"], rows)]
+    parts = [f"**{tell_families(s)}**", table(["measure", "here", "null or chance"], rows)]
     named = features.families[features.families["title"].astype(bool)]
     if len(named):
         solid = named.sort_values("solid", ascending=False, kind="stable").head(MOST_NAMED)
@@ -95,21 +95,26 @@ def families_parts(features: Features, s: dict) -> list[str]:
     return parts
 
 
-def describe_families(s: dict) -> str:
-    """One sentence on families: how many, against a cloud without any, and how many come back."""
+def tell_families(s: dict) -> str:
+    """One sentence on families: how many, against a cloud without any, and how many come back.
+
+    `s` is the summary of `cluster`; of a version without families, the verdict on the clusters.
+    """
+    if "families" not in s:
+        return str(s["verdict"])
     if not s["families"]:
         return (
-            "**No families: no set of near directions stands out from a Gaussian cloud of the same "
-            "mean and covariance.**"
+            "No families: no set of near directions stands out from a Gaussian cloud of the same "
+            "mean and covariance."
         )
     back = ""
     if s["families_come_back"] is not None:
         back = f", and {s['families_come_back']:.0%} of them come back when a fifth of the features"
         back += " is left out"
     return (
-        f"**{s['families']:,} families of near directions hold {s['family_share']:.0%} of the live "
+        f"{s['families']:,} families of near directions hold {s['family_share']:.0%} of the live "
         f"features where a Gaussian cloud of the same mean and covariance has "
-        f"{s['families_null'] or 'none'}{back}.**"
+        f"{s['families_null'] or 'none'}{back}."
     )
 
 
@@ -177,15 +182,29 @@ def name_rows(s: dict) -> list[list[str]]:
     known = agreement["value"] is not None and agreement["z"] not in (None, 0)
     if known:
         agreement["spread"] = (agreement["value"] - agreement["null"]) / agreement["z"]
-    intruder = "none"
-    if s["intruder_share"] is not None:
-        span = f"[{s['intruder_low']:.0%}, {s['intruder_high']:.0%}]"
-        intruder = f"{s['intruder_share']:.0%} {span} of {s['intruder_n']}"
+    rows = [
+        [
+            f"member told from an outsider of {where} by a family's name",
+            tell_share(s, f"family_intruder_{distance}"),
+            "50 %",
+        ]
+        for distance, where in (("near", "the nearest family"), ("far", "a far family"))
+    ]
+    intruder = tell_share(s, "intruder")
     agreed = compare_to_null(agreement if known else None)
     return [
+        *rows,
         ["agreement of labels within clusters", *agreed],
         ["intruder found from a cluster's name and five labels", intruder, "20 %"],
     ]
+
+
+def tell_share(s: dict, name: str) -> str:
+    """A share of the summary with its interval and number of trials, or `none`."""
+    if s.get(f"{name}_share") is None:
+        return "none"
+    span = f"[{s[f'{name}_low']:.0%}, {s[f'{name}_high']:.0%}]"
+    return f"{s[f'{name}_share']:.0%} {span} of {s[f'{name}_n']}"
 
 
 def relations_section(features: Features) -> str:
@@ -204,6 +223,8 @@ def relations_section(features: Features) -> str:
         f"{s['duplicate']} near duplicates, {s['splitting']} pairs of probable splitting, "
         f"{s['absorption']} of probable absorption (the first feature by the second)."
     )
+    if "within_families" in s:
+        lead += f" {s['within_families']} of the pairs lie within a family; they come first."
     header = ["kind", "feature", "label", "other", "label", "strength"]
     title = "### Features that belong together in another sense"
     return f"{title}\n\n{lead}\n\n{table(header, rows)}"

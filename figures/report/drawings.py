@@ -52,12 +52,6 @@ def draw(drawings: list[Drawing], folder: Path, endings: tuple[str, ...]) -> lis
     return made
 
 
-def map_drawing(features: Features, dark: bool = False) -> Figure:
-    """The map of all features. Raises NotReady before `cluster`."""
-    features.run.manifest("cluster")
-    return ClusterDrawings(features).draw_map(dark)
-
-
 def list_drawings(
     features: Features, control: Run | None, compared: list[Run], clamps: list[Experiment]
 ) -> list[Drawing]:

@@ -13,9 +13,13 @@ from autointerp.features import Features
 from autointerp.titles import unit as titles
 from core.errors import UsageError
 from core.run import Run
+from figures.cli.drawing import COLOURS, draw_map
 from figures.cli.reading import list_features
 from figures.explorer.shards import Shards
-from figures.report.cluster_text import describe_families, families_parts
+from figures.report.cluster_text import families_parts, tell_families
+from figures.report.map_drawing import COLOURS as MAP_COLOURS
+from figures.report.map_drawing import MapDrawing
+from figures.style import LIGHT
 from figures.terminal import feature_text
 
 FAMILIES = pd.DataFrame(
@@ -53,13 +57,15 @@ def run(tiny_run, tmp_path_factory):
     work = run.begin("cluster", 1, {}, ["index"])
     family = np.r_[np.repeat([0, 1], [5, 4]), np.full(n - 9, -1)]
     columns = {"feature": range(n), "status": "alive", "x": 0.0, "y": 0.0, "family": family}
-    table = pd.DataFrame(columns | {"group": -1})
+    table = pd.DataFrame(columns | {"group": -1, "layer_0": -1})
+    rng = np.random.default_rng(0)
+    table[["x", "y"]] = rng.normal(size=(n, 2)) + 9 * (family == 0)[:, None]
     clusters.write_tables(work.folder, table, [], {}, [])
     clusters.write_families(work.folder, FAMILIES)
     nothing = np.full((n, 1), -1, np.int32)
     clusters.write_neighbours(work.folder, clusters.Neighbours(nothing, nothing))
     clusters.write_partners(work.folder, clusters.Partners(nothing, nothing, nothing))
-    work.commit({})
+    work.commit(SUMMARY | {"alive": n, "recall": 0.4, "verdict": "", "layers": []})
     work = run.begin("title", 1, {}, ["cluster"])
     titles.write_family_names(work.folder, NAMES)
     empty = pd.DataFrame({"layer": [], "group": [], "title": []})
@@ -115,5 +121,50 @@ def test_the_report_begins_with_one_sentence(run):
     assert "| 0.80 |" in numbers and "1 of alternatives" in numbers
     assert count.startswith("2 families have a name")
     assert "**days**" in names and "0, 1, 2, 3, 4" in names
-    assert describe_families({"families": 0}).startswith("**No families")
+    assert tell_families({"families": 0}).startswith("No families")
     assert families_parts(SimpleNamespace(), {}) == []  # made by an earlier version
+
+
+# ---------------------------------------------------------------- the map
+
+
+def test_the_map_names_families_and_says_what_they_are_worth(run):
+    figure = MapDrawing(Features(run)).draw()
+    names = {t.get_text(): t.get_color() for t in figure.axes[0].texts}
+    assert names == {"days": LIGHT["ink"], "<b>hex": LIGHT["faint"]}
+    shown = " ".join(t.get_text() for t in figure.texts)
+    for part in ("2 families", "has none", "50% of them come", "keeps 40%", "Names in grey"):
+        assert part in shown
+
+
+def test_the_map_is_coloured_by_what_is_asked_for(run):
+    drawing = MapDrawing(Features(run))
+    family = drawing.colours("family").of
+    assert len(set(family[:5])) == 1 and len(set(family[5:9])) == 1
+    assert family[0] != family[5] and (family[9:] == -1).all()
+    kind = drawing.colours("kind")
+    assert kind.of[:9].tolist() == [1] * 5 + [-1] * 4 and kind.names[1] == "alternatives"
+    density = drawing.colours("density")
+    assert density.log and np.allclose(density.values, drawing.features.evidence.density)
+    assert (drawing.colours("cluster").of == -1).all()
+    for colour, command in (("score", "score"), ("coverage", "score"), ("label", "label")):
+        with pytest.raises(UsageError, match=f"no {colour} to colour") as error:
+            drawing.colours(colour)
+        assert f"python main.py {command}" in error.value.next_step
+    with pytest.raises(UsageError, match="no colour 'pink'"):
+        drawing.colours("pink")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "PDF"])
+def test_map_writes_the_file_that_is_asked_for(run, ending, tmp_path):
+    file = tmp_path / f"map.{ending}"
+    given = [str(run.path), str(file), "--dark", "--colour", "density", "--no-contours"]
+    shown = CliRunner().invoke(draw_map, given)
+    assert shown.exit_code == 0 and shown.output.strip() == str(file)
+    assert file.stat().st_size > 5000
+
+
+def test_map_needs_a_kind_of_picture_that_it_knows(run):
+    shown = CliRunner().invoke(draw_map, [str(run.path), "map.gif"])
+    assert isinstance(shown.exception, UsageError) and ".pdf" in shown.exception.next_step
+    assert set(COLOURS) == set(MAP_COLOURS)

@@ -11,7 +11,7 @@ from autointerp.clusters.geometry import (
     find_nearest,
     moments,
     neighbour_recall,
-    place_on_rim,
+    place_in_strip,
     principal_coordinates,
     shuffle_columns,
     subset_neighbours,
@@ -160,13 +160,22 @@ def test_principal_axes_have_a_sign():
     ) and principal_coordinates(x, 3).shape == (50, 3)
 
 
-def test_rim_lies_outside_and_moves_nothing_else():
+@pytest.mark.parametrize("n", [1, 8, 900])
+def test_strip_lies_below_in_the_order_of_the_nearest_and_moves_nothing_else(n):
     rng = np.random.default_rng(0)
-    layout = np.r_[rng.normal(size=(50, 2)), np.zeros((8, 2))].astype(np.float32)
-    outside = np.arange(50, 58)
-    placed = place_on_rim(layout, outside, rng.integers(0, 50, (8, 3)))
-    assert np.array_equal(placed[:50], layout[:50])
-    middle = (layout[:50].min(0) + layout[:50].max(0)) / 2
-    scaled = (placed - middle) / np.ptp(layout[:50], axis=0)
-    assert np.linalg.norm(scaled[50:], axis=1).min() > np.linalg.norm(scaled[:50], axis=1).max()
-    assert len(np.unique(placed[50:].round(4), axis=0)) == 8
+    layout = np.r_[rng.normal(size=(50, 2)), np.zeros((n, 2))].astype(np.float32)
+    outside, near = np.arange(50, 50 + n), rng.integers(0, 50, (n, 3))
+    placed = place_in_strip(layout, outside, near)
+    inside, strip = placed[:50], placed[50:]
+    assert np.array_equal(inside, layout[:50])
+    assert strip[:, 1].max() < inside[:, 1].min()
+    assert inside[:, 0].min() <= strip[:, 0].min() and strip[:, 0].max() <= inside[:, 0].max()
+    assert np.ptp(strip[:, 1]) <= 0.1 * np.ptp(inside[:, 1])
+    assert len(np.unique(strip.round(4), axis=0)) == n
+    mean = layout[near, 0].mean(1)
+    assert (np.diff(strip[np.argsort(mean, kind="stable"), 0]) >= -1e-6).all()
+
+
+def test_without_isolated_rows_there_is_no_strip():
+    layout = np.random.default_rng(0).normal(size=(20, 2))
+    assert np.array_equal(place_in_strip(layout, np.arange(0), np.zeros((0, 3), int)), layout)

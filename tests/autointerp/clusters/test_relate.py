@@ -90,6 +90,7 @@ def test_pairs_are_counted_exactly(tiny_run):
         [("splitting", a, b, 0.7, 0), ("absorption", b, a, 0.4, 30), ("splitting", b, a, 0.9, 0)],
         postings,
         directions,
+        np.full(postings.n_features, -1),
     )
     assert (
         list(table.columns) == RELATION_COLUMNS
@@ -101,6 +102,20 @@ def test_pairs_are_counted_exactly(tiny_run):
         and table["n_feature"][0] == postings.n_firings[b]
     )
     assert table["cosine"][0] == pytest.approx(float(directions[a] @ directions[b]), abs=1e-4)
+
+
+def test_pairs_within_a_family_come_first(tiny_run):
+    from core.firings.postings import Postings
+
+    postings = Postings(tiny_run.folder("index"), tiny_run.folder("capture"))
+    f = np.argsort(-postings.n_firings)[:7].tolist()
+    family = np.full(postings.n_features, -1)
+    family[f[:3]], family[f[3:5]] = 0, 1
+    strengths = {(0, 3): 0.9, (5, 6): 0.8, (3, 4): 0.6, (0, 2): 0.7}
+    pairs = [("splitting", f[a], f[b], s, 0) for (a, b), s in strengths.items()]
+    table = tabulate(pairs, postings, np.eye(postings.n_features), family)
+    assert table["family"].tolist() == [0, 1, -1, -1]
+    assert table["strength"].tolist() == [0.7, 0.6, 0.9, 0.8]
 
 
 def test_labels_in_free_words_say_nothing_by_themselves(tiny_run):
