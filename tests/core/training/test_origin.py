@@ -72,7 +72,8 @@ def test_what_is_given_holds_and_a_difference_is_said(tmp_path, call):
     assert code == 0 and "trained on rows without BOS" in err
     settings = json.loads((tmp_path / "b/run.json").read_text())
     assert (settings["site"], settings["bos"]) == ("resid_pre.0", True)
-    assert call("new", tmp_path / "c", "--corpus", corpus, "--subject", subject, "--no-bos")[0] == 0
+    plain = ("--corpus", corpus, "--subject", subject, "--site", "resid_post.1")
+    assert call("new", tmp_path / "c", *plain, "--no-bos")[0] == 0
     assert json.loads((tmp_path / "c/run.json").read_text())["bos"] is False
 
 
