@@ -42,7 +42,7 @@ UNCLEAR = "unclear"
 WEAK_LEAD = "weak:"  # before a part of a label that holds for weak firings alone
 FURTHER = re.compile(r"; (?=or: |weak: )")  # between the parts of a label in free words
 NAME_WORDS, NAME_CHARACTERS = 6, 48  # of a name, at most
-NAME = re.compile(r"[^\W_][\w /+-]*(?=:)")
+NAME = re.compile(r"-?[^\W_][\w /+-]*(?=:)")
 LEADS = {
     "before": "before",
     "in a line starting with": "line",

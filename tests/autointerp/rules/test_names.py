@@ -5,7 +5,18 @@ import pytest
 
 from autointerp.rules.annotations import Annotations
 from autointerp.rules.language import is_rule, parse, predict, render
-from autointerp.rules.names import NamedClasses, Namer, Seen, forms_of, scripts_of
+from autointerp.rules.names import (
+    BEGINNINGS,
+    ENDINGS,
+    FORMS,
+    PLACES,
+    SCRIPTS,
+    NamedClasses,
+    Namer,
+    Seen,
+    forms_of,
+    scripts_of,
+)
 from autointerp.rules.token_table import TokenTable
 from autointerp.rules.word_classes import EXACT, word_classes
 from autointerp.rules.word_groups import WordGroups
@@ -45,7 +56,9 @@ def test_scripts():
 
 
 def test_every_class_has_a_name_that_the_language_reads():
-    for name in [*word_classes(), *EXACT]:
+    forms = [f"words in -{end}" for end in ENDINGS] + [f"words in {part}-" for part in BEGINNINGS]
+    other = ["capitalised forms of common words", *FORMS, *SCRIPTS.values(), *PLACES.values()]
+    for name in [*word_classes(), *EXACT, *forms, *other]:
         for text in (f'{name}: "a"', f'after {name}: "a"'):
             rule = parse(text)
             assert rule.name in text and render(rule) == text
