@@ -111,9 +111,10 @@ function failureLine(f) {
 function labelScores(label, several) {
   const kind = label.kind ? `${label.set}, ${label.kind}` : label.set;
   const valued = label.scores.filter((s) => s.value !== null);
+  const covered = valued.find((s) => s.kind === "coverage");
   const scores = label.scores.length ? [...valued.map(scoreLine), ...withoutValue(label.scores)] : [el("p.score.faint", {}, "not scored")];
   const confidence = label.confidence === null ? "" : `confidence ${fixed(label.confidence)}${label.evidence ? `, from ${thousands(label.evidence)} ${label.evidence > 1 ? "firings" : "firing"}` : ""}`;
-  return el("div.label-set", {}, el("p", {}, el("span.set-name", {}, visible(kind)), several ? el("span", {}, labelParts(label.text), " ") : "", el("span.faint", {}, confidence)), scores);
+  return el("div.label-set", {}, el("p", {}, el("span.set-name", {}, visible(kind)), several ? el("span", {}, labelParts(label.text), " ") : "", el("span.faint", {}, confidence)), covered ? el("p", {}, visible(coverageText(covered))) : "", scores);
 }
 
 /* Kinds without a value, a line for each reason. */
@@ -130,13 +131,12 @@ function withoutValue(scores) {
 function coverageText(score) {
   const gains = Object.entries(score.gains || {}).filter(([, gain]) => gain !== null);
   const over = gains.map(([name, gain]) => `${gain < 0 ? "" : "+"}${percent(gain)} over the ${name}`).join(", ");
-  return `names ${score.estimated ? "about " : ""}${percent(score.value)} of its activity${over ? `; ${over}` : ""}`;
+  return `Names ${score.estimated ? "about " : ""}${percent(score.value)} of the feature's activity${over ? `; ${over}` : ""}`;
 }
 
 function scoreLine(score) {
   const span = score.low === null || score.low === undefined ? el("span.faint", { title: "An interval needs 30 documents of the test split in which it fires." }, "no interval") : el("span", {}, `[${fixed(score.low)}, ${fixed(score.high)}]`);
   const nothing = score.null === null || score.null === undefined ? "" : el("span.faint", {}, el("span.null-mark", { "aria-hidden": "true" }), `null ${fixed(score.null)}`);
-  if (score.kind === "coverage") return el("p.score", {}, el("span", {}, "coverage"), scorePlot(score), el("strong", {}, visible(coverageText(score))), span, nothing);
   return el("p.score", {}, el("span", {}, visible(score.kind)), scorePlot(score), el("strong", {}, fixed(score.value)), span, nothing, score.n_documents ? el("span.faint", {}, `${score.n_documents} documents`) : "");
 }
 
