@@ -378,7 +378,11 @@ def test_what_only_changes_the_speed_is_not_in_the_key_and_all_else_is():
         for kind in (RunSettings, CaptureSettings, TrainSettings)
         for name in asdict(kind()).keys() - key_table(kind()).keys()
     }
-    optional = {"site_out", "skip"}  # in the key where they are given: older runs stay current
+    optional = {
+        "site_out",
+        "skip",
+        "bos",
+    }  # in the key where they are given: older runs stay current
     engine = {field.name for field in fields(ParallelSettings)}
     assert outside == {"device", "batch_tokens", "trust_remote_code"} | engine | optional
     assert key_table(RunSettings(site_out="mlp_out.3"))["site_out"] == "mlp_out.3"

@@ -131,12 +131,12 @@ def test_the_change_is_told_at_a_confirmed_dose_else_near_one():
 
 
 def test_the_demo_suggests_a_clamp_that_was_confirmed_or_the_search_for_one():
-    from figures.cli.demo import suggest_clamp
+    from figures.cli.demo import SMOLLM2, suggest_clamp
 
-    assert suggest_clamp([RECORD]).startswith('clamp demo --set 7=2x --prompt "def main():"')
+    assert suggest_clamp(SMOLLM2, [RECORD]).startswith("clamp demo --set 7=2x --prompt ")
     unconfirmed = replace(RECORD, useful=USEFUL | {"own_low": 0.0})
-    assert suggest_clamp([unconfirmed]) == suggest_clamp([]) == "gallery demo 1"
-    assert suggest_clamp([unconfirmed, RECORD]) == suggest_clamp([RECORD])
+    assert suggest_clamp(SMOLLM2, [unconfirmed]) == suggest_clamp(SMOLLM2, []) == "gallery demo 1"
+    assert suggest_clamp(SMOLLM2, [unconfirmed, RECORD]) == suggest_clamp(SMOLLM2, [RECORD])
 
 
 # ---------------------------------------------------------------- nothing found

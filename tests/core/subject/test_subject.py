@@ -471,7 +471,10 @@ def test_greedy_generation_is_that_of_transformers(subject):
     (ours,) = subject.generate([LONG], 12, SITE, temperature=0)
     assert ours.tokens == own[0].tolist()
     assert ours.n_prompt == ids.shape[1]
-    assert ours.text == subject.tokenizer.decode(own[0, ids.shape[1] :], skip_special_tokens=True)
+    text = subject.tokenizer.decode(own[0, ids.shape[1] :], skip_special_tokens=True)
+    assert ours.text == text.rstrip(
+        "\ufffd"
+    )  # a text that is cut within a character ends before it
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it(subject):

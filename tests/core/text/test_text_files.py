@@ -215,7 +215,7 @@ FORMS_OF_CHATS = {
     "nested results": {
         "messages": [
             {"role": "user", "content": [{"type": "tool_result", "content": [{"text": "who?"}]}]},
-            {"role": "assistant", "content": {"text": "me"}},
+            {"role": "assistant", "content": [{"text": "me"}]},
         ]
     },
     "exchanges": {"conversation": [{"human": "who?", "assistant": "me"}]},

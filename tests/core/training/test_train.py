@@ -239,11 +239,11 @@ def killed(*_):
 def die_at_step(monkeypatch, nth):
     original, calls = Trainer.step, []
 
-    def step(self, x):
+    def step(self, x, target=None):
         calls.append(self.cursor.step)
         if len(calls) == nth:
             raise Killed
-        return original(self, x)
+        return original(self, x, target)
 
     monkeypatch.setattr(Trainer, "step", step)
     return calls
@@ -424,7 +424,7 @@ class ReLUWithLog(Untied):
     architecture = "relu_log"
     default_penalty = 1e-2
 
-    def plain_loss(self, x, penalty, dead):
+    def plain_loss(self, x, penalty, dead, target=None):
         f = self.preactivate(x).relu()
         error, sparsity = x - self.reconstruct(f), (1 + f).log().sum(1).mean()
         total = error.square().mean() + penalty * sparsity
