@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser test-cluster look clean
+.PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser test-cluster clean
 
 # The packages, and the real subject: 93 MB, converted once in a minute. Without it the demo says what it does.
 setup: $(INSTALLED)
@@ -53,13 +53,9 @@ test-browser: $(INSTALLED)
 	BROWSER=1 $(RUN) -m pytest tests/browser
 
 # A Ray cluster on this machine: every stage on it, and machines killed at random moments (ROUNDS of them).
-test-cluster: setup
+test-cluster: $(INSTALLED)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
 	CLUSTER=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -m cluster
 
-# A run of the demo as a page: nothing is installed or computed.
-look:
-	$(PYTHON) -m webbrowser -t "file://$(CURDIR)/docs/explore/index.html"
-
 clean:
-	rm -rf data/runs/demo data/runs/demo-control data/runs/results data/runs/results-*
+	rm -rf data/runs/demo data/runs/demo-* data/runs/results data/runs/results-*
