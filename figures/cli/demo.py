@@ -53,7 +53,7 @@ SMOLLM2 = Plan(
     },
     ("I went to the kitchen and", "The most important thing about"),
     "On Monday the Senate voted on a new law.",
-    "about 20 minutes and 1.2 GB",
+    "15 to 40 minutes and 1.2 GB",
 )
 PYTHON = Plan(
     "demo-python-7m",
