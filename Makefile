@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser test-cluster clean
 
-# The packages, and the real subject: 93 MB, converted once in a minute. Without it the demo says what it does.
+# The packages, and the real subject: 93 MB, converted once, in a minute. Where it cannot be had, the demo says so and runs on the small model of Python.
 setup: $(INSTALLED)
 	-$(RUN) -m core.subject.smollm2
 

@@ -71,7 +71,7 @@ def make_controls(run: Run) -> list[Run]:
     directions, untrained = not run.settings.site_out, not run.settings.sae
     if not directions:
         say(
-            "control: a transcoder has none of untrained directions, which predict nothing; "
+            "control: untrained directions predict nothing for a transcoder, so none are made; "
             f"python main.py control {run.name} --directions neurons compares it with the MLP's own"
         )
     if not directions and not untrained:

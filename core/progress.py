@@ -22,8 +22,8 @@ LEAST_SHARE = 0.05  # of a job's time, before an estimate of the rest is told
 class Bar(tqdm):
     """A bar that a clock draws: in a terminal every REDRAW seconds, else a line every LINE.
 
-    So it moves while a step of many seconds lasts, and a program that works does not look as one
-    that hangs. Several threads may call `update`.
+    It moves even while one step takes many seconds, so a program at work does not look stuck.
+    Several threads may call `update`.
     """
 
     def __init__(self, iterable: Iterable[Any] | None, terminal: bool, **settings: Any):
