@@ -63,6 +63,7 @@ def test_precomputed_neighbours_avoid_the_traps_of_umap():
         umap_neighbours(rows[::-1], cosines, 15)
 
 
+@pytest.mark.slow
 def test_umap_uses_the_given_neighbours():
     x, truth = planted(n_groups=5, size=40, n_noise=0)
     rows, cosines = find_nearest(x, 50)

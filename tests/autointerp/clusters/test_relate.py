@@ -131,6 +131,7 @@ def test_labels_in_free_words_say_nothing_by_themselves(tiny_run):
     ) == ([], 0)
 
 
+@pytest.mark.slow
 def test_the_stage_writes_its_table(run_copy, monkeypatch):
     from autointerp.labels.label import label
     from autointerp.settings import LabelSettings

@@ -127,6 +127,7 @@ def test_an_error_with_status_200_is_no_reply(name, store):
     assert store.get(reply.key) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(f"filter {name}" for name in FILTERS), "filter choice"])
 def test_a_filter_refuses_single_texts_and_never_ends_the_command(name, store):
     texts = [f"forbidden {i}" for i in range(30)] + ["fine"]

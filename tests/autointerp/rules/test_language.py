@@ -249,6 +249,7 @@ def slow_predict(rule: Rule, corpus: Annotations, rows: list[list[str]]) -> list
     return out
 
 
+@pytest.mark.slow
 def test_prediction_equals_a_slow_reading():
     rng = random.Random(3)
     rows = [pieces_of(CODE, 1), ["x"], pieces_of(CODE[::-1], 2), pieces_of("a self b", 3)]

@@ -255,6 +255,7 @@ def test_a_bfloat16_subject_gives_a_bfloat16_store(tmp_path, subject_folder, doc
 # ---------------------------------------------------------------- several sites, no store
 
 
+@pytest.mark.slow
 def test_several_runs_are_captured_in_one_pass_as_each_would_be_alone(
     tmp_path, subject_folder, documents_folder, monkeypatch
 ):
@@ -294,6 +295,7 @@ def test_several_runs_are_captured_in_one_pass_as_each_would_be_alone(
                 np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_sites_stores_both_from_one_pass(
     tmp_path, subject_folder, documents_folder, monkeypatch
 ):
@@ -389,6 +391,7 @@ def pick_bfloat16(name, *_):
 FASTEST = {"float32": pick_float32, "bfloat16": pick_bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_a_capture_keeps_the_type_that_it_was_begun_with(
     tmp_path, subject_folder, documents_folder, monkeypatch, first, then
@@ -792,6 +795,7 @@ def test_saved_subjects_are_what_the_other_tests_believe(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_streamed_corpus_has_a_limit_that_is_said(tmp_path, subject_folder, monkeypatch, capsys):
     """`max_tokens` sets another; a local corpus is read to its end."""
     monkeypatch.setattr(core.activations.capture, "STREAM_TOKENS", 300)

@@ -153,6 +153,7 @@ def test_vectors_on_which_nothing_fires_are_indexed_as_nothing():
     assert len(positions) == len(firings) == 0
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same_bytes(tiny_run, run_copy):
     """Capture and index, each by two processes of one thread, against this process's."""
     capture(run_copy, replace(SMALL_CAPTURE, workers=2), redo=True)
