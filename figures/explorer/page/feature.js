@@ -114,7 +114,7 @@ function labelScores(label, several) {
   const covered = valued.find((s) => s.kind === "coverage");
   const scores = label.scores.length ? [...valued.map(scoreLine), ...withoutValue(label.scores)] : [el("p.score.faint", {}, "not scored")];
   const confidence = label.confidence === null ? "" : `confidence ${fixed(label.confidence)}${label.evidence ? `, from ${thousands(label.evidence)} ${label.evidence > 1 ? "firings" : "firing"}` : ""}`;
-  return el("div.label-set", {}, el("p", {}, el("span.set-name", {}, visible(kind)), several ? el("span", {}, labelParts(label.text), " ") : "", el("span.faint", {}, confidence)), covered ? el("p", {}, visible(coverageText(covered))) : "", scores);
+  return el("div.label-set", {}, el("p", {}, el("span.set-name", {}, visible(kind)), several ? el("span", {}, labelParts(label.text), " ") : "", el("span.faint", {}, confidence), covered ? el("span", {}, ` ${visible(coverageText(covered))}`) : ""), scores);
 }
 
 /* Kinds without a value, a line for each reason. */

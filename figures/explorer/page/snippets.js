@@ -132,8 +132,9 @@ async function showHere(snippet, offset, token, card, here) {
 function initTokenTip() {
   const tip = el("div.token-tip", { hidden: true, "aria-hidden": "true" });
   document.body.append(tip);
-  const say = (event) => {
-    const token = event.target.closest?.("[data-says]");
+  let said = null;
+  const say = (token) => {
+    said = token;
     tip.hidden = !token;
     if (!token) return;
     tip.textContent = token.dataset.says;
@@ -141,8 +142,9 @@ function initTokenTip() {
     tip.style.left = `${Math.max(4, Math.min(innerWidth - tip.offsetWidth - 4, box.left))}px`;
     tip.style.top = `${box.top > tip.offsetHeight + 8 ? box.top - tip.offsetHeight - 5 : box.bottom + 5}px`;
   };
-  for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, say);
-  document.addEventListener("scroll", () => (tip.hidden = true), true);
+  for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, (event) => say(event.target.closest?.("[data-says]")));
+  // after a scroll the tip follows its token, if the hand or the focus is still on it
+  document.addEventListener("scroll", () => say(said?.matches(":hover, :focus") ? said : null), true);
 }
 
 /* The legend of the ramp: what a colour stands for, in the feature's own unit. */
