@@ -132,6 +132,7 @@ def page(chromium, request):
     )
     made.on("pageerror", lambda e: made.wrong.append(str(e)))
     made.on("request", lambda r: made.asked.append(r.url))
+    made.on("response", lambda r: made.wrong.append(r.url) if r.status >= 400 else None)
     yield made
     assert made.wrong == []
     assert made.evaluate("window.hacked") is None

@@ -354,7 +354,10 @@ def test_the_column_says_which_score_it_shows_and_falls_back(page, site):
     kind = page.evaluate("scoreColumn().kind")
     head = page.locator("table.features th").nth(2).inner_text()
     assert head == f"Score ({kind}, rules)"
-    assert page.locator("label:has-text('Score') select").first.input_value() == f"rules/{kind}"
+    assert (
+        page.locator("#view-list label:has-text('Score') select").first.input_value()
+        == f"rules/{kind}"
+    )
     row = page.locator(
         "table.features tr", has=page.locator("td:first-child", has_text=re.compile("^5$"))
     )
@@ -371,11 +374,11 @@ def test_the_home_page_shows_no_median_of_few_and_no_cluster_without_a_name(page
     assert "unnamed" not in text and "without a name" not in text
     page.evaluate(
         """() => {
-          for (const [unit, u] of Object.entries(run.start.units)) if (unit.startsWith('score/')) Object.assign(u.summary, {n: 29, median: 0.77});
+          for (const [unit, u] of Object.entries(run.start.units)) if (unit.startsWith('score/')) Object.assign(u.summary, {n: 29, median: 7.77});
           drawHome(panes.feature);
         }"""
     )
-    assert "0.77" not in page.locator(".home").inner_text()
+    assert "7.77" not in page.locator(".home").inner_text()
 
 
 def test_the_lead_is_a_score_beside_its_null_its_control_and_the_gain(page, site):
@@ -403,7 +406,9 @@ def test_features_have_their_own_labels_when_the_map_is_near(page, site):
       let n = 0;
       const real = CanvasRenderingContext2D.prototype.fillText;
       CanvasRenderingContext2D.prototype.fillText = function (...a) { if (this.font.startsWith('11px') || this.font.startsWith('400')) n++; return real.apply(this, a); };
+      const clear = [...map.x.keys()].find((f) => labelOf(f) && !isUnclear(labelOf(f)));
       map.zoom = zoom;
+      map.centre = zoom > 1 ? [map.x[clear], map.y[clear]] : map.centre;
       map.draw();
       CanvasRenderingContext2D.prototype.fillText = real;
       return n;
@@ -532,7 +537,7 @@ def test_a_text_a_clamp_and_a_note(page, served, hostile_run):
     page.click(".clamp-form button.primary")
     page.wait_for_selector(".result .pair")
     assert page.locator(".result .pair").count() == 2
-    assert f"set {feature}=" in page.locator(".result").inner_text()
+    assert f"set {feature}=" in page.locator("#view-clamp .result").inner_text()
     page.click("text=Keep it in the run")
     page.wait_for_selector("text=Kept as experiment 2.")
     kept = json.loads((hostile_run / "clamps" / "0002.json").read_text(encoding="utf-8"))

@@ -58,13 +58,16 @@ def job(tmp_path_factory, subject_folder, call):
         done(call("run", folder / "run", "--no-controls"))
 
     path = build_once(tmp_path_factory, "job", make) / "run"
-    before = _commit_times(path)
+    before = _file_times(path)
     yield path
-    assert _commit_times(path) == before, "a test wrote into the shared job"
+    after = _file_times(path)
+    changed = sorted(str(name) for name in set(before.items()) ^ set(after.items()))
+    assert not changed, f"a test wrote into the shared job: {changed[:4]}"
 
 
-def _commit_times(run: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
+def _file_times(run: Path) -> dict[str, int]:
+    files = (path for path in run.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(run)): path.stat().st_mtime_ns for path in files}
 
 
 def done(result):
