@@ -47,13 +47,14 @@ SMOLLM2 = Plan(
         "sae": "smollm2-135m",
     },
     {
-        "capture": CaptureSettings(),
+        # index, evaluate and the control would each read the subject again
+        "capture": CaptureSettings(store="yes"),
         "evaluate": EvaluateSettings(tokens=60_000),
         "cluster": CLUSTERS,
     },
     ("I went to the kitchen and", "The most important thing about"),
     "On Monday the Senate voted on a new law.",
-    "15 to 40 minutes and 1.2 GB",
+    "15 to 40 minutes and 1.8 GB",
 )
 PYTHON = Plan(
     "demo-python-7m",
