@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from core.clamps.experiments import Experiment
 
 CANDIDATES = 3  # features that are clamped
-DOSES = [0.5, 1.0, 2.0, 4.0]
+VALUE, DOSES = "1.5x", [0.5, 1.0, 1.5]
 CLUSTERS = ClusterSettings(seeds=1, subsamples=4)
 
 
@@ -35,6 +35,7 @@ class Plan:
     stages: dict[str, Any]  # stage -> settings; others take their defaults
     prompts: tuple[str, str]  # continued with features clamped
     text: str  # whose features are asked for
+    features: tuple[int, ...]  # that are clamped; none: `choose_features` chooses
     needs: str  # minutes on two cores without matrix units, and disk
 
 
@@ -52,8 +53,9 @@ SMOLLM2 = Plan(
         "evaluate": EvaluateSettings(tokens=60_000),
         "cluster": CLUSTERS,
     },
-    ("I went to the kitchen and", "The most important thing about"),
+    ("My best friend told me that", "Yesterday we talked about the"),
     "On Monday the Senate voted on a new law.",
+    (4169, 3641),  # days of the week, God: of the SAE that comes with the program
     "15 to 40 minutes and 1.8 GB",
 )
 PYTHON = Plan(
@@ -66,6 +68,7 @@ PYTHON = Plan(
     },
     ("def main():\n    ", "class Reader:\n    "),
     "for name in names:",
+    (),
     "about 10 minutes and 4 GB",
 )
 PLANS = {"smollm2": SMOLLM2, "python-7m": PYTHON}
@@ -109,7 +112,9 @@ def choose_plan(subject: str, train: bool) -> Plan:
         "train": TrainSettings(expansion=8, k=32, epochs=4.0),
     }
     needs = "about 25 minutes and 4 GB"
-    return replace(plan, name=f"{plan.name}-train", about=about, stages=stages, needs=needs)
+    return replace(
+        plan, name=f"{plan.name}-train", about=about, stages=stages, features=(), needs=needs
+    )
 
 
 def use_what_there_is(plan: Plan) -> Plan:
@@ -134,8 +139,11 @@ def clamp_some(study: Study, plan: Plan) -> list[Experiment]:
     if kept := experiments(study.run_directory):
         return kept
     budget = DoseBudget(prompts=6, tokens=20, seeds=1)
-    for feature in progress(choose_features(study.known, CANDIDATES), "clamp", unit="feat"):
-        study.clamp({feature: "2x"}, plan.prompts, tokens=30, samples=1, doses=DOSES, budget=budget)
+    features = plan.features or choose_features(study.known, CANDIDATES)
+    for feature in progress(features, "clamp", unit="feat"):
+        study.clamp(
+            {feature: VALUE}, plan.prompts, tokens=30, samples=1, doses=DOSES, budget=budget
+        )
     return experiments(study.run_directory)
 
 
