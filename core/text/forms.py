@@ -86,6 +86,17 @@ class LeftOut:
         return next((self.advices[r] for r, _ in self.counts.most_common() if self.advices[r]), "")
 
 
+def join_surrogates(text: str) -> str:
+    """`text` with U+FFFD in the place of each half of a UTF-16 pair that stands alone.
+
+    JSON may hold such halves, `"\\ud83d"`, where a text was cut within an emoji; no tokenizer reads
+    them. Two halves that belong together become their character.
+    """
+    if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def text_hash(text: str) -> str:
     """The SHA-256 of the text in lower case, with each run of white space replaced by one space."""
     normal = " ".join(text.split()).lower()
