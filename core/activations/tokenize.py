@@ -13,7 +13,7 @@ import numpy as np
 
 from core.errors import UsageError
 from core.files import read_json, write_json
-from core.progress import progress
+from core.progress import progress, say
 from core.records import Site
 from core.subject.chat import TurnChanged, locate_turns
 from core.subject.subject import Subject
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 BATCH = 64  # documents tokenised at once
+IDLE = 10_000  # documents of a stream in a row that are left out, after which it is not read on
 PROMPTS = 32  # prompts continued at once
 
 
@@ -73,10 +74,13 @@ def encode_documents(
     left_out = documents.left_out if isinstance(documents, Corpus) else LeftOut()
     kept: list[Encoded] = []
     seen: set[str] = set()
-    total, limit = 0, max_tokens or float("inf")
+    total, idle, limit = 0, 0, max_tokens or float("inf")
     batches = _split_into_batches(documents)
     with progress(total=max_tokens or None, label="read", unit="tok") as bar:
         for batch in batches:
+            for document in batch:
+                if document.unread:
+                    left_out.add(UNREAD, document.name, document.unread)
             batch = [_mend_halves(d, left_out) for d in batch]
             batch = [d for d in map(partial(_to_text, subject, chat, left_out), batch) if d]
             for document, encoding in zip(
@@ -85,12 +89,17 @@ def encode_documents(
                 encoded = _to_encoded(subject, document, encoding)
                 if reason := _why_left_out(encoded, seen, total >= limit):
                     left_out.add(reason, document.name)
+                    idle += 1
                     continue
+                idle = 0
                 kept.append(
                     encoded if chat.special else _uncount_special(subject, encoded, left_out)
                 )
                 total += len(encoded.ids)
                 bar.update(len(encoded.ids))
+            if _is_stream(documents) and idle >= IDLE:
+                say(f"{idle:,} documents in a row are left out; the stream is read no further")
+                break
             if total >= limit:
                 if not _is_stream(documents):
                     left_out.add(PAST, "", sum(map(len, batches)))
@@ -113,6 +122,7 @@ def _mend_halves(document: Document, left_out: LeftOut) -> Document:
     return replace(document, text=text, turns=turns)
 
 
+UNREAD = "parts of turns that are no text, such as images"
 PAST = "documents past the token limit"
 
 
