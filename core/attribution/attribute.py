@@ -31,6 +31,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from core.activations.tokenize import spell_prompt
 from core.attribution.record import Attribution, Firing, Together
 from core.errors import UsageError
 from core.records import Site
@@ -198,7 +199,7 @@ def trace(
     texts = subject.token_texts()
     found = Attribution(
         prompt=prompt,
-        tokens=tuple(texts[i] for i in ids[1:]),
+        tokens=tuple(spell_prompt(subject, prompt)[1:]),
         token=texts[ending.token],
         against=texts[ending.against] if ending.against >= 0 else "",
         logit=logit,

@@ -2,11 +2,14 @@
 
 The hash of its normalised text decides the split of a document; the shares are 60 / 10 / 30.
 Documents that share over half of the smaller one's 32-token shingles form a group and share a
-split, which the smallest hash in the group decides. A token is *copied* when the 32-token window
-around it also stands in a train document; scores leave such tokens out.
+split, which the smallest hash in the group decides; large groups are cut where they are chains. A
+token is *copied* when the 32-token window around it also stands in a train document; scores leave
+such tokens out.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 
@@ -16,6 +19,7 @@ SHARES = {"train": 0.6, "val": 0.1, "test": 0.3}
 SHINGLE = 32  # tokens
 LINKS = 20  # documents with the same shingle that each of them is compared with
 COMMON = 0.25  # share of the documents from which a shingle is common text, such as a system prompt
+LARGE = 0.05  # share of the documents from which a group is looked through for chains
 OWN = 32  # tokens outside common text from which a document is compared by those alone
 
 
@@ -63,7 +67,8 @@ def group_near_duplicates(documents: list[np.ndarray]) -> np.ndarray:
     Every shingle counts, not a sketch of them, but text that over a quarter of the documents (and
     over 20 of them) has does not count in a document that has text of its own. When more than 21
     documents have a shingle, each is compared with the 20 that follow it, so many near copies are
-    linked as a chain.
+    linked as a chain. A group of over a share LARGE of the documents is cut where it is a chain of
+    documents that are not near copies of one another.
     """
     sets = _distinct_shingles(documents)
     sizes = np.array([len(s) for s in sets], dtype=np.int64)
@@ -78,7 +83,33 @@ def group_near_duplicates(documents: list[np.ndarray]) -> np.ndarray:
         if 2 * count > min(sizes[a], sizes[b]):
             roots = find_root(a), find_root(b)
             parent[max(roots)] = min(roots)
-    return np.array([find_root(i) for i in range(len(documents))], dtype=np.int64)
+    groups = np.array([find_root(i) for i in range(len(documents))], dtype=np.int64)
+    for group in np.flatnonzero(np.bincount(groups) > max(LINKS, LARGE * len(groups))).tolist():
+        members = np.flatnonzero(groups == group)
+        groups[members] = _cut_chain(members.tolist(), sets)
+    return groups
+
+
+def _cut_chain(members: list[int], sets: list[np.ndarray]) -> list[int]:
+    """The group of each of `members`: a document that it is a near copy of, or itself.
+
+    From the longest document on, each joins the one that it shares most with among those that
+    stand for a group, where that is over half of the smaller one's shingles, and else stands for a
+    group of its own.
+    """
+    holders: dict[int, list[int]] = {}  # shingle -> the documents that stand for groups and have it
+    group: dict[int, int] = {}
+    for document in sorted(members, key=lambda i: (-len(sets[i]), i)):
+        shingles = sets[document].tolist()
+        shared = Counter(first for shingle in shingles for first in holders.get(shingle, ()))
+        first, count = max(shared.items(), key=lambda item: (item[1], -item[0]), default=(0, 0))
+        if 2 * count > len(shingles):  # the others are no shorter
+            group[document] = first
+            continue
+        group[document] = document
+        for shingle in shingles:
+            holders.setdefault(shingle, []).append(document)
+    return [group[i] for i in members]
 
 
 def _distinct_shingles(documents: list[np.ndarray]) -> list[np.ndarray]:
