@@ -162,6 +162,12 @@ def text(run: str, words: str, against: str, chat: bool, limit: int, as_json: bo
     "--token", default="", help='the next token, such as " the"; without it the likeliest'
 )
 @click.option("--against", default="", help="explain the token's logit less that of this token")
+@click.option(
+    "--at",
+    type=int,
+    metavar="N",
+    help="explain what follows the prompt's token N, numbered as in the column `at`",
+)
 @click.option("--top", default=10, show_default=True, help="firings to ablate, and random ones")
 @click.option(
     "--steps",

@@ -19,7 +19,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import math
 import re
 from functools import cached_property
 from pathlib import Path
@@ -29,14 +28,19 @@ import numpy as np
 import pandas as pd
 
 from autointerp.card import Card
-from autointerp.clamps import is_found_again, works
 from autointerp.evidence import DENSE
 from autointerp.features import Features
 from autointerp.labels.notes import read_notes
-from core.clamps.experiments import Experiment, experiments
-from core.errors import NotReady, UsageError
+from core.clamps.experiments import experiments
+from core.errors import UsageError
 from core.firings.postings import maxima
-from core.run import Run
+from figures.explorer.about import (
+    describe_controls,
+    describe_run,
+    describe_unit,
+    shorten,
+    summarise_clamp,
+)
 from figures.style import DARK, LIGHT
 
 SIZE = 32  # features in a shard
@@ -113,7 +117,7 @@ class Shards:
             "run": describe_run(run),
             "runs": self.about,
             "number": self.number,
-            "controls": describe_controls(run),
+            "controls": describe_controls(features),
             "features": self.n_features,
             "tokens": features.postings.n_tokens,
             "size": SIZE,
@@ -328,75 +332,6 @@ def to_grid(values: pd.Series, span: float) -> list[int | None]:
     return [None if np.isnan(v) else round((v - low) / span * GRID) for v in values]
 
 
-def shorten(value: Any, digits: int = 4) -> Any:
-    """`value` with every number cut to `digits` significant digits; NaN and infinities are None."""
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: shorten(v, digits) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [shorten(v, digits) for v in value]
-    return int(value) if isinstance(value, np.integer) else value
-
-
 def with_text_keys(table: dict[int, Any]) -> dict[str, Any]:
     """The table with keys and values that JSON can hold."""
     return {str(int(k)): shorten(v) for k, v in table.items()}
-
-
-def describe_run(run: Run) -> dict[str, str]:
-    """Names of the run, its subject, its site and its corpus, without folders."""
-    settings = run.settings
-    return {
-        "name": Path(run.name).name,
-        "subject": Path(settings.subject).name,
-        "site": settings.site,
-        "corpus": Path(settings.corpus).name,
-    }
-
-
-def describe_controls(run: Run) -> list[dict]:
-    """name and what of each control that the run's report stands beside, and its medians by unit.
-
-    A control that is not there any more is left out.
-    """
-    manifest, controls = run.find("report"), []
-    named = manifest.settings.get("control", "") if manifest else ""
-    for name in (part.strip() for part in named.split(",") if part.strip()):
-        try:
-            control = Run.open(name)
-        except NotReady:
-            continue
-        trained = control.find("train")
-        what = f"{trained.summary.get('untrained')} directions" if trained else name
-        if control.settings.weights == "random":
-            what = "the same subject untrained"
-        medians = {
-            unit: control.manifest(unit).summary.get("median")
-            for unit in control.committed()
-            if unit.startswith("score/")
-        }
-        controls.append({"name": Path(name).name, "what": what, "medians": shorten(medians)})
-    return controls
-
-
-def describe_unit(run: Run, unit: str) -> dict:
-    manifest = run.manifest(unit)
-    return {
-        "key": manifest.key[:12],
-        "seconds": manifest.seconds,
-        "settings": shorten(manifest.settings),
-        "summary": shorten(manifest.summary),
-    }
-
-
-def summarise_clamp(record: Experiment) -> dict:
-    """What a list of experiments shows of one."""
-    return {
-        "number": record.number,
-        "clamps": record.clamps,
-        "features": record.features,
-        "prompts": len(record.prompts),
-        "doses": record.doses is not None,
-        "works": works(record.useful) or is_found_again(record.useful_found),
-    }

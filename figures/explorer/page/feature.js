@@ -86,7 +86,7 @@ function titleOf(card, label) {
   if (!label) return el("h2", { tabindex: "-1", id: "feature-title" }, number, el("span.faint", {}, "no label"));
   const [name, rest] = splitLabel(label.text);
   const long = name.length > 80 ? ".long" : "";
-  return [el(`h2${long}`, { tabindex: "-1", id: "feature-title" }, number, el(isUnclear(name) && rest ? "em.faint" : "span", {}, visibleLabel(name))), rest ? el("p.rule", { title: visible(rest) }, visibleLabel(rest)) : null];
+  return [el(`h2${long}`, { tabindex: "-1", id: "feature-title" }, number, el(isUnclear(name) && rest ? "em.faint" : "span", {}, ruleNodes(name))), rest ? el("p.rule", { title: visible(rest) }, ruleNodes(rest)) : null];
 }
 
 /* Why something has no value, in words; what is already said below a label is not said twice. */
