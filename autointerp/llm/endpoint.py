@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from autointerp.llm.replies import Request, one_line, public_url
+from autointerp.settings import LLMSettings
 from core.errors import ProviderError, UsageError
 
 OPENAI = "https://api.openai.com/v1"
@@ -39,6 +40,13 @@ ONLY_STREAMS = re.compile(
 )
 FEWER = (5, 2)  # alternatives asked for where more are refused
 SECRET_NAMES = re.compile(r"key|token|secret|sig|auth|pass", re.IGNORECASE)
+NAMING = ("llm_url", "llm_model", "estimate", "batch_out", "batch_in")
+
+
+def is_named(settings: LLMSettings) -> bool:
+    """Whether a command or the environment names an LLM, or asks for what needs none to answer."""
+    environment = (os.environ.get(name) for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"))
+    return any(getattr(settings, name) for name in NAMING) or any(environment)
 
 
 class Endpoint:

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from autointerp.card import Card
-from autointerp.evidence import DENSE
+from autointerp.evidence import DENSE, VALUE_OF
 from autointerp.features import Features
 from autointerp.labels.notes import read_notes
 from core.clamps.experiments import experiments
@@ -49,10 +49,11 @@ FIRST = 0x5D  # code point of token 0: JSON escapes nothing from there on
 SURROGATES = 0x800  # code points that cannot stand in UTF-8, from U+D800 on
 GRID = 65_535  # the map's coordinates are whole numbers from 0 to this
 HALF_PAIR = re.compile("[\ud800-\udfff]")
-PROMOTED = 5  # promoted tokens of a feature that the search reads
+PROMOTED = 5  # tokens that a clamp makes likelier, and promoted ones, that the search reads
 OTHERS = 8  # features that fire on the peak of a snippet, as shares of their maxima
 MOST_READ = 2e10  # firings that are read for them in one export; a larger run goes without
-OWN_FORM = ("snippets", "promoted", "suppressed")  # parts of a card that `compact` packs itself
+# parts of a card that `compact` packs itself
+OWN_FORM = ("snippets", "measured", "promoted", "suppressed")
 PAGE = Path(__file__).parent / "page"
 
 
@@ -202,15 +203,26 @@ class Shards:
     # ------------------------------------------------------------ what follows
 
     def text(self) -> dict:
-        """labels {set: [text of every feature]}, promoted (numbers of tokens by feature), notes."""
+        """labels {set: [text of every feature]}, notes, and promoted: by feature the numbers of
+        tokens that a clamp makes likelier or its direction promotes.
+        """
         labels = {}
         for name, rows in self.features.labels.groupby("set", sort=False):
             texts = dict(zip(rows["feature"], rows["text"], strict=True))
             labels[name] = [texts.get(f, "") for f in range(self.n_features)]
         effects, promoted = self.features.evidence.effects, None
         if effects is not None:
-            column = effects["promoted"].reindex(range(self.n_features)).tolist()
-            promoted = [[self._number[t] for t in tokens[:PROMOTED]] for tokens in column]
+            every = self.features.evidence
+            promoted = [
+                list(
+                    dict.fromkeys(
+                        self._number[effect.token]
+                        for side in (every.measured(f), every.promoted(f))
+                        for effect in side[:PROMOTED]
+                    )
+                )
+                for f in range(self.n_features)
+            ]
         return {"labels": labels, "promoted": promoted, "notes": read_notes(self.features.run.path)}
 
     def words(self) -> list[str]:
@@ -225,7 +237,7 @@ class Shards:
         ordered = [vocabulary[i] for i in np.argsort(-counts[: len(vocabulary)], kind="stable")]
         effects = self.features.evidence.effects
         if effects is not None:
-            for side in ("promoted", "suppressed"):
+            for side in (side for side in VALUE_OF if side in effects):
                 ordered += [text for texts in effects[side] for text in texts]
         return {text: i for i, text in enumerate(dict.fromkeys(ordered))}
 
@@ -239,14 +251,15 @@ class Shards:
             rows = known[relation]
             known[relation] = [{k: v for k, v in row.items() if k != "label"} for row in rows]
         return known | {
+            "measured": self._pairs(card.measured, "change"),
             "promoted": self._pairs(card.promoted),
             "suppressed": self._pairs(card.suppressed),
             "snippets": [self._compact_snippet(snippet) for snippet in card.snippets],
         }
 
-    def _pairs(self, rows: list[dict]) -> list:
+    def _pairs(self, rows: list[dict], value: str = "logit") -> list:
         """[number of a token, logit, number, logit, ...]"""
-        return [v for row in rows for v in (self._number[row["token"]], shorten(row["logit"]))]
+        return [v for row in rows for v in (self._number[row["token"]], shorten(row[value]))]
 
     def _compact_snippet(self, snippet: dict) -> dict:
         """A snippet under keys of one letter; activations are [place, value, place, value, ...]."""

@@ -79,6 +79,10 @@ def test_a_card_comes_back_as_it_was(shards):
             values[packed["a"][::2]] = packed["a"][1::2]
             assert values == pytest.approx(snippet["activations"], rel=5e-3)
         assert [words[n] for n in kept["promoted"][::2]] == [t["token"] for t in card.promoted]
+        assert [words[n] for n in kept["measured"][::2]] == [t["token"] for t in card.measured]
+        assert kept["measured"][1::2] == pytest.approx(
+            [t["change"] for t in card.measured], rel=1e-3
+        )
         assert kept["promoted"][1::2] == pytest.approx(
             [t["logit"] for t in card.promoted], rel=1e-3
         )
