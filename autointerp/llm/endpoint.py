@@ -17,6 +17,7 @@ from autointerp.llm.refusals import (
     refused_parameter,
 )
 from autointerp.llm.replies import Request, one_line, public_url
+from autointerp.settings import LLMSettings
 from core.errors import ProviderError, UsageError
 
 OPENAI = "https://api.openai.com/v1"
@@ -25,6 +26,13 @@ SHORTEST_SECRET = 8  # characters; hiding shorter ones ("none", "x") would damag
 FEWER = (5, 2)  # alternatives asked for where more are refused
 LEAST_TOKENS = 256  # of an answer; what a model that cannot write so many is not asked for
 SECRET_NAMES = re.compile(r"key|token|secret|sig|auth|pass", re.IGNORECASE)
+NAMING = ("llm_url", "llm_model", "estimate", "batch_out", "batch_in")
+
+
+def is_named(settings: LLMSettings) -> bool:
+    """Whether a command or the environment names an LLM, or asks for what needs none to answer."""
+    environment = (os.environ.get(name) for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"))
+    return any(getattr(settings, name) for name in NAMING) or any(environment)
 
 
 class Endpoint:

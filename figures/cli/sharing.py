@@ -38,7 +38,8 @@ def compare(run: str, other: str, redo: bool, as_json: bool) -> None:
 def explore(runs: tuple[str, ...], port: int) -> None:
     """Serve the explorer of one run or several, with the loaded subject, on this machine only."""
     from core.progress import say
-    from figures.explorer.server import Server, live_calls, serve
+    from figures.explorer.live import live_calls
+    from figures.explorer.server import Server, serve
 
     studies = [open_study(run) for run in dict.fromkeys(runs)]
     known = [study.known for study in studies]

@@ -17,7 +17,8 @@ import numpy as np
 from autointerp.features import Features
 from core.errors import UsageError
 from core.training.unit import read_directions
-from figures.explorer.shards import Shards, describe_run, pack_script
+from figures.explorer.about import describe_run
+from figures.explorer.shards import Shards, pack_script
 
 BLOCK = 1024  # directions that are compared at once
 NAME = re.compile(r"(?:r(\d+)-)?(.+)")

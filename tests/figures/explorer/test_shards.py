@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,9 @@ from autointerp.labels.notes import add_note
 from core.errors import UsageError
 from core.files import read_json, write_json
 from core.run import Run
+from figures.explorer.about import median_gains, shorten
 from figures.explorer.runs import Runs, find_nearest
-from figures.explorer.shards import FIRST, OTHERS, PAGE, SIZE, SNIPPETS, Shards, shorten
+from figures.explorer.shards import FIRST, OTHERS, PAGE, SIZE, SNIPPETS, Shards
 from figures.explorer.site import MARK, export_site
 from figures.style import DARK, LIGHT, contrast
 
@@ -77,6 +79,10 @@ def test_a_card_comes_back_as_it_was(shards):
             values[packed["a"][::2]] = packed["a"][1::2]
             assert values == pytest.approx(snippet["activations"], rel=5e-3)
         assert [words[n] for n in kept["promoted"][::2]] == [t["token"] for t in card.promoted]
+        assert [words[n] for n in kept["measured"][::2]] == [t["token"] for t in card.measured]
+        assert kept["measured"][1::2] == pytest.approx(
+            [t["change"] for t in card.measured], rel=1e-3
+        )
         assert kept["promoted"][1::2] == pytest.approx(
             [t["logit"] for t in card.promoted], rel=1e-3
         )
@@ -329,3 +335,23 @@ def test_the_page_and_the_figures_share_their_colours():
             assert found.lower() == theme[name].lower(), name
         for name in ("score", "null", "own", "direction", "other"):
             assert contrast(theme[name], theme["page"]) >= 3, name
+
+
+def test_gains_are_over_features_of_like_density_and_by_label_set():
+    rows = [  # feature, set, kind, value
+        (0, "rules", "coverage", 0.9), (1, "rules", "coverage", 0.5), (2, "rules", "coverage", None),
+        (1, "hand", "coverage", 0.25), (0, "rules", "simulation", 0.1),
+    ]  # fmt: skip
+    scores = pd.DataFrame(rows, columns=["feature", "set", "kind", "value"])
+    references = {
+        "random directions": np.array([0.4, 0.3, 0.2]),
+        "untrained subject": np.full(3, np.nan),  # nothing of it was scored
+    }
+    known = SimpleNamespace(scores=scores, references=references)
+    gains = median_gains(known)
+    assert {name: list(found) for name, found in gains.items()} == {
+        name: ["random directions"] for name in ("rules", "hand")
+    }
+    assert gains["rules"]["random directions"] == pytest.approx((0.5 + 0.2) / 2)
+    assert gains["hand"]["random directions"] == pytest.approx(-0.05)
+    assert median_gains(SimpleNamespace(scores=scores, references={})) == {}
