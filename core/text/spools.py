@@ -18,8 +18,8 @@ import numpy as np
 from core.text.forms import Document, text_hash
 
 HELD = 32_000_000  # bytes of documents that stay in memory
-CHUNK = 1_000_000  # hashes that are sorted before they are written
-PART = 2_000_000  # hashes of a part that is read back at once, about
+CHUNK = 500_000  # hashes that are sorted before they are written
+PART = 1_000_000  # hashes of a part that is read back at once, about
 RECORD = np.dtype([("hash", "<u8"), ("number", "<u4")])  # 12 bytes
 
 

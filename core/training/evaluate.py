@@ -25,10 +25,8 @@ SECONDS. docs/metrics.md says how other tools define these numbers.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -38,16 +36,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.activations.passes import TextRows
-from core.parallel import share_cores
 from core.progress import progress, say
-from core.records import Site
 from core.run import Run
 from core.saes import SAE
 from core.settings import EvaluateSettings
 from core.subject.decoding import Edit
 from core.subject.subject import Subject
 from core.subject.tap import Tap
+from core.training import losses
+from core.training.losses import AT_ONCE, LOSSES, Measurement, replacements
 from core.training.sample import Sample, draw_sample
 
 RESAMPLES = 1000
@@ -56,14 +53,11 @@ PRECISION = 0.005  # nats either side of ce_increase, at which enough tokens are
 SECONDS = 120.0  # after which cross-entropies are measured no further
 LEAST_TOKENS = 8192  # before the precision is looked at: an early narrow interval may be luck
 ROUND = 1024  # tokens between two looks at the precision, at least
-AT_ONCE = 2  # batches in work on a CPU
-LOGITS = 3e7  # largest number of logits held in float32 at once, about
 VECTORS = 4096  # encoded at once
 OUTLIER = 10.0  # median norms
 
-# sums of a document over its vectors, and over its predictions (nats)
+# sums of a document over its vectors
 SUMS = ("n", "error", "spread", "square", "product", "ratio", "firings")
-LOSSES = ("n", "clean", "spliced", "zero", "mean", "kl")
 
 Array = npt.NDArray[Any]
 Measures = dict[str, Any]
@@ -113,9 +107,9 @@ def measure_sae(sae: SAE, sample: Sample) -> Measures:
             else contextlib.nullcontext() as tap
         ):
             edits = replacements(sae.to(device), mean.to(device).float(), tap)
-            losses, ended = measure_losses(sample.subject, sample, edits)
-        measures |= losses_of(losses.sum(0)) | {"loss_ended_by": ended}
-        bounds |= intervals(losses, losses_of, sample.seed)
+            nats, ended = measure_losses(sample.subject, sample, edits)
+        measures |= losses_of(nats.sum(0)) | {"loss_ended_by": ended}
+        bounds |= intervals(nats, losses_of, sample.seed)
     return measures | {"intervals": bounds}
 
 
@@ -225,25 +219,6 @@ def _ratio(above: Array, below: Array) -> Array:
 # ---------------------------------------------------------------- cross-entropy
 
 
-def replacements(sae: SAE, mean: Tensor, tap: Tap | None = None) -> dict[str, Edit]:
-    """Return edits that replace the site: by the SAE's reconstruction, zero, the mean (D,).
-
-    `tap` sees what a transcoder reads.
-    """
-
-    def splice(h: Tensor, editable: Tensor) -> Tensor:
-        x = h if tap is None else tap.hidden
-        return torch.where(editable[..., None], sae.reconstruct(x.float()), h.float())
-
-    def set_zero(h: Tensor, editable: Tensor) -> Tensor:
-        return torch.where(editable[..., None], 0.0, h.float())
-
-    def set_mean(h: Tensor, editable: Tensor) -> Tensor:
-        return torch.where(editable[..., None], mean, h.float())
-
-    return {"spliced": splice, "zero": set_zero, "mean": set_mean}
-
-
 def measure_losses(
     subject: Subject,
     sample: Sample,
@@ -258,14 +233,18 @@ def measure_losses(
     lengths = np.diff(sample.tokens.row_offsets)[chosen]
     known, own = np.unique(of_row, return_inverse=True)
     sums, start = np.zeros((len(known), len(LOSSES))), clock()
-    size = max(ROUND, int(LOGITS // subject.n_vocabulary)) if sample.to_precision else lengths.sum()
+    size = (
+        max(ROUND, int(losses.LOGITS // subject.n_vocabulary))
+        if sample.to_precision
+        else lengths.sum()
+    )
     at_once = 1 if sample.targets is not None else AT_ONCE  # a tap is of one pass
 
     def go_on() -> bool:
         return clock() - start < SECONDS
 
     with progress(total=int(lengths.sum()), label="evaluate", unit="tok") as bar:
-        for part in np.split(np.arange(len(chosen)), _ends_of_rounds(lengths, int(size))):
+        for part in np.split(np.arange(len(chosen)), _ends_of_rounds(lengths, size)):
             measure = Measurement(subject, sample.place, edits, at_once, bar.update)
             measure.go_on = go_on if sample.to_precision else None
             sums[np.unique(own[part])] += measure(sample.rows, chosen[part], own[part])
@@ -286,97 +265,12 @@ def _ends_of_rounds(lengths: Array, size: int) -> Array:
     return ends
 
 
-def is_precise(losses: Array, seed: int) -> bool:
+def is_precise(nats: Array, seed: int) -> bool:
     """Return whether ce_increase is known to PRECISION from sums (documents, len(LOSSES))."""
-    if losses[:, LOSSES.index("n")].sum() < LEAST_TOKENS:
+    if nats[:, LOSSES.index("n")].sum() < LEAST_TOKENS:
         return False
-    low, high = intervals(losses, losses_of, seed).get("ce_increase", (-np.inf, np.inf))
+    low, high = intervals(nats, losses_of, seed).get("ce_increase", (-np.inf, np.inf))
     return bool(high - low <= 2 * PRECISION)
-
-
-@dataclass
-class Measurement:
-    """Losses of a subject, clean and with each of `edits` at `site`.
-
-    On a CPU `at_once` batches are in work, each on its own cores. `advance` is called with the
-    number of predictions of each batch. With `go_on` rows are measured in their order, and none any
-    more once it says False; `whole` is then False.
-    """
-
-    subject: Subject
-    site: Site
-    edits: dict[str, Edit]
-    at_once: int = 1
-    advance: Callable[[int], Any] = int
-    go_on: Callable[[], bool] | None = None
-    whole: bool = True
-
-    def __call__(self, rows: TextRows, chosen: Array, documents: Array) -> Array:
-        """Return sums (documents, len(LOSSES)) over the predictions in the `chosen` rows.
-
-        The rows are of `documents` (len(chosen),).
-        """
-        known, own = np.unique(documents, return_inverse=True)
-        sums = np.zeros((len(known), len(LOSSES)))
-        place = dict(zip(chosen.tolist(), own.tolist(), strict=True))
-        in_order = self.go_on is not None
-        batches = split_by_length(rows, chosen, self.subject.n_vocabulary, in_order)
-        at_once = self.at_once if self.subject.device.type == "cpu" else 1
-        with edit_by_thread(self.subject, self.site) as logits, share_cores(at_once) as pool:
-            made = pool.map(lambda b: row_losses(logits, rows.tokens(b), self.edits), batches)
-            for number, (batch, losses) in enumerate(zip(batches, made, strict=True), 1):
-                self.advance(int(losses[:, 0].sum()))
-                np.add.at(sums, [place[row] for row in batch.tolist()], losses)
-                if self.go_on and not self.go_on() and number < len(batches):
-                    self.whole = False
-                    break
-        return sums
-
-
-Logits = Callable[[Tensor, Edit | None], Tensor]
-
-
-@contextlib.contextmanager
-def edit_by_thread(subject: Subject, site: Site) -> Iterator[Logits]:
-    """Context manager: yields logits(tokens (R, T), edit), which several threads may call.
-
-    One hook serves them all, so the edit of one does not reach the pass of another.
-    """
-    current = threading.local()
-
-    def see(hidden: Tensor) -> Tensor | None:
-        edit = getattr(current, "edit", None)
-        if edit is None:
-            return None
-        editable = torch.ones(hidden.shape[:2], dtype=torch.bool, device=subject.device)
-        editable[:, 0] = False
-        edited: Tensor = edit(hidden.to(subject.device), editable).to(hidden.dtype)
-        return edited
-
-    def logits(tokens: Tensor, edit: Edit | None) -> Tensor:
-        current.edit = edit
-        return subject.logits(tokens)
-
-    with subject.hook(site, see):
-        yield logits
-
-
-@torch.inference_mode()
-def row_losses(logits: Logits, tokens: Tensor, edits: dict[str, Edit]) -> Array:
-    """Return sums (R, len(LOSSES)) over the predictions of token ids (R, T) without padding."""
-    clean = logits(tokens, None).log_softmax(-1)[:, :-1]
-    target = tokens[:, 1:, None].to(clean.device)
-    sums = {
-        "n": torch.full((len(tokens),), tokens.shape[1] - 1.0),
-        "clean": -clean.gather(-1, target)[..., 0].double().sum(1),
-    }
-    for name, edit in edits.items():
-        new = logits(tokens, edit).log_softmax(-1)[:, :-1]
-        sums[name] = -new.gather(-1, target)[..., 0].double().sum(1)
-        if name == "spliced":
-            sums["kl"] = (clean.exp() * (clean - new)).double().sum((1, 2))
-    table: Array = torch.stack([sums[name].cpu().double() for name in LOSSES], 1).numpy()
-    return table
 
 
 def losses_of(sums: Array) -> Measures:
@@ -399,26 +293,6 @@ def losses_of(sums: Array) -> Measures:
         "kl": _plain(s["kl"] / s["n"]),
         **recovered,
     }
-
-
-def split_by_length(
-    rows: TextRows, chosen: Array, n_vocabulary: int, in_order: bool = False
-) -> list[Array]:
-    """Split rows into batches of equal length, the shortest first or (`in_order`) as they come.
-
-    A batch's logits are at most about LOGITS numbers.
-    """
-    lengths = rows.offsets[chosen + 1] - rows.offsets[chosen]
-    if in_order:
-        runs = np.split(chosen, np.flatnonzero(np.diff(lengths)) + 1)
-    else:
-        runs = [chosen[lengths == length] for length in np.unique(lengths)]
-    batches = []
-    for same in runs:
-        length = int(rows.offsets[same[0] + 1] - rows.offsets[same[0]])
-        size = max(1, int(LOGITS // (n_vocabulary * (length + 1))))
-        batches += [same[start : start + size] for start in range(0, len(same), size)]
-    return batches
 
 
 # ---------------------------------------------------------------- intervals

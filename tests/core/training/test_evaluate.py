@@ -19,16 +19,14 @@ from core.text.tokens import Tokens
 from core.training.evaluate import (
     MIN_DOCUMENTS,
     SUMS,
-    Measurement,
     document_sums,
     fidelity,
     fidelity_of,
     intervals,
     losses_of,
     measure_losses,
-    replacements,
-    split_by_length,
 )
+from core.training.losses import Measurement, replacements, split_by_length
 from core.training.sample import draw_sample, draw_test_rows
 from tests.support.stages import evaluate
 from tests.support.tiny import WIDTH, sae_of, token_rows
@@ -182,14 +180,14 @@ def test_the_divergence_is_that_of_the_two_distributions(gpt2):
 
 def test_rows_of_one_length_go_together_and_logits_fit(monkeypatch):
     rows, _ = rows_of_many_lengths()
-    monkeypatch.setattr("core.training.evaluate.LOGITS", 10 * 13)
+    monkeypatch.setattr("core.training.losses.LOGITS", 10 * 13)
     assert [g.tolist() for g in split_by_length(rows, np.array([3, 2, 0, 1]), 10)] == [
         [0],
         [2],
         [1],
         [3],
     ]
-    monkeypatch.setattr("core.training.evaluate.LOGITS", 1e9)
+    monkeypatch.setattr("core.training.losses.LOGITS", 1e9)
     assert [g.tolist() for g in split_by_length(rows, np.array([3, 2, 0, 1]), 10)] == [
         [0],
         [2, 1],
@@ -290,8 +288,9 @@ def test_samples_are_of_the_size_asked_for(run_copy):
 @pytest.fixture
 def in_small_rounds(monkeypatch):
     """Rounds of 100 tokens, and an interval that five documents may have."""
-    for name, value in (("ROUND", 100), ("LOGITS", 1), ("LEAST_TOKENS", 1), ("MIN_DOCUMENTS", 5)):
+    for name, value in (("ROUND", 100), ("LEAST_TOKENS", 1), ("MIN_DOCUMENTS", 5)):
         monkeypatch.setattr(core.training.evaluate, name, value)
+    monkeypatch.setattr(core.training.losses, "LOGITS", 1)
 
 
 def measured(run, clock=float):
