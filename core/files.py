@@ -10,9 +10,10 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +63,52 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Write an .npy file. It never holds Python objects, so it can be read without unpickling."""
     with replace_file(path) as temporary, open(temporary, "wb") as handle:
         np.save(handle, array, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def create_array(path: Path, length: int, dtype: type) -> Iterator[np.ndarray]:
+    """Context manager: yields zeros (length,) to fill, memory-mapped; then the file is there."""
+    with replace_file(path) as temporary:
+        if not length:
+            with open(temporary, "wb") as handle:
+                np.save(handle, np.zeros(0, dtype), allow_pickle=False)
+            yield np.zeros(0, dtype)
+            return
+        array = np.lib.format.open_memmap(temporary, "w+", dtype, (length,))
+        yield array
+        array.flush()
+
+
+class ArrayWriter:
+    """Writes an .npy file (n,) piece by piece. A context manager: the file is there at its end.
+
+    When the block raises there is none.
+    """
+
+    def __init__(self, path: Path, dtype: type[np.generic]):
+        self.path, self.dtype, self.length = path, np.dtype(dtype), 0
+
+    def __enter__(self) -> ArrayWriter:
+        self._replacing = replace_file(self.path)
+        self._file: IO[bytes] = open(self._replacing.__enter__(), "wb")  # noqa: SIM115
+        self._write_header()
+        return self
+
+    def append(self, values: npt.ArrayLike) -> None:
+        """Write values (m,) at the end."""
+        array = np.ascontiguousarray(values, self.dtype)
+        self._file.write(array.data)
+        self.length += len(array)
+
+    def __exit__(self, *raised: Any) -> None:
+        self._file.seek(0)
+        self._write_header()  # as long as the first: numpy leaves room for any length
+        self._file.close()
+        self._replacing.__exit__(*raised)
+
+    def _write_header(self) -> None:
+        about = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._file, about)
 
 
 def read_array(path: Path, mapped: bool = True) -> np.ndarray:

@@ -236,8 +236,13 @@ class Namer:
 
     def _choose_class(self, seen: Seen) -> str:
         """The class that holds most of the activation, and says most by doing so."""
-        shares, usual = self.classes.shares(seen.mass), self.classes.shares(seen.everywhere)
+        shares = self.classes.shares(seen.mass)
+        if not (shares >= MOST).any():
+            return ""
+        usual = self.classes.shares(seen.everywhere)
         fits = (shares >= MOST) & (shares >= RARER * usual)
+        if not fits.any():
+            return ""
         fits &= self.classes.count_carriers(seen.mass) >= self.classes.needed
         fits &= self.classes.sums(seen.fires) >= FIRES * self.classes.sums(seen.places)
         if not fits.any():
@@ -253,11 +258,14 @@ class Namer:
         spans, leaves = self.table.words.spans, self.table.annotations.leaves
         if not len(spans):
             return ""
-        mass, (fires, places) = (
-            seen.mass,
-            (_sum_below(w[leaves], spans) for w in (seen.fires, seen.places)),
+        mass = seen.mass
+        of_mass = _sum_below(mass[leaves], spans) / mass.sum()
+        if not (of_mass >= MOST).any():
+            return ""
+        fires, places, usual = (
+            _sum_below(w[leaves], spans) for w in (seen.fires, seen.places, seen.everywhere)
         )
-        of_mass, usual = (_sum_below(w[leaves], spans) / w.sum() for w in (mass, seen.everywhere))
+        usual = usual / seen.everywhere.sum()
         fits = np.flatnonzero(
             (of_mass >= MOST) & (of_mass >= NODE_RARER * usual) & (fires >= FIRES * places)
         )
@@ -275,14 +283,15 @@ class Namer:
     def _choose_place(self, matched: np.ndarray, activation: np.ndarray) -> str:
         """The place in line and text where most of the activation lies, and which it fills."""
         best, says, weights = "", 0.0, activation[matched]
-        firing = np.flatnonzero(activation)
+        contexts, total = self.table.contexts[matched], weights.sum()
         for phrase, name in PLACES.items():
             bit = CONTEXTS.index(phrase)
-            share = float(weights @ ((self.table.contexts[matched] >> bit) & 1)) / weights.sum()
+            share = float(weights @ ((contexts >> bit) & 1)) / total
+            if share < MOST:
+                continue
             usual = max(float(((self.table.contexts >> bit) & 1).mean()), 1e-9)
-            fires = float(((self.table.contexts[firing] >> bit) & 1).sum())
-            fits = share >= MOST and share >= RARER * usual
-            fits = fits and fires >= FILLS * usual * len(self.table)
+            fires = float(((self.table.contexts[np.flatnonzero(activation)] >> bit) & 1).sum())
+            fits = share >= RARER * usual and fires >= FILLS * usual * len(self.table)
             if fits and share / usual > says:
                 best, says = name, share / usual
         return best

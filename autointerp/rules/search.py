@@ -14,7 +14,7 @@ import numpy as np
 
 from autointerp.rules.annotations import CONTEXTS, RELATIONS
 from autointerp.rules.language import WEAK
-from autointerp.rules.token_table import N_GROUPS, WINDOWS, Option, TokenTable
+from autointerp.rules.token_table import N_GROUPS, WINDOWS, GroupSums, Option, TokenTable
 from autointerp.rules.word_groups import WordGroups
 
 SLOTS = (*RELATIONS, *WINDOWS, "text", "contexts")
@@ -32,6 +32,7 @@ THRESHOLDS = np.array([0.1, 0.2, 0.35, 0.6, 0.9, 1.3])
 GROUPED = ("here", "after 1", "before")
 GROUPS_TRIED = 16  # groups with the best scores before any discount
 SHARED = 2.5  # members that a group must have, counted as (sum of mass)^2 / (sum of mass^2)
+LEVELS = np.array([1.0, WEAK, 1 / WEAK])  # of what joins a prediction
 N_STARTS = 2
 FOLLOWED = 0.5  # share of the best start's gain that another start needs to be followed
 MAX_OPTIONS = 4  # slots of a predicate
@@ -90,16 +91,13 @@ class Cover:
 
         Level 1 / WEAK makes them strong and the predicates so far weak.
         """
-        levels = (1.0, WEAK, 1 / WEAK) if self.ones else (1.0,)
-        return np.max(
-            [
-                target.correlation(
-                    self.mass + v * mass, self.ones + v * ones, self.squares + v * v * ones
-                )
-                for v in levels
-            ],
-            axis=0,
+        if not self.ones:
+            return target.correlation(self.mass + mass, self.ones + ones, self.squares + ones)
+        v = LEVELS.reshape(-1, *[1] * np.ndim(mass))
+        scores = target.correlation(
+            self.mass + v * mass, self.ones + v * ones, self.squares + v * v * ones
         )
+        return np.asarray(scores.max(0))
 
 
 @dataclass(frozen=True)
@@ -226,15 +224,16 @@ def propose(
         return _best_context(target, cover, counts, target.table.counts(slot, firing, values))
     if slot in WINDOWS or slot == "text":
         sums = target.table.counts(slot, firing, values)
-        return _best_set(target, cover, slot, counts, sums)
-    codes = target.table.views[slot][firing]
-    n_codes = target.table.n_codes
-    grouped = np.bincount(
-        target.table.groups[firing] * n_codes + codes, values, N_GROUPS * n_codes
-    ).reshape(N_GROUPS, n_codes)
-    quoted = _best_set(target, cover, slot, counts, _discount(grouped))
-    best_named = _best_shape if words is None else _best_group
-    return max(quoted, best_named(target, cover, slot, counts, grouped), key=_score_of)
+        codes = np.flatnonzero(sums)
+        return _best_set(target, cover, slot, counts, codes, sums[codes])
+    grouped = target.table.sum_by_group(slot, firing, values)
+    masses = _discount(grouped.sums)[:-1]
+    quoted = _best_set(target, cover, slot, counts, grouped.codes, masses)
+    if words is None:
+        named = _best_shape(target, cover, slot, counts, grouped)
+    else:
+        named = _best_group(target, cover, slot, counts, grouped)
+    return max(quoted, named, key=_score_of)
 
 
 def _discount(grouped: np.ndarray) -> np.ndarray:
@@ -253,10 +252,11 @@ def _counts(target: Target, cover: Cover, pool: Pool, slot: str, limit: int) -> 
     if pool.at is not None:
         at, scale = take_every(pool.at, limit)
         return target.table.counts(slot, at) * scale
+    total = target.table.total_counts(slot)
+    if not len(cover.indices):
+        return total
     covered, scale = take_every(cover.indices, limit)
-    return np.maximum(
-        target.table.total_counts(slot) - target.table.counts(slot, covered) * scale, 0
-    )
+    return np.maximum(total - target.table.counts(slot, covered) * scale, 0)
 
 
 def take_every(indices: np.ndarray, limit: int) -> tuple[np.ndarray, float]:
@@ -271,17 +271,20 @@ def _best_set(
     cover: Cover,
     slot: str,
     counts: np.ndarray,
+    codes: np.ndarray,
     masses: np.ndarray,
     base: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[float, Option | None]:
     """The best set of words, beside other words with the (mass, count) of `base`.
 
-    Given a threshold on the mean activation, the best k words have the k largest excesses over it.
+    `masses` (m,) are those of the ascending `codes` (m,), `counts` (L + 1,) those of all. Given a
+    threshold on the mean activation, the best k words have the k largest excesses over it.
     """
-    codes = np.flatnonzero(masses[:-1] > 0)
+    carries = (masses > 0) & (codes < target.table.n_codes - 1)
+    codes, mass = codes[carries], masses[carries]
     if not len(codes):
         return -1.0, None
-    n, mass = np.maximum(counts[codes], 1.0), masses[codes]
+    n = np.maximum(counts[codes], 1.0)
     # Mean activation of a token, weighted by activation mass.
     typical = (mass @ (mass / (n + PHANTOMS))) / mass.sum()
     size = min(MAX_TERMS.get(slot, OTHER_TERMS), len(codes))
@@ -297,27 +300,28 @@ def _best_set(
 
 
 def _best_shape(
-    target: Target, cover: Cover, slot: str, counts: np.ndarray, grouped: np.ndarray
+    target: Target, cover: Cover, slot: str, counts: np.ndarray, grouped: GroupSums
 ) -> tuple[float, Option | None]:
     """The best shape."""
     shapes = target.table.shapes
-    correlations = cover.score(target, _discount(shapes.sums(grouped)), shapes.sums(counts))
+    masses = _discount(target.table.sum_shapes(grouped))
+    correlations = cover.score(target, masses, target.table.count_shapes(slot, counts))
     scores = correlations - shapes.costs
     best = int(np.argmax(scores))
     return float(scores[best]), Option(slot, "words", groups=(best,))
 
 
 def _best_group(
-    target: Target, cover: Cover, slot: str, counts: np.ndarray, grouped: np.ndarray
+    target: Target, cover: Cover, slot: str, counts: np.ndarray, grouped: GroupSums
 ) -> tuple[float, Option | None]:
     """The best group of words, with the words outside it that are worth quoting beside it."""
     words = target.table.words
     # Upper bounds of the scores, without any discount of mass.
-    bounds = cover.score(target, words.sums(grouped.sum(0)), words.sums(counts)) - words.costs
+    bounds = cover.score(target, words.sums(grouped.total()), words.sums(counts)) - words.costs
     candidates = [
         int(g)
         for g in np.argpartition(-bounds, GROUPS_TRIED)[:GROUPS_TRIED]
-        if _is_shared(grouped[:, words.codes(g)].sum(0))
+        if _is_shared(grouped.of(words.codes(g)).sum(0))
     ]
     completed: list[tuple[float, Option | None]] = [
         _complete_group(target, cover, Option(slot, "words", groups=(group,)), counts, grouped)
@@ -327,16 +331,18 @@ def _best_group(
 
 
 def _complete_group(
-    target: Target, cover: Cover, group: Option, counts: np.ndarray, grouped: np.ndarray
+    target: Target, cover: Cover, group: Option, counts: np.ndarray, grouped: GroupSums
 ) -> tuple[float, Option]:
     """(score, option) of a single group, alone or with the best words beside it."""
     words, (number,) = target.table.words, group.groups
     members, cost = words.codes(number), words.costs[number]
-    mass, n = float(_discount(grouped[:, members].sum(1))), float(counts[members].sum())
+    mass, n = float(_discount(grouped.of(members).sum(1))), float(counts[members].sum())
     alone = float(cover.score(target, mass, n) - cost)
-    outside, rest = counts.copy(), _discount(grouped)
-    outside[members], rest[members] = 0, 0
-    score, beside = _best_set(target, cover, group.slot, outside, rest, (mass, n))
+    rest = _discount(grouped.sums)
+    rest[grouped.place[members]] = 0
+    score, beside = _best_set(
+        target, cover, group.slot, counts, grouped.codes, rest[:-1], (mass, n)
+    )
     if beside is None or score - cost <= alone:
         return alone, group
     return score - cost, replace(beside, groups=group.groups)

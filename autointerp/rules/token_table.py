@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,32 @@ class Option:
     def n_terms(self) -> int:
         """Number of alternatives that a label prints."""
         return len(self.values) + len(self.groups) if self.kind == "words" else 1
+
+
+@dataclass(frozen=True)
+class GroupSums:
+    """Sums over tokens by code and group of documents, of the m codes that stand among them."""
+
+    codes: np.ndarray  # (m,) ascending
+    sums: np.ndarray  # (N_GROUPS, m + 1); the last column is 0, for every other code
+    n_codes: int
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """(L + 1,) the column of each code."""
+        place = np.full(self.n_codes, len(self.codes))
+        place[self.codes] = np.arange(len(self.codes))
+        return place
+
+    def of(self, codes: np.ndarray) -> np.ndarray:
+        """Sums (N_GROUPS, k) of any codes (k,)."""
+        return self.sums[:, self.place[codes]]
+
+    def total(self) -> np.ndarray:
+        """Sums (L + 1,) over all groups."""
+        total = np.zeros(self.n_codes)
+        total[self.codes] = self.sums.sum(0)[:-1]
+        return total
 
 
 @dataclass(frozen=True)
@@ -143,14 +169,63 @@ class TokenTable:
 
     def _window_counts(self, width: int, at: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """`counts` for the distinct lexemes among the `width` tokens before."""
-        ordinals = self.ordinals[at]
-        distances = np.arange(1, width + 1)
-        where = np.maximum(ordinals[:, None] - distances, 0)
-        counted = (self.annotations.place[ordinals][:, None] >= distances) & (
-            self.until_same[where] >= distances
-        )
-        repeated = None if weights is None else np.repeat(weights, counted.sum(1))
-        return np.bincount(self.annotations.codes[where[counted]], repeated, self.n_codes)
+        codes = self._once(("window", width), partial(self._find_window, width))[at].ravel()
+        repeated = None if weights is None else np.repeat(weights, width)
+        counts = np.bincount(codes, repeated, self.n_codes)
+        counts[-1] = 0
+        return counts
+
+    def _find_window(self, width: int) -> np.ndarray:
+        """(N, width) int32: the codes of the distinct lexemes before each token, or L."""
+        distances, out = np.arange(1, width + 1), np.empty((len(self), width), np.int32)
+        for part in np.array_split(np.arange(len(self)), 1 + len(self) // 50_000):
+            ordinals = self.ordinals[part]
+            where = np.maximum(ordinals[:, None] - distances, 0)
+            counted = (self.annotations.place[ordinals][:, None] >= distances) & (
+                self.until_same[where] >= distances
+            )
+            out[part] = np.where(counted, self.annotations.codes[where], self.n_codes - 1)
+        return out
+
+    def sum_by_group(self, slot: str, at: np.ndarray, weights: np.ndarray) -> GroupSums:
+        """Sums of `weights` over the tokens `at` by their code in a relation and their group."""
+        known, numbers = self._known(slot)
+        numbers = numbers[at]
+        found = np.zeros(len(known), bool)
+        found[numbers] = True
+        present = np.flatnonzero(found)
+        place, size = np.empty(len(known), np.int64), len(present) + 1
+        place[present] = np.arange(len(present))
+        cells = np.bincount(self.groups[at] * size + place[numbers], weights, N_GROUPS * size)
+        return GroupSums(known[present], cells.reshape(N_GROUPS, size), self.n_codes)
+
+    def _known(self, slot: str) -> tuple[np.ndarray, np.ndarray]:
+        """(the codes (k,) that stand in a relation, ascending, the number (N,) of each token's)."""
+        return self._once(("known", slot), lambda: np.unique(self.views[slot], return_inverse=True))
+
+    def count_shapes(self, slot: str, counts: np.ndarray) -> np.ndarray:
+        """Sums (shapes,) over the members of each shape of counts (L + 1,) in a relation."""
+        known = self._known(slot)[0]
+        members = self._once(("shapes", slot), lambda: self.shapes.table[:, known])
+        return np.asarray(members @ counts[known])
+
+    def sum_shapes(self, grouped: GroupSums) -> np.ndarray:
+        """Sums (N_GROUPS, shapes) over the members of each shape."""
+        offsets, shapes = self._once("shapes of codes", self._find_shapes)
+        sizes = offsets[grouped.codes + 1] - offsets[grouped.codes]
+        firsts = np.cumsum(sizes) - sizes
+        entries = np.arange(sizes.sum()) + np.repeat(offsets[grouped.codes] - firsts, sizes)
+        columns = np.repeat(np.arange(len(sizes)), sizes)
+        cells = shapes[entries] * N_GROUPS + np.arange(N_GROUPS)[:, None]
+        n_shapes = self.shapes.table.shape[0]
+        weights = grouped.sums[:, columns].ravel()
+        return np.bincount(cells.ravel(), weights, n_shapes * N_GROUPS).reshape(n_shapes, -1).T
+
+    def _find_shapes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(offsets (L + 2,) of the codes, the shapes of each)."""
+        by_code = self.shapes.table.tocsc()
+        by_code.sort_indices()
+        return by_code.indptr.astype(np.int64), by_code.indices.astype(np.int64)
 
     # ------------------------------------------------------------ matching
 

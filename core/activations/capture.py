@@ -15,7 +15,8 @@ one that is predicted in the folder `out`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,7 @@ from core.activations.shards import (
     read_dtype,
     shard_rows,
 )
+from core.activations.tables import ARRAYS, Tables, copy_files, write_tables
 from core.activations.tokenize import (
     Chat,
     Continuation,
@@ -45,6 +47,7 @@ from core.activations.tokenize import (
     forget_continuations,
 )
 from core.errors import UsageError
+from core.files import ArrayWriter, create_array, write_array, write_json
 from core.progress import say
 from core.records import SPLITS, Site
 from core.run import Run, differences
@@ -52,9 +55,19 @@ from core.settings import CaptureSettings, key_table
 from core.subject.load import load_subject
 from core.subject.subject import Subject
 from core.text import splits as corpus
-from core.text.documents import read_corpus, text_hash
-from core.text.tokens import find_respelled, write_arrays, write_texts
-from core.text.word_tree import word_tree, write_word_tree
+from core.text.documents import read_corpus
+from core.text.spools import Ragged
+from core.text.tokens import (
+    DOCUMENTS,
+    PIECE,
+    RESPELLED,
+    TEXT,
+    VOCABULARY,
+    count_tokens,
+    find_respelled,
+    read_text,
+)
+from core.text.word_tree import LEAVES, SPANS, word_tree, write_word_tree
 from core.workers import Engine
 
 SHARD_TOKENS = 131_072  # in a shard file, about
@@ -109,23 +122,18 @@ def capture_sites(folders: dict[Run, Path], settings: CaptureSettings) -> dict[s
             "Use --context 2 or more.",
         )
     stored = settings.store == "yes" or settings.store == "auto" and not target.run.settings.sae
-    encoded, left_out = _encode(target, settings, stored)
-    tables, left_out_tokens = lay_out(encoded, context, target.subject.bos is not None)
-    for folder in target.folders:
-        write_arrays(folder, tables)
+    tables, left_out = _write_text(target, settings, context, stored)
     shards = shard_rows(tables["row_offsets"], SHARD_TOKENS)
-    with do_in_background(
-        partial(describe, target.folders, tables, encoded, target.subject)
-    ) as summary:
+    with do_in_background(partial(describe, target.folders, tables, target.subject)) as summary:
         if stored:
-            _store_activations(target, tables, shards, settings)
-    bounds = [int(tables["row_offsets"][row]) for row, _ in shards] + [len(tables["ids"])]
+            _store_activations(target, shards, settings)
+    bounds = [int(tables["row_offsets"][row]) for row, _ in shards] + [tables.tokens]
     for place, width in zip(target.places, target.widths, strict=True):
         write_layout(place, Layout(stored, target.dtype, width, bounds))
     for folder in target.folders:
         forget_continuations(folder)
         forget_choices(folder)
-    return summary() | {"left_out": left_out | left_out_tokens, "dtype": target.dtype}
+    return summary() | {"left_out": left_out | tables.left_out, "dtype": target.dtype}
 
 
 def _open_target(places: dict[Run, Path]) -> _Target:
@@ -147,10 +155,10 @@ def _open_target(places: dict[Run, Path]) -> _Target:
     return target
 
 
-def _encode(
-    target: _Target, settings: CaptureSettings, stored: bool
-) -> tuple[list[Encoded], dict[str, int]]:
-    """The documents as tokens, with their continuations, and how many were left out and why.
+def _write_text(
+    target: _Target, settings: CaptureSettings, context: int, stored: bool
+) -> tuple[Tables, dict[str, int]]:
+    """The tables of the documents with their continuations, and how many were left out and why.
 
     Raises UsageError when none of the tokens is counted.
     """
@@ -161,110 +169,69 @@ def _encode(
         thoughts=settings.thoughts,
         special=settings.special,
     )
-    documents = read_corpus(target.run.settings.corpus, settings.cut)
+    folder, subject = target.folders[0], target.subject
+    documents = read_corpus(target.run.settings.corpus, settings.cut, folder)
     limit = settings.max_tokens
     if documents.streamed and not limit:
         limit = STREAM_TOKENS
         say(f"A streamed dataset is read up to {limit:,} tokens; --max-tokens sets another limit.")
-    encoded, left_out = encode_documents(target.subject, documents, limit, chat)
-    say_left_out(encoded, left_out)
-    activation_bytes = sum(target.widths) * target.subject.model.dtype.itemsize if stored else 0
-    say_size(encoded, settings.generate, activation_bytes + TEXT_BYTES * len(target.folders))
-    if settings.generate:
+    encoded: Iterable[Encoded] = encode_documents(subject, documents, limit, chat)
+    activation_bytes = sum(target.widths) * subject.model.dtype.itemsize if stored else 0
+    bytes_a_token = activation_bytes + TEXT_BYTES * len(target.folders)
+    if settings.generate:  # prompts are held: they are few, since continuing them takes so long
+        prompts = list(encoded)
+        n = sum(len(d.ids) + settings.generate for d in prompts)
+        say_size(len(prompts), n, bytes_a_token, at_most=True)
         how = Continuation(
             settings.generate,
             settings.temperature,
             target.run.settings.seed,
             counted=settings.turns != "user",
         )
-        encoded = continue_prompts(target.subject, encoded, how, target.folders[0], target.sites[0])
-    if not any(d.counted.any() for d in encoded):
+        encoded = continue_prompts(subject, prompts, how, folder, target.sites[0])
+    n_vocabulary = len(subject.token_texts())
+    tables = write_tables(folder, encoded, context, subject.bos is not None, n_vocabulary)
+    left_out = dict(documents.left_out.counts)
+    say_left_out(len(tables.names), left_out)
+    if not settings.generate:
+        say_size(len(tables.names), tables.read, bytes_a_token)
+    if not tables.counted:
         raise UsageError(
             f"No token belongs to a turn of the {settings.turns}.", "Choose other --turns."
         )
-    return encoded, left_out
+    return tables, left_out
 
 
 def _store_activations(
-    target: _Target,
-    tables: dict[str, np.ndarray],
-    shards: list[tuple[int, int]],
-    settings: CaptureSettings,
+    target: _Target, shards: list[tuple[int, int]], settings: CaptureSettings
 ) -> None:
     subject = target.subject
-    rows = TextRows(tables["ids"], tables["row_offsets"], tables["first"], subject.bos)
+    rows = TextRows.open(target.folders[0], subject.bos)
     batch_tokens = settings.batch_tokens or measure_batch_size(
         target.folders[0], subject, target.sites, rows
     )
     maker = partial(ShardMaker, target.run.path, target.places, target.sites, shards, batch_tokens)
     engine = Engine.choose(settings, target.run, uses_gpu=True)
-    capture_shards(maker, subject, len(shards), len(tables["ids"]), engine)
+    capture_shards(maker, subject, len(shards), len(rows.ids), engine)
 
 
-def say_left_out(encoded: list[Encoded], left_out: dict[str, int]) -> None:
+def say_left_out(n_documents: int, left_out: dict[str, int]) -> None:
     """Print what was left out and why, and what one document alone cannot do."""
     if left_out:
         say("left out: " + "; ".join(f"{n:,} {reason}" for reason, n in left_out.items()))
-    if len(encoded) == 1:
+    if n_documents == 1:
         say(
             "The corpus is one document, so only one split has text. Give more documents, or cut "
             "it at its blank lines: --cut yes."
         )
 
 
-def say_size(encoded: list[Encoded], generate: int, bytes_a_token: int) -> None:
-    """Print what will be written, before the first byte is."""
-    n = sum(len(d.ids) + generate for d in encoded)
+def say_size(n_documents: int, n_tokens: int, bytes_a_token: int, at_most: bool = False) -> None:
+    """Print what will be written, before the first activation is."""
     say(
-        f"{len(encoded)} documents, {'at most ' if generate else ''}{n:,} tokens; "
-        f"{n * bytes_a_token / 1e6:,.0f} MB on disk"
+        f"{n_documents} documents, {'at most ' if at_most else ''}{n_tokens:,} tokens; "
+        f"{n_tokens * bytes_a_token / 1e6:,.0f} MB on disk"
     )
-
-
-# ---------------------------------------------------------------- tokens -> tables
-
-
-def lay_out(
-    encoded: list[Encoded], context: int, has_bos: bool
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Cut documents into rows: (arrays of `core.text.tokens`, reason -> number of tokens left out).
-
-    The array `first` (R,) holds the id of the token in front of each row, -1 where that is BOS.
-    """
-    size = context - 1 if has_bos else context
-    drop = 0 if has_bos else 1
-    keep, first = [], []  # keep: (document, first token, number of tokens) of each row
-    for number, document in enumerate(encoded):
-        for start in range(0, len(document.ids), size):
-            length = min(size, len(document.ids) - start) - drop
-            if length < 1:
-                continue
-            keep.append((number, start + drop, length))
-            first.append(-1 if has_bos else int(document.ids[start]))
-
-    def gather(name: str) -> np.ndarray:
-        return np.concatenate([getattr(encoded[d], name)[s : s + n] for d, s, n in keep])
-
-    row_document = np.array([d for d, _, _ in keep], dtype=np.int64)
-    row_lengths = np.array([n for _, _, n in keep], dtype=np.int64)
-    document_lengths = np.bincount(row_document, weights=row_lengths, minlength=len(encoded))
-    kind = np.uint16 if max(int(d.ids.max()) for d in encoded) < 2**16 else np.uint32
-    tables = {
-        "ids": gather("ids").astype(kind),
-        "starts": gather("starts").astype(np.uint32),
-        "ends": gather("ends").astype(np.uint32),
-        "counted": gather("counted"),
-        "row_offsets": _to_offsets(row_lengths),
-        "row_document": row_document,
-        "document_offsets": _to_offsets(document_lengths),
-        "first": np.array(first, dtype=np.int64),
-    }
-    total = sum(len(d.ids) for d in encoded)
-    return tables, {} if has_bos else {"first tokens of rows (no BOS)": total - len(tables["ids"])}
-
-
-def _to_offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.asarray(np.r_[0, np.cumsum(lengths)], dtype=np.int64)
 
 
 # ---------------------------------------------------------------- beside the passes
@@ -282,62 +249,87 @@ def do_in_background(work: Callable[[], dict[str, Any]]) -> Iterator[Callable[[]
         future.result()
 
 
-def describe(
-    folders: list[Path], tables: dict[str, np.ndarray], encoded: list[Encoded], subject: Subject
-) -> dict[str, Any]:
-    """Write splits, copies, texts and the tree over words; returns the summary of the capture."""
-    vocabulary = subject.token_texts()
-    texts = [d.text.encode("utf-8", errors="surrogatepass") for d in encoded]
-    more = split_documents(tables, encoded)
-    more["text_offsets"] = _to_offsets(np.array([len(t) for t in texts]))
-    more["respelled"] = find_respelled(tables, (d.text for d in encoded), vocabulary)
-    used, counts = np.unique(tables["ids"], return_counts=True)
+def describe(folders: list[Path], tables: Tables, subject: Subject) -> dict[str, Any]:
+    """Write splits, copies and the tree over words; returns the summary of the capture.
+
+    They are written into the first of `folders`, where the tables are, and copied to the others
+    with these.
+    """
+    vocabulary, folder = subject.token_texts(), folders[0]
+    split_documents(tables)
+    write_respelled(tables, vocabulary)
+    counts = count_tokens(tables["ids"], len(vocabulary))
+    used = np.flatnonzero(counts).astype(tables.ids_type)
     words = word_tree(
-        [vocabulary[token] for token in used],
-        counts,
+        [vocabulary[token] for token in used.tolist()],
+        counts[used],
         subject.embeddings(torch.from_numpy(used.astype(np.int64))).numpy(),
     )
-    for folder in folders:
-        write_arrays(folder, more)
-        write_texts(folder, [d.name for d in encoded], texts, vocabulary)
-        write_word_tree(folder, used, words)
-    return summarise(tables | more, vocabulary, encoded)
+    write_word_tree(folder, used, words)
+    write_json(folder / DOCUMENTS, tables.names)
+    write_json(folder / VOCABULARY, vocabulary)
+    arrays = [f"{name}.npy" for name in ("ids", *ARRAYS, "group", "split", "copied")]
+    more = (RESPELLED, LEAVES, SPANS, DOCUMENTS, VOCABULARY, TEXT)
+    copy_files(folder, (*arrays, *more), folders[1:])
+    return summarise(tables, vocabulary, counts)
 
 
-def split_documents(tables: dict[str, np.ndarray], encoded: list[Encoded]) -> dict[str, np.ndarray]:
-    """The arrays `group`, `split` (documents,) and `copied` (n,).
+def split_documents(tables: Tables) -> None:
+    """Write the arrays `group`, `split` (documents,) and `copied` (n,).
 
     `group` numbers the near-duplicate groups. `copied` marks the tokens that scores leave out:
     those that are copied and those that are not counted.
     """
-    group = corpus.group_near_duplicates([d.ids[d.compared] for d in encoded])
+    folder, n = tables.folder, len(tables.names)
+    group = corpus.group_near_duplicates(tables.compared(), folder)
     largest = int(np.bincount(group).max())
-    if largest > max(1, LARGE_GROUP * len(encoded)):
+    if largest > max(1, LARGE_GROUP * n):
         say(
-            f"{largest:,} of {len(encoded):,} documents are near copies of one another, or linked "
-            "by such copies; they are all in one split."
+            f"{largest:,} of {n:,} documents are near copies of one another, or linked by such "
+            "copies; they are all in one split."
         )
-    split = corpus.assign_splits([text_hash(d.text) for d in encoded], group)
-    documents = np.split(tables["ids"], tables["document_offsets"][1:-1])
-    copied = corpus.mark_copied_tokens(documents, split)
-    return {"group": group, "split": split, "copied": copied | ~tables["counted"]}
+    split = corpus.assign_splits(tables.hashes, group)
+    write_array(folder / "group.npy", group)
+    write_array(folder / "split.npy", split)
+    documents, counted = Ragged(tables["ids"], tables["document_offsets"]), tables["counted"]
+    with create_array(folder / "copied.npy", tables.tokens, np.bool_) as copied:
+        corpus.mark_copied_tokens(documents, split, copied, folder)
+        for start in range(0, len(copied), PIECE):
+            copied[start : start + PIECE] |= ~counted[start : start + PIECE]
+
+
+def write_respelled(tables: Tables, vocabulary: list[str]) -> None:
+    """Write the ordinals of the tokens whose text in their document is another."""
+    offsets, places = tables["document_offsets"], tables["text_offsets"]
+    starts, ends, ids = (tables[name] for name in ("starts", "ends", "ids"))
+    with ArrayWriter(tables.folder / RESPELLED, np.int64) as writer:
+        for number, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
+            text, own = read_text(tables.folder, places, number), slice(begin, end)
+            found = find_respelled(text, starts[own], ends[own], ids[own], vocabulary)
+            writer.append(begin + found)
 
 
 # ---------------------------------------------------------------- summary
 
 
-def summarise(
-    tables: dict[str, np.ndarray], vocabulary: list[str], encoded: list[Encoded]
-) -> dict[str, Any]:
-    """The summary of a capture: documents, tokens, lengths, frequent tokens, splits, copies."""
-    lengths, split = np.diff(tables["document_offsets"]), tables["split"]
-    counts = np.bincount(tables["ids"], minlength=len(vocabulary))
-    held_out = (np.repeat(split, lengths) != SPLITS.index("train")) & tables["counted"]
-    copied = round(float(tables["copied"][held_out].mean()), 4) if held_out.any() else 0.0
+def summarise(tables: Tables, vocabulary: list[str], counts: np.ndarray) -> dict[str, Any]:
+    """The summary of a capture: documents, tokens, lengths, frequent tokens, splits, copies.
+
+    `counts` (V,) says how often each token stands in it.
+    """
+    offsets, split, group = tables["document_offsets"], tables["split"], tables["group"]
+    lengths = np.diff(offsets)
+    counted, copied = (
+        np.array([np.count_nonzero(flags) for flags in Ragged(tables[name], offsets)])
+        for name in ("counted", "copied")
+    )
+    held_out = split != SPLITS.index("train")
+    n_held_out = int(counted[held_out].sum())  # counted tokens; those that are not count as copied
+    n_copied = int((copied - lengths + counted)[held_out].sum())
     return {
-        "documents": len(encoded),
-        "tokens": len(tables["ids"]),
-        "characters": sum(len(d.text) for d in encoded),
+        "documents": len(tables.names),
+        "tokens": tables.tokens,
+        "characters": tables.characters,
         "rows": len(tables["row_document"]),
         "document_tokens": {
             q: int(np.quantile(lengths, v))
@@ -352,8 +344,8 @@ def summarise(
             name: {"documents": int((split == i).sum()), "tokens": int(lengths[split == i].sum())}
             for i, name in enumerate(SPLITS)
         },
-        "largest_near_duplicate_group": int(np.bincount(tables["group"]).max()),
-        "near_duplicate_documents": int((tables["group"] != np.arange(len(encoded))).sum()),
-        "counted": int(tables["counted"].sum()),
-        "copied_share_of_held_out": copied,
+        "largest_near_duplicate_group": int(np.bincount(group).max()),
+        "near_duplicate_documents": int((group != np.arange(len(group))).sum()),
+        "counted": tables.counted,
+        "copied_share_of_held_out": round(n_copied / n_held_out, 4) if n_held_out else 0.0,
     }

@@ -62,18 +62,17 @@ PLAIN = Chat()
 
 
 def encode_documents(
-    subject: Subject, documents: Iterable[Document], max_tokens: int = 0, chat: Chat = PLAIN
-) -> tuple[list[Encoded], dict[str, int]]:
-    """Tokenise documents: (documents with their tokens, reason -> number of what is left out).
+    subject: Subject, documents: Corpus, max_tokens: int = 0, chat: Chat = PLAIN
+) -> Iterator[Encoded]:
+    """Yield documents with their tokens, and count what is left out in `documents.left_out`.
 
     Exact copies, documents of under two tokens and chats that the template refuses or changes are
     left out, and so is every document after the first `max_tokens` tokens (0: no limit); past the
-    limit a stream is not read any further. What a `Corpus` left out is counted too. Raises
-    UsageError when no document remains.
+    limit a stream is not read any further. Raises UsageError when no document remains. No document
+    is held but those of a batch, and of each a hash.
     """
-    left_out = documents.left_out if isinstance(documents, Corpus) else LeftOut()
-    kept: list[Encoded] = []
-    seen: set[str] = set()
+    left_out = documents.left_out
+    seen: set[bytes] = set()
     total, idle, limit = 0, 0, max_tokens or float("inf")
     batches = _split_into_batches(documents)
     with progress(total=max_tokens or None, label="read", unit="tok") as bar:
@@ -92,24 +91,21 @@ def encode_documents(
                     idle += 1
                     continue
                 idle = 0
-                kept.append(
-                    encoded if chat.special else _uncount_special(subject, encoded, left_out)
-                )
                 total += len(encoded.ids)
                 bar.update(len(encoded.ids))
-            if _is_stream(documents) and idle >= IDLE:
+                yield encoded if chat.special else _uncount_special(subject, encoded, left_out)
+            if documents.streamed and idle >= IDLE:
                 say(f"{idle:,} documents in a row are left out; the stream is read no further")
                 break
             if total >= limit:
-                if not _is_stream(documents):
+                if not documents.streamed:
                     left_out.add(PAST, "", sum(map(len, batches)))
                 break
-    if not kept:
+    if not seen:
         raise UsageError(
             f"No document of the corpus can be used: {left_out.line()}.",
             left_out.advice() or "Give documents of at least two tokens.",
         )
-    return kept, dict(left_out.counts)
 
 
 def _mend_halves(document: Document, left_out: LeftOut) -> Document:
@@ -126,15 +122,11 @@ UNREAD = "parts of turns that are no text, such as images"
 PAST = "documents past the token limit"
 
 
-def _is_stream(documents: Iterable[Document]) -> bool:
-    return documents.streamed if isinstance(documents, Corpus) else not isinstance(documents, list)
-
-
-def _why_left_out(encoded: Encoded, seen: set[str], past: bool) -> str:
+def _why_left_out(encoded: Encoded, seen: set[bytes], past: bool) -> str:
     """The reason to leave a document out, or nothing; `seen` holds the hashes of those before."""
     if past:
         return PAST
-    if (key := text_hash(encoded.text)) in seen:
+    if (key := bytes.fromhex(text_hash(encoded.text))) in seen:
         return "documents that copy another"
     if len(encoded.ids) < 2:
         return "documents under two tokens"

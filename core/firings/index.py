@@ -55,7 +55,7 @@ def index(run: Run, settings: IndexSettings, folder: Path) -> dict[str, Any]:
         else:
             make = partial(make, advance=bar.update)  # the bar moves within a shard
             make_shards(missing, lambda: inputs, make, engine, int)
-    write_token_postings(folder, *invert_tokens(np.asarray(tokens.ids), len(tokens.vocabulary)))
+    write_token_postings(folder, tokens.ids, len(tokens.vocabulary))
     counts = count_firings(folder, n_shards)
     return summarise(counts, int(tokens.counted.sum()), n_features)
 
@@ -164,12 +164,6 @@ def encode_firings(
     f = sae.encode(x)
     row, feature = (f > 0).nonzero(as_tuple=True)
     return row.numpy(), feature.numpy().astype(np.int32), f[row, feature].numpy()
-
-
-def invert_tokens(ids: np.ndarray, n_vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """(offsets (V + 1,), ordinals (n,)): token v is at ordinals[offsets[v] : offsets[v + 1]]."""
-    offsets = np.r_[0, np.cumsum(np.bincount(ids, minlength=n_vocabulary))].astype(np.int64)
-    return offsets, np.argsort(ids, kind="stable").astype(np.uint32)
 
 
 def summarise(counts: np.ndarray, n_tokens: int, n_features: int) -> dict[str, Any]:

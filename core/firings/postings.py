@@ -20,8 +20,9 @@ import numpy as np
 
 from core.activations.layout import read_layout
 from core.errors import UsageError
-from core.files import read_array, write_array
+from core.files import create_array, read_array, write_array
 from core.run import Run
+from core.text.tokens import PIECE, count_tokens
 
 TOKEN_OFFSETS, TOKEN_ORDINALS = "token_offsets.npy", "token_ordinals.npy"
 
@@ -194,7 +195,27 @@ def has_shard(folder: Path, number: int) -> bool:
     return _firings_path(folder, number).exists()
 
 
-def write_token_postings(folder: Path, offsets: np.ndarray, ordinals: np.ndarray) -> None:
-    """Write where each token of the vocabulary stands: offsets (V + 1,), ordinals (n,)."""
+def write_token_postings(folder: Path, ids: np.ndarray, n_vocabulary: int) -> None:
+    """Write where each token of the vocabulary stands among ids (n,): offsets (V + 1,) and
+    ordinals (n,).
+    """
+    offsets = np.r_[0, np.cumsum(count_tokens(ids, n_vocabulary))].astype(np.int64)
     write_array(folder / TOKEN_OFFSETS, offsets)
-    write_array(folder / TOKEN_ORDINALS, ordinals)
+    with create_array(folder / TOKEN_ORDINALS, len(ids), np.uint32) as ordinals:
+        invert_tokens(ids, offsets, ordinals)
+
+
+def invert_tokens(ids: np.ndarray, offsets: np.ndarray, ordinals: np.ndarray) -> None:
+    """Fill `ordinals` (n,): token v of ids (n,) is at ordinals[offsets[v] : offsets[v + 1]].
+
+    Both may be memory-mapped, since a piece of the ids is looked at at once.
+    """
+    filled = offsets[:-1].copy()  # where the next place of each token goes
+    for start in range(0, len(ids), PIECE):
+        piece = np.asarray(ids[start : start + PIECE])
+        order = np.argsort(piece, kind="stable")
+        counts = np.bincount(piece, minlength=len(filled))
+        begins = np.cumsum(counts) - counts  # of each token in the sorted piece
+        ordered = piece[order]
+        ordinals[filled[ordered] + np.arange(len(piece)) - begins[ordered]] = order + start
+        filled += counts

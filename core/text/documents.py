@@ -16,9 +16,10 @@ from pathlib import Path
 
 from core.embedded import CORPORA, find_embedded
 from core.errors import UsageError
-from core.progress import say
+from core.progress import progress, say
 from core.text.forms import Document, LeftOut, text_hash
 from core.text.hub_datasets import SPEC, read_dataset
+from core.text.spools import DocumentSpool
 from core.text.text_files import COMPRESSIONS, FORMS, TEXTS, form_of, list_files, read_file
 
 __all__ = ["Corpus", "Document", "check_corpus", "read_corpus", "text_hash"]
@@ -77,48 +78,48 @@ def _split_column(spec: str) -> tuple[Path, str]:
     return path, ""
 
 
-def read_corpus(spec: str, cut: str = "auto") -> Corpus:
+def read_corpus(spec: str, cut: str = "auto", folder: Path | None = None) -> Corpus:
     """All documents of the corpus `spec`.
 
     A local corpus is ordered by the reversed hash of the text: a document's split depends on the
-    first digits of its hash, so a limit on the tokens keeps the shares of the splits. A dataset on
-    the hub is a stream in its own order. `cut` says which text files are cut at their blank lines:
-    yes, no, or auto for long ones and one that is the whole corpus. Raises UsageError when there is
-    no document.
+    first digits of its hash, so a limit on the tokens keeps the shares of the splits. Where it is
+    large it waits in a temporary file of `folder`. A dataset on the hub is a stream in its own
+    order. `cut` says which text files are cut at their blank lines: yes, no, or auto for long ones
+    and one that is the whole corpus. Raises UsageError when there is no document.
     """
     check_corpus(spec)
     left_out = LeftOut()
     if spec.startswith("hf:"):
         return Corpus(read_dataset(spec, left_out), left_out, streamed=True)
-    if spec == "stdlib":
-        documents = list(_read_stdlib())
-    else:
-        documents = _read_path(*_split_column(spec), left_out, cut)
-    if not documents:
+    found = _read_stdlib() if spec == "stdlib" else _read_path(*_split_column(spec), left_out, cut)
+    documents = DocumentSpool(folder)
+    for document in progress(found, "find", unit="doc"):
+        documents.add(document)
+    if not len(documents):
         raise UsageError(
             f"The corpus {spec!r} is empty: {left_out.line()}.", left_out.advice() or HELP
         )
-    return Corpus(sorted(documents, key=lambda d: (text_hash(d.text)[::-1], d.name)), left_out)
+    return Corpus(documents, left_out)
 
 
-def _read_path(path: Path, column: str, left_out: LeftOut, cut: str) -> list[Document]:
+def _read_path(path: Path, column: str, left_out: LeftOut, cut: str) -> Iterator[Document]:
     files = [path] if path.is_file() else list_files(path)
     choice = {"yes": True, "no": False}.get(cut)
     if cut == "auto" and len(files) == 1:
         choice = True
-    documents: list[Document] = []
     n_cut, made = 0, 0
     for file in files:
-        found = read_file(file, left_out, choice, column)
-        if form_of(file) in TEXTS and len(found) > 1:
-            n_cut, made = n_cut + 1, made + len(found)
-        documents += found
+        found = 0
+        for document in read_file(file, left_out, choice, column):
+            found += 1
+            yield document
+        if form_of(file) in TEXTS and found > 1:
+            n_cut, made = n_cut + 1, made + found
     if n_cut:
         say(
             f"{n_cut:,} text file{'s are' if n_cut > 1 else ' is'} cut at blank lines into "
             f"{made:,} documents; --cut no keeps each whole."
         )
-    return documents
 
 
 def _read_stdlib() -> Iterator[Document]:

@@ -14,14 +14,17 @@ A suffix may be in any case. `core/text/forms.py` says what a record is.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
+import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TextIO
 
 from core.text.forms import COLUMNS, Document, LeftOut, Unusable, is_column, make_document
 
@@ -32,6 +35,8 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 LONG = 100_000  # characters of a text file from which `auto` cuts it
 PIECE = 2000  # characters that a document cut from a file has at least, where its blank lines allow
 NAME_WORDS = 4  # words that the name of a column has at most
+BLOCK = 1 << 20  # bytes or characters of a file that are read at once
+ROWS = 1024  # of a Parquet file that are read at once
 BLANK = re.compile(r"(?:\r?\n[ \t]*){2,}")
 MARKS = {  # that of UTF-32 begins as that of UTF-16 does
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -61,46 +66,51 @@ def list_files(folder: Path) -> list[Path]:
     )
 
 
-def read_file(path: Path, left_out: LeftOut, cut: bool | None, column: str = "") -> list[Document]:
-    """The documents of one file; what cannot be read is counted in `left_out`.
+def read_file(
+    path: Path, left_out: LeftOut, cut: bool | None, column: str = ""
+) -> Iterator[Document]:
+    """Yield the documents of one file; what cannot be read is counted in `left_out`.
 
     `column` names where the records have their text; empty finds it. A text file is cut at its
-    blank lines where `cut` says so; None cuts those of over LONG characters.
+    blank lines where `cut` says so; None cuts those of over LONG characters. A file is checked from
+    end to end and then read in pieces, so it may be larger than memory: a .json file, and a
+    compressed .parquet file, may not.
     """
     form = form_of(path)
-    out: list[Document] = []
     try:
-        data = _read_bytes(path)
-        if form in PARQUET:
-            records = _parquet_records(path, data, column)
-        elif form in TEXTS and column:
+        if form in TEXTS and column:
             raise Unusable("text files, which have no columns", path.name)
-        elif form in TEXTS:
-            return _read_text(path, _decode(path, data), left_out, cut)
+        if form in TEXTS:
+            yield from _read_text(path, _Text(path), cut)
+            return
+        if form in PARQUET:
+            records = _parquet_records(path, column)
         else:
-            records = _records(path, form, _decode(path, data), column)
+            records = _records(path, form, _Text(path), column)
         for name, record in records:
             try:
                 if isinstance(record, Unusable):
                     raise record
-                out.append(make_document(name, record, column))
+                yield make_document(name, record, column)
             except Unusable as error:
                 left_out.add(error.reason, error.example, advice=error.advice)
     except Unusable as error:
         left_out.add(error.reason, error.example, advice=error.advice)
-    return out
 
 
-def _read_bytes(path: Path) -> bytes:
+@contextlib.contextmanager
+def _open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Context manager: yields the bytes of a file, decompressed."""
     compression = COMPRESSIONS.get(path.suffix.lower())
     if compression is None:
-        return path.read_bytes()
+        with open(path, "rb") as handle:
+            yield handle
+        return
     import pyarrow
 
     try:
         with pyarrow.input_stream(str(path), compression=compression) as stream:
-            data: bytes = stream.read()
-            return data
+            yield stream
     except (OSError, pyarrow.ArrowException) as error:
         raise Unusable(
             f"files that cannot be decompressed as {path.suffix.lower()}",
@@ -109,21 +119,58 @@ def _read_bytes(path: Path) -> bytes:
         ) from None
 
 
-def _decode(path: Path, data: bytes) -> str:
-    """The text without its byte-order mark; read_text would turn \\r\\n into \\n."""
-    mark = next((m for m in MARKS if data.startswith(m)), b"")
-    encoding = MARKS.get(mark, "utf-8")
-    try:
-        text = data[len(mark) :].decode(encoding)
-    except UnicodeDecodeError as error:
-        raise Unusable(
-            "files that are not UTF-8",
-            f"{path.name}: {error.reason} at byte {error.start}",
-            "Convert it to UTF-8.",
-        ) from None
-    if "\0" in text:  # binary, or UTF-16 without its mark
-        raise Unusable("files that are not text", f"{path.name} has zero bytes", "Remove it.")
-    return text
+class _Text:
+    """The text of a file without its byte-order mark; making one raises Unusable for no text.
+
+    `open` gives a handle that turns no \\r\\n into \\n, as read_text would.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with _open_bytes(path) as handle:
+            head = handle.read(4)
+            self.mark = next((m for m in MARKS if head.startswith(m)), b"")
+            self.encoding = MARKS.get(self.mark, "utf-8")
+            self._check(head[len(self.mark) :], handle)
+
+    def _check(self, piece: bytes, handle: IO[bytes]) -> None:
+        """Decode from `piece` on to the end."""
+        decoder, at = codecs.getincrementaldecoder(self.encoding)(), 0
+        while True:
+            rest = handle.read(BLOCK)
+            begun = len(decoder.getstate()[0])  # bytes of a character that is not whole yet
+            try:
+                text = decoder.decode(piece, final=not rest)
+            except UnicodeDecodeError as error:
+                raise Unusable(
+                    "files that are not UTF-8",
+                    f"{self.path.name}: {error.reason} at byte {at - begun + error.start}",
+                    "Convert it to UTF-8.",
+                ) from None
+            if "\0" in text:  # binary, or UTF-16 without its mark
+                raise Unusable(
+                    "files that are not text", f"{self.path.name} has zero bytes", "Remove it."
+                )
+            if not rest:
+                return
+            at, piece = at + len(piece), rest
+
+    @contextlib.contextmanager
+    def open(self, newline: str = "") -> Iterator[TextIO]:
+        """Context manager: yields the text; `newline` is that of `open`: "\\n" or "" for any."""
+        with _open_bytes(self.path) as handle:
+            handle.read(len(self.mark))
+            yield io.TextIOWrapper(handle, self.encoding, newline=newline)
+
+    def read(self) -> str:
+        """All of it."""
+        with self.open() as handle:
+            return handle.read()
+
+    def first_line(self) -> str:
+        """The first line that is not blank, without white space in front."""
+        with self.open("\n") as handle:
+            return next((line for line in handle if line.strip()), "").lstrip().rstrip("\n")
 
 
 def _first_line(error: BaseException) -> str:
@@ -133,28 +180,45 @@ def _first_line(error: BaseException) -> str:
 # ---------------------------------------------------------------- text
 
 
-def _read_text(path: Path, text: str, left_out: LeftOut, cut: bool | None) -> list[Document]:
-    if not text.strip():
+def _read_text(path: Path, text: _Text, cut: bool | None) -> Iterator[Document]:
+    with text.open() as handle:
+        head = handle.read(LONG + 1)
+        pieces: Iterator[str] = iter(())
+        if len(head) > LONG if cut is None else cut:
+            pieces = cut_pieces(itertools.chain((head,), iter(partial(handle.read, BLOCK), "")))
+        first, second = next(pieces, None), next(pieces, None)
+        if first is not None and second is not None:
+            for number, piece in enumerate(itertools.chain((first, second), pieces), 1):
+                yield Document(f"{path.name}:{number}", piece)
+            return
+    whole = text.read()
+    if not whole.strip():
         raise Unusable("files without a word", path.name)
-    if not (len(text) > LONG if cut is None else cut):
-        return [Document(path.name, text)]
-    pieces = cut_text(text)
-    if len(pieces) == 1:
-        return [Document(path.name, text)]
-    return [Document(f"{path.name}:{i}", piece) for i, piece in enumerate(pieces, 1)]
+    yield Document(path.name, whole)
 
 
-def cut_text(text: str) -> list[str]:
-    """Cut at blank lines into documents of PIECE characters or more; the last may be shorter."""
-    pieces: list[str] = []
-    start = 0
-    for blank in BLANK.finditer(text):
-        if blank.start() - start >= PIECE:
-            pieces.append(text[start : blank.start()])
-            start = blank.end()
-    if text[start:].strip():
-        pieces.append(text[start:])
-    return pieces
+def cut_pieces(blocks: Iterable[str]) -> Iterator[str]:
+    """Cut a text, given in blocks, at blank lines into documents of PIECE characters or more.
+
+    The last may be shorter.
+    """
+    held, begin, searched = "", 0, 0
+    for block in blocks:
+        held += block
+        for blank in BLANK.finditer(held, searched):
+            if blank.end() == len(held):
+                break  # it may go on in the next block
+            if blank.start() - begin >= PIECE:
+                yield held[begin : blank.start()]
+                begin = blank.end()
+        held, begin = held[begin:], 0
+        searched = len(held.rstrip("\r\n \t"))
+    for blank in BLANK.finditer(held, searched):
+        if blank.start() >= PIECE:
+            yield held[: blank.start()]
+            held = ""
+    if held.strip():
+        yield held
 
 
 # ---------------------------------------------------------------- records
@@ -162,7 +226,7 @@ def cut_text(text: str) -> list[str]:
 Named = Iterator[tuple[str, Any]]  # (name, record, or the Unusable that stands in its place)
 
 
-def _records(path: Path, form: str, text: str, column: str) -> Named:
+def _records(path: Path, form: str, text: _Text, column: str) -> Named:
     if form in LINES:
         return _lines(path, text)
     if form in TABLES:
@@ -170,26 +234,26 @@ def _records(path: Path, form: str, text: str, column: str) -> Named:
     return _json(path, text)
 
 
-def _lines(path: Path, text: str) -> Named:
-    if not _is_json(text.lstrip().partition("\n")[0]) and _is_json(text):
-        yield from _values(path, json.loads(text))  # one value over many lines
+def _lines(path: Path, text: _Text) -> Named:
+    if not _is_json(text.first_line()) and _is_json(whole := text.read()):
+        yield from _values(path, json.loads(whole))  # one value over many lines
         return
-    # splitlines also cuts at U+2028, which a JSON string may hold
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            name = f"{path.name}:{number}"
-            try:
-                yield name, json.loads(line)
-            except ValueError as error:
-                example = f"{path.name}, line {number}: {_first_line(error)}"
-                yield name, Unusable("lines that are not JSON", example, "Correct the lines.")
+    with text.open("\n") as handle:  # a JSON string may hold U+2028, where splitlines cuts too
+        for number, line in enumerate(handle, 1):
+            if line.strip():
+                name = f"{path.name}:{number}"
+                try:
+                    yield name, json.loads(line)
+                except ValueError as error:
+                    example = f"{path.name}, line {number}: {_first_line(error)}"
+                    yield name, Unusable("lines that are not JSON", example, "Correct the lines.")
 
 
-def _json(path: Path, text: str) -> Named:
+def _json(path: Path, text: _Text) -> Named:
     try:
-        value = json.loads(text)
+        value = json.loads(text.read())
     except ValueError as error:
-        if _is_json(text.lstrip().partition("\n")[0]):  # JSON lines under another name
+        if _is_json(text.first_line()):  # JSON lines under another name
             yield from _lines(path, text)
             return
         raise Unusable(
@@ -242,9 +306,8 @@ def _turn_columns(value: dict[str, Any]) -> list[Any]:
     return [dict(zip(columns, row, strict=False)) for row in zip(*columns.values(), strict=False)]
 
 
-def _pick_delimiter(text: str, delimiter: str, column: str) -> str:
+def _pick_delimiter(header: str, delimiter: str, column: str) -> str:
     """What stands between the columns that the first line names, where a known one is named."""
-    header = text.lstrip().partition("\n")[0]
     for other in dict.fromkeys((delimiter, ";", "\t", ",", "|")):
         names = next(csv.reader([header.strip("\r")], delimiter=other), [])
         if len(names) > 1 and any(is_column(name, column) or is_column(name) for name in names):
@@ -252,23 +315,23 @@ def _pick_delimiter(text: str, delimiter: str, column: str) -> str:
     return delimiter
 
 
-def _rows(path: Path, text: str, delimiter: str, wanted: str) -> Named:
+def _rows(path: Path, text: _Text, delimiter: str, wanted: str) -> Named:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    delimiter = _pick_delimiter(text, delimiter, wanted)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows.fieldnames = [c.strip() for c in rows.fieldnames or [] if c is not None]
-    names = list(rows.fieldnames)
-    column = _pick_column(path, names, wanted)
-    known = is_column(column, wanted)
-    if not known:
-        yield f"{path.name}:0", _read_header(path, column)
-    try:
-        for number, row in enumerate(rows, 1):
-            value = row.get(column)
-            record = row | {column: value} if known else value
-            yield f"{path.name}:{number}", record if value is not None else {column: None}
-    except csv.Error as error:
-        raise Unusable("files that are no tables", f"{path.name}: {error}") from None
+    delimiter = _pick_delimiter(text.first_line(), delimiter, wanted)
+    with text.open() as handle:
+        rows = csv.DictReader(handle, delimiter=delimiter)
+        rows.fieldnames = [c.strip() for c in rows.fieldnames or [] if c is not None]
+        column = _pick_column(path, list(rows.fieldnames), wanted)
+        known = is_column(column, wanted)
+        if not known:
+            yield f"{path.name}:0", _read_header(path, column)
+        try:
+            for number, row in enumerate(rows, 1):
+                value = row.get(column)
+                record = row | {column: value} if known else value
+                yield f"{path.name}:{number}", record if value is not None else {column: None}
+        except csv.Error as error:
+            raise Unusable("files that are no tables", f"{path.name}: {error}") from None
 
 
 def _read_header(path: Path, name: str) -> Any:
@@ -299,23 +362,28 @@ def _pick_column(path: Path, columns: list[str], wanted: str) -> str:
     return column
 
 
-def _parquet_records(path: Path, data: bytes, named: str) -> Named:
+def _parquet_records(path: Path, named: str) -> Named:
     import pyarrow
     import pyarrow.parquet as parquet
 
+    source: Any = path
+    if path.suffix.lower() in COMPRESSIONS:  # it is read from its end, which a stream cannot be
+        with _open_bytes(path) as handle:
+            source = io.BytesIO(handle.read())
     try:
-        file = parquet.ParquetFile(io.BytesIO(data))
+        file = parquet.ParquetFile(source)
     except pyarrow.ArrowException as error:
         raise Unusable(
             "files that are not Parquet",
             f"{path.name} is not a Parquet file: {_first_line(error)}",
             "Remove it from the corpus.",
         ) from None
-    columns = list(file.schema_arrow.names)
-    column = _pick_column(path, columns, named)
-    wanted = [c for c in ("instruction", "input", "output") if c in columns]
+    names = list(file.schema_arrow.names)
+    column = _pick_column(path, names, named)
+    wanted = [c for c in ("instruction", "input", "output") if c in names]
     number = 0
-    for batch in file.iter_batches(columns=wanted if column.lower() == "instruction" else [column]):
+    columns = wanted if column.lower() == "instruction" else [column]
+    for batch in file.iter_batches(ROWS, columns=columns):
         for record in batch.to_pylist():
             number += 1
             # a column that has another name is the only one

@@ -14,19 +14,20 @@ files of the activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import UsageError
-from core.files import read_array, read_json, write_array, write_json
+from core.files import read_array, read_json
 from core.records import SPLITS
 from core.text.word_tree import read_word_tree
 
 DOCUMENTS, VOCABULARY, TEXT = "documents.json", "vocabulary.json", "text.txt"
 RESPELLED = "respelled.npy"
+PIECE = 1_000_000  # tokens of a mapped array that are looked at at once
 
 
 class Tokens:
@@ -100,10 +101,7 @@ class Tokens:
 
     def text(self, document: int) -> str:
         """The source text of a document, exactly as it was read."""
-        start, end = int(self.text_offsets[document]), int(self.text_offsets[document + 1])
-        with open(self.folder / TEXT, "rb") as handle:
-            handle.seek(start)
-            return handle.read(end - start).decode("utf-8", errors="surrogatepass")
+        return read_text(self.folder, self.text_offsets, document)
 
     def spell(self, start: int, end: int) -> tuple[str, ...]:
         """The text in its document of each token from ordinal `start` to `end`.
@@ -157,23 +155,19 @@ def cut(text: str, starts: np.ndarray, ends: np.ndarray) -> list[str]:
 
 
 def find_respelled(
-    tables: Mapping[str, np.ndarray], texts: Iterable[str], vocabulary: list[str]
+    text: str, starts: np.ndarray, ends: np.ndarray, ids: np.ndarray, vocabulary: list[str]
 ) -> np.ndarray:
-    """Ordinals of the tokens whose text in their document is not that of the vocabulary.
+    """The places of the tokens (n,) of a document whose text in it is not that of the vocabulary.
 
-    `tables` are the arrays of a capture, `texts` those of its documents.
+    `starts`, `ends` and `ids` (n,) are those of its tokens.
     """
-    out: list[int] = []
-    offsets = tables["document_offsets"].tolist()
-    for text, begin, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
-        shown = cut(text, tables["starts"][begin:end], tables["ends"][begin:end])
-        ids = tables["ids"][begin:end].tolist()
-        out += [
-            begin + place
-            for place, (own, i) in enumerate(zip(shown, ids, strict=True))
-            if own != vocabulary[i]
-        ]
-    return np.array(out, np.int64)
+    shown = cut(text, starts, ends)
+    found = [
+        place
+        for place, (own, i) in enumerate(zip(shown, ids.tolist(), strict=True))
+        if own != vocabulary[i]
+    ]
+    return np.array(found, np.int64)
 
 
 def sample_tokens(tokens: Tokens, split: str, max_tokens: int, seed: int) -> np.ndarray:
@@ -201,20 +195,17 @@ def read_rows(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids, offsets, first
 
 
-# ---------------------------------------------------------------- writing
+def read_text(folder: Path, offsets: np.ndarray, document: int) -> str:
+    """The text of a document; `offsets` are the `text_offsets` of the capture in `folder`."""
+    start, end = int(offsets[document]), int(offsets[document + 1])
+    with open(folder / TEXT, "rb") as handle:
+        handle.seek(start)
+        return handle.read(end - start).decode("utf-8", errors="surrogatepass")
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays of a capture under their names."""
-    for name, array in arrays.items():
-        write_array(folder / f"{name}.npy", array)
-
-
-def write_texts(
-    folder: Path, names: list[str], texts: Iterable[bytes], vocabulary: list[str]
-) -> None:
-    """Write the names and texts (UTF-8) of the documents, and the texts of the vocabulary."""
-    write_json(folder / DOCUMENTS, names)
-    write_json(folder / VOCABULARY, vocabulary)
-    with open(folder / TEXT, "wb") as handle:
-        handle.writelines(texts)
+def count_tokens(ids: np.ndarray, n_vocabulary: int) -> np.ndarray:
+    """How often each token of the vocabulary (V,) stands in ids (n,), which may be mapped."""
+    counts = np.zeros(n_vocabulary, np.int64)
+    for start in range(0, len(ids), PIECE):
+        counts += np.bincount(ids[start : start + PIECE], minlength=n_vocabulary)
+    return counts

@@ -24,9 +24,9 @@ SECONDS. docs/metrics.md says how other tools define these numbers.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.activations.passes import TextRows
 from core.progress import progress, say
-from core.records import Site
 from core.run import Run
 from core.saes import SAE
 from core.settings import EvaluateSettings
 from core.subject.decoding import Edit
 from core.subject.subject import Subject
 from core.subject.tap import Tap
+from core.training import losses
+from core.training.losses import AT_ONCE, LOSSES, Measurement, replacements
 from core.training.sample import Sample, draw_sample
 
 RESAMPLES = 1000
@@ -52,14 +52,12 @@ MIN_DOCUMENTS = 20  # below it a percentile bootstrap does not cover 95 %
 PRECISION = 0.005  # nats either side of ce_increase, at which enough tokens are measured
 SECONDS = 120.0  # after which cross-entropies are measured no further
 LEAST_TOKENS = 8192  # before the precision is looked at: an early narrow interval may be luck
-ROUND = 1024  # tokens between two looks, at least
-LOGITS = 3e7  # largest number of logits held in float32 at once, about
+ROUND = 1024  # tokens between two looks at the precision, at least
 VECTORS = 4096  # encoded at once
 OUTLIER = 10.0  # median norms
 
-# sums of a document over its vectors, and over its predictions (nats)
+# sums of a document over its vectors
 SUMS = ("n", "error", "spread", "square", "product", "ratio", "firings")
-LOSSES = ("n", "clean", "spliced", "zero", "mean", "kl")
 
 Array = npt.NDArray[Any]
 Measures = dict[str, Any]
@@ -103,11 +101,15 @@ def measure_sae(sae: SAE, sample: Sample) -> Measures:
     bounds = intervals(sums, fidelity_of, sample.seed)
     if sample.subject is not None and len(sample.loss_rows):
         device = sample.subject.device
-        with Tap(sample.subject, sample.site) if sae.config.transcoder else nullcontext() as tap:
+        with (
+            Tap(sample.subject, sample.site)
+            if sae.config.transcoder
+            else contextlib.nullcontext() as tap
+        ):
             edits = replacements(sae.to(device), mean.to(device).float(), tap)
-            losses, ended = measure_losses(sample.subject, sample, edits)
-        measures |= losses_of(losses.sum(0)) | {"loss_ended_by": ended}
-        bounds |= intervals(losses, losses_of, sample.seed)
+            nats, ended = measure_losses(sample.subject, sample, edits)
+        measures |= losses_of(nats.sum(0)) | {"loss_ended_by": ended}
+        bounds |= intervals(nats, losses_of, sample.seed)
     return measures | {"intervals": bounds}
 
 
@@ -217,25 +219,6 @@ def _ratio(above: Array, below: Array) -> Array:
 # ---------------------------------------------------------------- cross-entropy
 
 
-def replacements(sae: SAE, mean: Tensor, tap: Tap | None = None) -> dict[str, Edit]:
-    """Return edits that replace the site: by the SAE's reconstruction, zero, the mean (D,).
-
-    `tap` sees what a transcoder reads.
-    """
-
-    def splice(h: Tensor, editable: Tensor) -> Tensor:
-        x = h if tap is None else tap.hidden
-        return torch.where(editable[..., None], sae.reconstruct(x.float()), h.float())
-
-    def set_zero(h: Tensor, editable: Tensor) -> Tensor:
-        return torch.where(editable[..., None], 0.0, h.float())
-
-    def set_mean(h: Tensor, editable: Tensor) -> Tensor:
-        return torch.where(editable[..., None], mean, h.float())
-
-    return {"spliced": splice, "zero": set_zero, "mean": set_mean}
-
-
 def measure_losses(
     subject: Subject,
     sample: Sample,
@@ -250,20 +233,28 @@ def measure_losses(
     lengths = np.diff(sample.tokens.row_offsets)[chosen]
     known, own = np.unique(of_row, return_inverse=True)
     sums, start = np.zeros((len(known), len(LOSSES))), clock()
-    size = max(ROUND, int(LOGITS // subject.n_vocabulary)) if sample.to_precision else lengths.sum()
-    rounds = np.split(np.arange(len(chosen)), _ends_of_rounds(lengths, int(size)))
+    size = (
+        max(ROUND, int(losses.LOGITS // subject.n_vocabulary))
+        if sample.to_precision
+        else lengths.sum()
+    )
+    at_once = 1 if sample.targets is not None else AT_ONCE  # a tap is of one pass
+
+    def go_on() -> bool:
+        return clock() - start < SECONDS
+
     with progress(total=int(lengths.sum()), label="evaluate", unit="tok") as bar:
-        for part in rounds:
-            losses = document_losses(
-                subject, sample.place, edits, sample.rows, chosen[part], own[part], bar.update
-            )
-            sums[np.unique(own[part])] += losses
+        for part in np.split(np.arange(len(chosen)), _ends_of_rounds(lengths, size)):
+            measure = Measurement(subject, sample.place, edits, at_once, bar.update)
+            measure.go_on = go_on if sample.to_precision else None
+            sums[np.unique(own[part])] += measure(sample.rows, chosen[part], own[part])
             measured = sums[sums[:, 0] > 0]
-            if sample.to_precision and part is not rounds[-1]:
-                if is_precise(measured, sample.seed):
-                    return measured, "precision"
-                if clock() - start >= SECONDS:
-                    return measured, "time"
+            if measured[:, 0].sum() == lengths.sum():
+                break
+            if sample.to_precision and is_precise(measured, sample.seed):
+                return measured, "precision"
+            if not measure.whole:
+                return measured, "time"
     return measured, "tokens"
 
 
@@ -274,55 +265,12 @@ def _ends_of_rounds(lengths: Array, size: int) -> Array:
     return ends
 
 
-def is_precise(losses: Array, seed: int) -> bool:
+def is_precise(nats: Array, seed: int) -> bool:
     """Return whether ce_increase is known to PRECISION from sums (documents, len(LOSSES))."""
-    if losses[:, LOSSES.index("n")].sum() < LEAST_TOKENS:
+    if nats[:, LOSSES.index("n")].sum() < LEAST_TOKENS:
         return False
-    low, high = intervals(losses, losses_of, seed).get("ce_increase", (-np.inf, np.inf))
+    low, high = intervals(nats, losses_of, seed).get("ce_increase", (-np.inf, np.inf))
     return bool(high - low <= 2 * PRECISION)
-
-
-def document_losses(
-    subject: Subject,
-    site: Site,
-    edits: dict[str, Edit],
-    rows: TextRows,
-    chosen: Array,
-    documents: Array,
-    advance: Callable[[int], Any] = int,
-) -> Array:
-    """Return sums (documents, len(LOSSES)) over the predictions in the `chosen` rows.
-
-    The rows are of `documents` (len(chosen),). Losses are clean and with each edit. `advance` is
-    called with the number of predictions of each batch.
-    """
-    known, own = np.unique(documents, return_inverse=True)
-    sums = np.zeros((len(known), len(LOSSES)))
-    place = dict(zip(chosen.tolist(), own.tolist(), strict=True))
-    batches = split_by_length(rows, chosen, subject.n_vocabulary)
-    for batch in batches:
-        losses = row_losses(subject, site, rows.tokens(batch), edits)
-        advance(int(losses[:, 0].sum()))
-        np.add.at(sums, [place[row] for row in batch.tolist()], losses)
-    return sums
-
-
-@torch.inference_mode()
-def row_losses(subject: Subject, site: Site, tokens: Tensor, edits: dict[str, Edit]) -> Array:
-    """Return sums (R, len(LOSSES)) over the predictions of token ids (R, T) without padding."""
-    clean = subject.logits(tokens).log_softmax(-1)[:, :-1]
-    target = tokens[:, 1:, None].to(clean.device)
-    sums = {
-        "n": torch.full((len(tokens),), tokens.shape[1] - 1.0),
-        "clean": -clean.gather(-1, target)[..., 0].double().sum(1),
-    }
-    for name, edit in edits.items():
-        new = subject.logits(tokens, site, edit).log_softmax(-1)[:, :-1]
-        sums[name] = -new.gather(-1, target)[..., 0].double().sum(1)
-        if name == "spliced":
-            sums["kl"] = (clean.exp() * (clean - new)).double().sum((1, 2))
-    table: Array = torch.stack([sums[name].cpu().double() for name in LOSSES], 1).numpy()
-    return table
 
 
 def losses_of(sums: Array) -> Measures:
@@ -345,19 +293,6 @@ def losses_of(sums: Array) -> Measures:
         "kl": _plain(s["kl"] / s["n"]),
         **recovered,
     }
-
-
-def split_by_length(rows: TextRows, chosen: Array, n_vocabulary: int) -> list[Array]:
-    """Split rows into batches of equal length, the shortest first.
-
-    A batch's logits are at most about LOGITS numbers.
-    """
-    lengths = rows.offsets[chosen + 1] - rows.offsets[chosen]
-    batches = []
-    for length in np.unique(lengths):
-        same, size = chosen[lengths == length], max(1, int(LOGITS // (n_vocabulary * (length + 1))))
-        batches += [same[start : start + size] for start in range(0, len(same), size)]
-    return batches
 
 
 # ---------------------------------------------------------------- intervals

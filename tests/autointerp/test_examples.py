@@ -9,8 +9,7 @@ from autointerp.examples import NAMES, SPACING, Examples, argsort_stable
 from core.activations.layout import Layout, write_layout
 from core.errors import UsageError
 from core.files import write_array, write_json
-from core.firings.index import invert_tokens
-from core.firings.postings import Postings, lookup
+from core.firings.postings import Postings, lookup, write_token_postings
 from core.text.tokens import Tokens
 
 N_DOCUMENTS, LENGTH, ROW = 60, 100, 50
@@ -67,9 +66,7 @@ def planted(tmp_path_factory):
             folder / f"firings-{shard:05d}.npy",
             np.concatenate([v for _, v in inside]).astype(np.float32),
         )
-    offsets, ordinals = invert_tokens(ids, 20)
-    write_array(folder / "token_offsets.npy", offsets)
-    write_array(folder / "token_ordinals.npy", ordinals)
+    write_token_postings(folder, ids, 20)
     postings, tokens = Postings(folder, folder), Tokens(folder)
     return SimpleNamespace(
         postings=postings,

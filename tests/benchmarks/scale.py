@@ -1,13 +1,15 @@
 """Memory and speed of capture, adopt and index with a loaded SAE and no activation store, on the
 embedded subject.
 
-    python tests/benchmarks/scale.py --tokens 10000000 --features 24576 [--activation topk]
+    python tests/benchmarks/scale.py --tokens 500000 10000000 --features 24576 [--activation topk]
+    python tests/benchmarks/scale.py --tokens 1000000 10000000 --tiny
 
 The text is Python source of the packages installed here, four times over where there is too little
 of it; the SAE is a random JumpReLU whose thresholds let about 50 features fire on a token, or with
 `--activation topk` a random TopK of 50. Each stage is a process of its own; its anonymous memory is
 sampled five times a second, and its processor time counted, which other work on the machine does
-not change. A twentieth of the tokens is run first, so that what grows with them is seen.
+not change. With several numbers of tokens, what grows with them is seen. `--tiny` takes a subject of
+one layer and width 16, and a TopK of 4 of its 64 features, so that the passes cost little.
 """
 
 from __future__ import annotations
@@ -44,6 +46,33 @@ def write_corpus(path: pathlib.Path, n_tokens: int) -> None:
                 if held >= n_tokens * CHARACTERS:
                     return
             copy += 1
+
+
+def write_tiny(subject: pathlib.Path, sae: pathlib.Path) -> None:
+    """A subject of one layer with random weights and the embedded subject's tokenizer, and a random
+    TopK autoencoder of 64 features for it.
+    """
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    from core.saes import SAE, SAEConfig
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "subjects" / "python-7m")
+    tokenizer.save_pretrained(subject)
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 1, "n_positions": 256}
+    bos = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = GPT2Config(vocab_size=len(tokenizer), **sizes, **bos)
+    GPT2LMHeadModel(config).save_pretrained(subject)
+    directions = torch.nn.functional.normalize(torch.randn(64, 16), dim=1)
+    tensors = {
+        "W_enc": directions.T.contiguous(),
+        "b_enc": torch.zeros(64),
+        "W_dec": directions,
+        "b_dec": torch.zeros(16),
+    }
+    sae.mkdir()
+    SAE(SAEConfig("random", "topk", 4), tensors).save(sae)
 
 
 def write_sae(folder: pathlib.Path, n_features: int, activation: str) -> None:
@@ -120,16 +149,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tokens", type=int, default=10_000_000)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[500_000, 10_000_000])
+    parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--features", type=int, default=24_576)
     parser.add_argument("--activation", choices=("jumprelu", "topk"), default="jumprelu")
     asked = parser.parse_args()
     place = pathlib.Path(tempfile.mkdtemp(dir=ROOT / "data" / "runs", prefix="scale-"))
     try:
-        write_sae(place / "sae", asked.features, asked.activation)
-        for share in (20, 1):
-            write_corpus(place / "corpus.jsonl", asked.tokens // share)
-            run = str(place / f"run-{share}")
+        if asked.tiny:
+            write_tiny(place / "subject", place / "sae")
+        else:
+            write_sae(place / "sae", asked.features, asked.activation)
+        about = ["--subject", str(place / "subject")] if asked.tiny else []
+        for n_tokens in asked.tokens:
+            write_corpus(place / "corpus.jsonl", n_tokens)
+            run = str(place / f"run-{n_tokens}")
             measured(
                 "new",
                 run,
@@ -138,7 +172,8 @@ def main() -> None:
                 "--sae",
                 str(place / "sae"),
                 "--site",
-                "resid_post.3",
+                "resid_post.0" if asked.tiny else "resid_post.3",
+                *about,
             )
             for verb in ("capture", "train", "index"):
                 seconds, processor, peak, said = measured(verb, run)

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from transformers import PretrainedConfig
 
+from core.activations.tokenize import spell_prompt
 from core.attribution.attribute import (
     Ending,
     Question,
@@ -312,10 +313,11 @@ def test_what_follows_a_token_is_asked_of_the_same_tokens(gpt2, bos, monkeypatch
         monkeypatch.setattr(gpt2, "bos", None)
     text, sae, site = "the cat sét on", sae_of(FORMS[0], WIDTH, 24), Site("resid_post", 1)
     ids, texts = gpt2.prompt_tokens(text), gpt2.token_texts()
+    spelt = spell_prompt(gpt2, text)
     logits = gpt2.logits(torch.tensor([ids]))[0]
     for at in range(len(ids) - 1):
         found = attribute(gpt2, site, sae, text, Question(top=2, at=at))
-        assert found.tokens == tuple(texts[i] for i in ids[1 : at + 2])
+        assert found.tokens == tuple(spelt[1 : at + 2])
         next_id = ids[at + 2] if at + 2 < len(ids) else int(logits[-1].argmax())
         assert found.token == texts[next_id]
         assert found.logit == pytest.approx(float(logits[at + 1, next_id]), abs=1e-4)

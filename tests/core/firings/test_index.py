@@ -11,7 +11,8 @@ import core.firings.index
 import core.firings.postings
 from core.activations.store import ActivationStore
 from core.files import write_array
-from core.firings.index import encode_firings, invert_shard, invert_tokens
+from core.firings import postings as postings_module
+from core.firings.index import encode_firings, invert_shard
 from core.saes import SAE, SAEConfig
 from core.settings import IndexSettings
 from core.text.tokens import Tokens
@@ -99,8 +100,11 @@ def test_tokens_are_inverted_over_the_whole_corpus(tiny_run):
         )
 
 
-def test_inverting_tokens_by_hand():
-    offsets, ordinals = invert_tokens(np.array([2, 0, 2, 3, 0], np.uint16), 5)
+@pytest.mark.parametrize("piece", [1, 2, 5, 100])
+def test_inverting_tokens_by_hand(monkeypatch, tmp_path, piece):
+    monkeypatch.setattr(postings_module, "PIECE", piece)
+    postings_module.write_token_postings(tmp_path, np.array([2, 0, 2, 3, 0], np.uint16), 5)
+    offsets, ordinals = (np.load(tmp_path / f"token_{of}.npy") for of in ("offsets", "ordinals"))
     assert offsets.tolist() == [0, 2, 2, 4, 5, 5]
     assert ordinals.tolist() == [1, 4, 0, 2, 3]
 

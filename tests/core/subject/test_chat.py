@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from core.activations.tokenize import Chat, encode_documents
+from core.activations.tokenize import Chat
 from core.errors import UsageError
 from core.subject.chat import TurnChanged, chat_text, locate_turns
 from core.subject.subject import Subject
 from core.text.documents import read_corpus
 from core.text.forms import Document
+from tests.support.text import encode
 from tests.support.tiny import byte_level_tokenizer, tiny_model
 
 PLAIN = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}You: user a"
@@ -100,23 +101,23 @@ def test_chats_that_cannot_be_read_are_counted_and_the_others_are_read(tmp_path)
     talks = [THINKING, [("assistant", "x"), ("user", "y")], [("user", "a"), ("assistant", "user")]]
     lines = [{"messages": [{"role": r, "content": c} for r, c in talk]} for talk in talks]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    encoded, left_out = encode_documents(subject, read_corpus(str(tmp_path)))
+    encoded, left_out = encode(subject, read_corpus(str(tmp_path)))
     assert [d.text for d in encoded] == ["[user] a\n[assistant] user\n"]
     assert left_out == {
         "conversations whose thoughts the chat template strips": 1,
         "conversations that the chat template refuses": 1,
     }
-    both, _ = encode_documents(subject, read_corpus(str(tmp_path)), chat=Chat(thoughts=True))
+    both, _ = encode(subject, read_corpus(str(tmp_path)), chat=Chat(thoughts=True))
     assert len(both) == 2
     (tmp_path / "a.jsonl").write_text(json.dumps(lines[1]) + "\n")
     with pytest.raises(UsageError, match="1 conversations that the chat template refuses"):
-        encode_documents(subject, read_corpus(str(tmp_path)))
+        encode(subject, read_corpus(str(tmp_path)))
 
 
 def test_only_what_the_speakers_say_makes_near_copies():
     subject = Subject(tiny_model("gpt2"), tokenizer_of(PLAIN))
     talk = (("system", "be brief " * 40), ("user", "who are you?"), ("assistant", "a cat"))
-    (encoded,), _ = encode_documents(subject, [Document("x", "", talk)])
+    (encoded,), _ = encode(subject, [Document("x", "", talk)])
     said = "".join(
         encoded.text[a:b]
         for a, b, c in zip(encoded.starts, encoded.ends, encoded.compared, strict=True)

@@ -7,14 +7,15 @@ import pytest
 import torch
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from core.activations.capture import describe, lay_out
-from core.activations.tokenize import Chat, encode_documents, spell_prompt
+from core.activations.capture import describe
+from core.activations.tokenize import Chat, spell_prompt
 from core.errors import UsageError
 from core.records import Site
 from core.subject.subject import Subject
 from core.subject.token_texts import cut_broken, find_ends, special_ids, token_texts
 from core.text.documents import Document
-from core.text.tokens import Tokens, find_shown, write_arrays
+from core.text.tokens import Tokens, find_shown
+from tests.support.text import encode, tables_of
 from tests.support.tiny import byte_level_tokenizer, tiny_model
 from tests.support.tokenizers import FAMILIES, make_tokenizer, save_with_state, write_tekken
 
@@ -39,12 +40,9 @@ def subject_of(tokenizer):
 
 def tokens_of(subject, texts, folder, chat=COUNTING):
     """What a capture keeps of the texts, in rows of 16 tokens."""
-    encoded, left_out = encode_documents(
-        subject, [Document(str(i), t) for i, t in enumerate(texts)], chat=chat
-    )
-    tables, _ = lay_out(encoded, 17, True)
-    write_arrays(folder, tables)
-    describe([folder], tables, encoded, subject)
+    documents = [Document(str(i), t) for i, t in enumerate(texts)]
+    encoded, left_out = encode(subject, documents, chat=chat)
+    describe([folder], tables_of(subject, encoded, folder, 17), subject)
     return Tokens(folder), left_out
 
 
@@ -171,7 +169,7 @@ def test_truncation_and_padding_that_were_saved_change_no_id(tmp_path, family, t
     texts = ["the cat " * 60 + "sat", "the dog ran"]
     expected = [fresh.encode(text, add_special_tokens=False) for text in texts]
     for _ in range(2):  # the library's own calls change the state
-        encoded, _ = encode_documents(
+        encoded, _ = encode(
             subject, [Document(str(i), t) for i, t in enumerate(texts)], chat=COUNTING
         )
         assert [d.ids.tolist() for d in encoded] == expected

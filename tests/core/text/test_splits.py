@@ -3,30 +3,32 @@
 import hashlib
 import itertools
 import json
+import zlib
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from core.activations.capture import describe, lay_out, split_documents
-from core.activations.tokenize import encode_documents
+from core.activations.capture import describe, split_documents
 from core.errors import NotReady, UsageError
 from core.records import SPLITS
 from core.subject.subject import Subject
-from core.text import hub_datasets
-from core.text.documents import Document, read_corpus, text_hash
+from core.text import hub_datasets, spools
+from core.text.documents import Corpus, Document, read_corpus, text_hash
 from core.text.hub_datasets import DatasetName
 from core.text.splits import (
+    COMMON,
+    LINKS,
+    OWN,
     SHINGLE,
     assign_splits,
-    find_repeats,
     group_near_duplicates,
-    is_among,
     mark_copied_tokens,
     shingle_hashes,
 )
-from core.text.tokens import Tokens, write_arrays
+from core.text.tokens import Tokens
+from tests.support.text import encode, tables_of
 from tests.support.tiny import byte_level_tokenizer, tiny_model
 
 TRAIN, VAL, TEST = range(3)
@@ -109,7 +111,7 @@ def test_a_stream_is_not_read_past_the_limit(dataset, tmp_path):
     endless = (
         read.append(i) or Document(str(i), f"{i} the cat sat on the mat") for i in itertools.count()
     )
-    encoded, left_out = encode_documents(subject, endless, max_tokens=1000)
+    encoded, left_out = encode(subject, Corpus(endless, streamed=True), max_tokens=1000)
     assert 1000 <= sum(len(d.ids) for d in encoded) < 1100
     assert len(read) < 200
     assert left_out.keys() <= {"documents past the token limit"}
@@ -246,16 +248,81 @@ def test_shingle_hashes_tell_runs_apart_and_equal_runs_together():
     )
 
 
-def test_repeats_are_the_values_that_stand_more_than_once():
+@pytest.mark.parametrize("part", [3, 50, 10**6])
+def test_hashes_come_back_in_parts_by_value_with_their_numbers(monkeypatch, part, tmp_path):
+    monkeypatch.setattr(spools, "PART", part)
+    monkeypatch.setattr(spools, "CHUNK", 20)
     rng = np.random.default_rng(0)
-    parts = [rng.integers(0, 40, n).astype(np.uint64) for n in (9, 0, 25)]
-    times = Counter(np.concatenate(parts).tolist())
-    repeats = find_repeats(parts)
-    assert repeats.tolist() == sorted(v for v, n in times.items() if n > 1)
-    assert len(repeats) < len(times)
-    assert is_among(parts[2], repeats).tolist() == [times[v] > 1 for v in parts[2].tolist()]
-    assert not is_among(parts[2], repeats[:0]).any()
-    assert len(find_repeats([])) == len(find_repeats([parts[1]])) == 0
+    values = rng.integers(0, 2**64, 40, np.uint64)
+    added = [(rng.choice(values, n), number) for number, n in enumerate((9, 0, 25, 70, 1))]
+    spool = spools.HashSpool(105, tmp_path)
+    for hashes, number in added:
+        spool.add(hashes, number)
+    everything = sorted((int(h), number) for hashes, number in added for h in hashes)
+    for _ in range(2):
+        parts = list(spool.parts())
+        assert len(parts) == -(-105 // part)
+        pairs = [(int(h), int(n)) for both in parts for h, n in zip(*both, strict=True)]
+        assert pairs == everything
+    assert not list(tmp_path.iterdir()), "its file has no name"
+
+
+def test_documents_wait_on_disk_in_the_order_of_their_hashes(tmp_path, monkeypatch):
+    monkeypatch.setattr(spools, "HELD", 100)
+    documents = [Document(f"{i}", f"naïve 雪 \ud800 {i % 7}", (("user", "a"),)) for i in range(30)]
+    spool = spools.DocumentSpool(tmp_path)
+    for document in documents:
+        spool.add(document)
+    expected = sorted(documents, key=lambda d: (text_hash(d.text)[::-1], d.name))
+    assert list(spool) == expected == list(spool)
+    assert len(spool) == 30
+    assert not list(spools.DocumentSpool())
+
+
+def groups_in_memory(documents):
+    """What `group_near_duplicates` promises, by sets and a count of every pair."""
+    sets = [set(shingle_hashes(d).tolist()) for d in documents]
+    times = Counter(itertools.chain(*sets))
+    common = {h for h, n in times.items() if n > max(LINKS, COMMON * len(sets))}
+    for number, document in enumerate(documents):
+        places = [i for i, h in enumerate(shingle_hashes(document).tolist()) if h in common]
+        covered = {place + offset for place in places for offset in range(SHINGLE)}
+        if len(document) - len(covered) >= OWN:
+            sets[number] -= common
+    holders = {}
+    for number, own in enumerate(sets):
+        for value in own:
+            holders.setdefault(value, []).append(number)
+    shared = Counter(
+        (a, b)
+        for members in holders.values()
+        for place, a in enumerate(members)
+        for b in members[place + 1 : place + 1 + LINKS]
+    )
+    group = list(range(len(documents)))
+    for (a, b), count in shared.items():
+        if 2 * count > min(len(sets[a]), len(sets[b])):
+            joined = (group[a], group[b])
+            group = [min(joined) if g in joined else g for g in group]
+    return group
+
+
+@pytest.mark.slow
+def test_groups_on_disk_are_those_in_memory_on_the_standard_library(monkeypatch):
+    """Whatever the parts; with a header that over a quarter of the documents carry."""
+    monkeypatch.setattr(spools, "PART", 20_000)
+    monkeypatch.setattr(spools, "CHUNK", 9_000)
+    licence = tokens_of(60, 0)
+    documents = []
+    for number, document in enumerate(itertools.islice(read_corpus("stdlib"), 300)):
+        words = document.text.split()[:1500]
+        tokens = np.array([zlib.crc32(word.encode()) % 50_000 for word in words], np.int64)
+        documents.append(np.r_[licence, tokens] if number % 3 else tokens)
+        if not number % 10:
+            documents.append(np.r_[tokens[: len(tokens) * 3 // 4], tokens_of(50, number)])
+    groups = group_near_duplicates(documents)
+    assert groups.tolist() == groups_in_memory(documents)
+    assert 20 < (groups != np.arange(len(groups))).sum() < 100
 
 
 def test_documents_that_share_over_half_are_one_group_and_those_under_are_not():
@@ -312,7 +379,7 @@ def test_a_licence_that_all_carry_makes_no_group():
     assert len(set(group_near_duplicates(documents).tolist())) == 30
 
 
-def test_near_copies_of_a_captured_corpus_share_a_split():
+def test_near_copies_of_a_captured_corpus_share_a_split(tmp_path):
     subject = Subject(tiny_model("gpt2"), byte_level_tokenizer())
     rng = np.random.default_rng(0)
     documents = []
@@ -322,8 +389,8 @@ def test_near_copies_of_a_captured_corpus_share_a_split():
             Document(f"{i}a", " ".join(words)),
             Document(f"{i}b", " ".join(words[:-1] + ["other"])),
         ]
-    encoded, _ = encode_documents(subject, documents)
-    tables = split_documents(lay_out(encoded, 32, True)[0], encoded)
+    tables = tables_of(subject, encode(subject, documents)[0], tmp_path, 32)
+    split_documents(tables)
     assert np.array_equal(tables["split"][::2], tables["split"][1::2])
     alone = assign_splits([text_hash(d.text) for d in documents], np.arange(60))
     assert not np.array_equal(alone[::2], alone[1::2]), "without groups they would not"
@@ -331,6 +398,12 @@ def test_near_copies_of_a_captured_corpus_share_a_split():
 
 
 # ---------------------------------------------------------------- copied windows
+
+
+def copied(documents, splits):
+    flags = np.zeros(sum(map(len, documents)), bool)
+    mark_copied_tokens(documents, splits, flags)
+    return flags
 
 
 def copied_by_hand(documents, splits):
@@ -356,7 +429,7 @@ def test_copied_windows_equal_comparing_every_window_by_hand():
         tokens_of(50, 4),
     ]
     splits = np.array([TRAIN, TEST, VAL, TEST, TEST, TRAIN], np.uint8)
-    flags = mark_copied_tokens(documents, splits)
+    flags = copied(documents, splits)
     np.testing.assert_array_equal(flags, copied_by_hand(documents, splits))
     assert flags[150:300].sum() == 70 - SHINGLE + 1
     assert flags[300:360].all()
@@ -365,9 +438,7 @@ def test_copied_windows_equal_comparing_every_window_by_hand():
 
 
 def test_nothing_is_copied_without_a_train_document():
-    assert not mark_copied_tokens(
-        [tokens_of(50, 0), tokens_of(50, 0)], np.array([TEST, VAL], np.uint8)
-    ).any()
+    assert not copied([tokens_of(50, 0), tokens_of(50, 0)], np.array([TEST, VAL], np.uint8)).any()
 
 
 # ---------------------------------------------------------------- text and places
@@ -383,11 +454,10 @@ TEXTS = [
 def tokens(request, tmp_path):
     """Tables of TEXTS in rows of 15 tokens."""
     subject = Subject(tiny_model("gpt2"), byte_level_tokenizer(trim=request.param))
-    encoded, _ = encode_documents(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)])
-    tables, left_out = lay_out(encoded, 16, True)
-    assert left_out == {}
-    write_arrays(tmp_path, tables)
-    describe([tmp_path], tables, encoded, subject)
+    encoded, _ = encode(subject, [Document(str(i), t) for i, t in enumerate(TEXTS)])
+    tables = tables_of(subject, encoded, tmp_path, 16)
+    assert tables.left_out == {}
+    describe([tmp_path], tables, subject)
     return Tokens(tmp_path)
 
 

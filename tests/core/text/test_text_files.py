@@ -1,8 +1,10 @@
 """Corpora in every form of file and record, and what of them is left out and why."""
 
+import codecs
 import gzip
 import json
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pytest
@@ -11,7 +13,7 @@ from core.errors import UsageError
 from core.text.documents import check_corpus, read_corpus
 from core.text.forms import Unusable, make_document
 from core.text.splits import group_near_duplicates
-from core.text.text_files import cut_text, form_of
+from core.text.text_files import PIECE, cut_pieces, form_of
 
 ROWS = [{"id": 1, "text": "one, two"}, {"id": 2, "text": 'three\n"four"'}]
 
@@ -82,7 +84,40 @@ def test_a_long_file_is_cut_at_blank_lines_and_said(tmp_path, capsys):
     (tmp_path / "note.txt").write_text("one\n\ntwo")
     assert len(texts(tmp_path)) == 2, "short files beside others stay whole"
     assert len(texts(tmp_path, cut="yes")) == 5
-    assert cut_text("\n\n".join(["x" * 3000] * 3)) == ["x" * 3000] * 3
+    whole = "\n\n".join(["x" * 3000] * 3)
+    assert list(cut_pieces([whole])) == ["x" * 3000] * 3
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n \t\n\n", "x" * 2500 + "\n\n"])
+def test_the_blocks_in_which_a_text_is_read_change_no_document(end):
+    rng = np.random.default_rng(0)
+    blanks = ["\n\n", "\r\n\r\n", "\n \t\n\n", "\n", " "]
+    text = "".join("y" * int(n) + blanks[n % 5] for n in rng.integers(1, 1500, 40)) + end
+    whole = list(cut_pieces([text]))
+    assert len(whole) > 5
+    assert min(map(len, whole[:-1])) >= PIECE
+    assert " ".join(whole).split() == text.split()
+    for size in (1, 7, 1000, 4096):
+        blocks = [text[start : start + size] for start in range(0, len(text), size)]
+        assert list(cut_pieces(blocks)) == whole
+
+
+@pytest.mark.parametrize("how", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("encoding", "broken", "at"),
+    [("utf-8", b"\xff", 11), ("utf-8-sig", b"\xff", 11), ("utf-16-le", b"\x00\xdc", 16)],
+)
+def test_bytes_that_are_no_text_are_told_by_their_place(
+    tmp_path, monkeypatch, encoding, broken, at, how
+):
+    """Whatever blocks the file is read in."""
+    mark = codecs.BOM_UTF16_LE if "16" in encoding else b""
+    data = compress(mark + "naïve 雪 ".encode(encoding) + broken + b"ab", how)
+    (tmp_path / f"a.txt{how}").write_bytes(data)
+    for block in (1, 3, 1 << 20):
+        monkeypatch.setattr("core.text.text_files.BLOCK", block)
+        with pytest.raises(UsageError, match=rf"not UTF-8 .*at byte {at}\)"):
+            texts(tmp_path)
 
 
 VARIANTS = {  # of one form: what else programs write under the same suffix

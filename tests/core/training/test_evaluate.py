@@ -19,16 +19,14 @@ from core.text.tokens import Tokens
 from core.training.evaluate import (
     MIN_DOCUMENTS,
     SUMS,
-    document_losses,
     document_sums,
     fidelity,
     fidelity_of,
     intervals,
     losses_of,
     measure_losses,
-    replacements,
-    split_by_length,
 )
+from core.training.losses import Measurement, replacements, split_by_length
 from core.training.sample import draw_sample, draw_test_rows
 from tests.support.stages import evaluate
 from tests.support.tiny import WIDTH, sae_of, token_rows
@@ -113,13 +111,8 @@ def rows_of_many_lengths():
 def losses(subject, sae, mean):
     rows, _ = rows_of_many_lengths()
     return losses_of(
-        document_losses(
-            subject,
-            SITE,
-            replacements(sae, mean.float()),
-            rows,
-            np.arange(4),
-            np.array([5, 5, 9, 9]),
+        Measurement(subject, SITE, replacements(sae, mean.float()), at_once=2)(
+            rows, np.arange(4), np.array([5, 5, 9, 9])
         ).sum(0)
     )
 
@@ -187,14 +180,14 @@ def test_the_divergence_is_that_of_the_two_distributions(gpt2):
 
 def test_rows_of_one_length_go_together_and_logits_fit(monkeypatch):
     rows, _ = rows_of_many_lengths()
-    monkeypatch.setattr("core.training.evaluate.LOGITS", 10 * 13)
+    monkeypatch.setattr("core.training.losses.LOGITS", 10 * 13)
     assert [g.tolist() for g in split_by_length(rows, np.array([3, 2, 0, 1]), 10)] == [
         [0],
         [2],
         [1],
         [3],
     ]
-    monkeypatch.setattr("core.training.evaluate.LOGITS", 1e9)
+    monkeypatch.setattr("core.training.losses.LOGITS", 1e9)
     assert [g.tolist() for g in split_by_length(rows, np.array([3, 2, 0, 1]), 10)] == [
         [0],
         [2, 1],
@@ -295,8 +288,9 @@ def test_samples_are_of_the_size_asked_for(run_copy):
 @pytest.fixture
 def in_small_rounds(monkeypatch):
     """Rounds of 100 tokens, and an interval that five documents may have."""
-    for name, value in (("ROUND", 100), ("LOGITS", 1), ("LEAST_TOKENS", 1), ("MIN_DOCUMENTS", 5)):
+    for name, value in (("ROUND", 100), ("LEAST_TOKENS", 1), ("MIN_DOCUMENTS", 5)):
         monkeypatch.setattr(core.training.evaluate, name, value)
+    monkeypatch.setattr(core.training.losses, "LOGITS", 1)
 
 
 def measured(run, clock=float):
@@ -321,15 +315,13 @@ def test_cross_entropies_end_when_their_increase_is_known(tiny_run, monkeypatch)
 
 @pytest.mark.usefixtures("in_small_rounds")
 def test_cross_entropies_end_after_two_minutes(tiny_run, monkeypatch):
-    """50 seconds a round: the third ends it."""
+    """50 seconds a batch, which is a row here: the third ends it, in the middle of a round."""
     monkeypatch.setattr(core.training.evaluate, "PRECISION", 1e-12)
     found, ended, _, sample = measured(tiny_run, itertools.count(0, 50).__next__)
     assert ended == "time"
     lengths = np.diff(sample.tokens.row_offsets)[sample.loss_rows]
-    longest = int(lengths.max())
-    assert 300 - longest < found["loss_tokens"] <= 300
     rows = sample.loss_rows[: int(np.searchsorted(np.cumsum(lengths), found["loss_tokens"])) + 1]
-    assert lengths[: len(rows)].sum() == found["loss_tokens"], "the first rows, whole"
+    assert len(rows) == 3 and lengths[:3].sum() == found["loss_tokens"], "the first rows, whole"
 
 
 def test_a_number_of_tokens_is_measured_whole(run_copy, monkeypatch):
