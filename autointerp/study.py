@@ -401,10 +401,16 @@ class Study:
         return MapDrawing(self.known).draw(colour, choose_look(dark, large, contours))
 
     def export(
-        self, folder: str | Path, to: str = "site", *, also: Sequence[str] = (), **names: str
+        self,
+        folder: str | Path,
+        to: str = "site",
+        *,
+        also: Sequence[str] = (),
+        small: bool = False,
+        **names: str,
     ) -> list[Path]:
         """Write FOLDER: `site` (the explorer), `csv`, `jsonl`, `neuronpedia`, or `saelens` (the
-        SAE). `also` are other runs for the same site.
+        SAE). `also` are other runs for the same site, and a `small` site has fewer snippets.
         """
         from figures.explorer.site import export_site
 
@@ -415,7 +421,7 @@ class Study:
             export_saelens(self.run_directory, folder)
             return sorted(folder.iterdir())
         if to == "site":
-            export_site(self.known, folder, [open(name).known for name in also])
+            export_site(self.known, folder, [open(name).known for name in also], small)
             return [folder / "index.html"]
         if to == "neuronpedia":
             from autointerp.exchange.neuronpedia import export_neuronpedia

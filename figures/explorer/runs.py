@@ -29,12 +29,18 @@ class Runs:
     """The shards of one or more runs, the first of which the page opens with.
 
     `live` says what the server behind the page allows, one entry a run; None for a static site.
+    A `small` page has fewer snippets.
     """
 
-    def __init__(self, every: Sequence[Features], live: Sequence[dict] | None = None):
+    def __init__(
+        self,
+        every: Sequence[Features],
+        live: Sequence[dict] | None = None,
+        small: bool = False,
+    ):
         about = [describe_run(features.run) for features in every]
         self.shards = [
-            Shards(features, live[i] if live else None, about, i)
+            Shards(features, live[i] if live else None, about, i, small)
             for i, features in enumerate(every)
         ]
 

@@ -31,6 +31,7 @@ from autointerp.card import Card
 from autointerp.evidence import DENSE, VALUE_OF
 from autointerp.features import Features
 from autointerp.labels.notes import read_notes
+from autointerp.rules.language import UNCLEAR
 from core.clamps.experiments import experiments
 from core.errors import UsageError
 from core.firings.postings import maxima
@@ -45,6 +46,7 @@ from figures.style import DARK, LIGHT
 
 SIZE = 32  # features in a shard
 SNIPPETS = {"top": 8, "strata": 2, "firing": 4, "near_miss": 3, "failing": 2}
+FEW = {"top": 3, "strata": 1, "firing": 1, "near_miss": 1, "failing": 1}  # of a small page
 FIRST = 0x5D  # code point of token 0: JSON escapes nothing from there on
 SURROGATES = 0x800  # code points that cannot stand in UTF-8, from U+D800 on
 GRID = 65_535  # the map's coordinates are whole numbers from 0 to this
@@ -61,7 +63,8 @@ class Shards:
     """The shards of one run, each made when it is asked for.
 
     `live` says what the server behind the page allows; None for a static site. `about` describes
-    every run of the page, and `number` says which of them this is.
+    every run of the page, and `number` says which of them this is. A `small` page has FEW snippets,
+    and where no label of a feature is clear only its strongest.
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class Shards:
         live: dict | None = None,
         about: list[dict] | None = None,
         number: int = 0,
+        small: bool = False,
     ):
-        self.features, self.live, self.number = features, live, number
+        self.features, self.live, self.number, self.small = features, live, number, small
+        self.snippets = FEW if small else SNIPPETS
         self.about = about or [describe_run(features.run)]
         self.prefix = f"r{number}-" if number else ""
         self.n_features = features.postings.n_features
@@ -84,7 +89,7 @@ class Shards:
 
     def prepare(self) -> None:
         """Compute what all shards share, so that processes forked later do not repeat it."""
-        self.features.cards.prepare(SNIPPETS)
+        self.features.cards.prepare(self.snippets)
         self._character, self._maxima  # noqa: B018 - made once
 
     def script(self, name: str) -> bytes:
@@ -98,7 +103,8 @@ class Shards:
         if number.isdecimal() and kind == "f" and int(number) * SIZE < self.n_features:
             start = int(number) * SIZE
             end = min(start + SIZE, self.n_features)
-            cards = [self.compact(card) for card in self.features.cards.walk(SNIPPETS, start, end)]
+            walk = self.features.cards.walk(self.snippets, start, end)
+            cards = [self.compact(card) for card in walk]
             return self.with_others(cards)
         if number.isdecimal() and kind == "clamp":
             for record in experiments(self.features.run):
@@ -254,8 +260,15 @@ class Shards:
             "measured": self._pairs(card.measured, "change"),
             "promoted": self._pairs(card.promoted),
             "suppressed": self._pairs(card.suppressed),
-            "snippets": [self._compact_snippet(snippet) for snippet in card.snippets],
+            "snippets": [self._compact_snippet(snippet) for snippet in self._choose_snippets(card)],
         }
+
+    def _choose_snippets(self, card: Card) -> list[dict]:
+        """The snippets of a card that the page shows."""
+        clear = any(not label["text"].startswith(UNCLEAR) for label in card.labels)
+        if clear or not self.small:
+            return card.snippets
+        return [snippet for snippet in card.snippets if snippet["stratum"] == "top"]
 
     def _pairs(self, rows: list[dict], value: str = "logit") -> list:
         """[number of a token, logit, number, logit, ...]"""

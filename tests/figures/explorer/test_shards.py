@@ -202,6 +202,25 @@ def test_the_site_is_written_whole_and_over_nothing_else(job, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists() and not (tmp_path / "mine" / MARK).exists()
 
 
+def test_a_small_site_has_few_snippets_and_only_the_strongest_of_what_is_unclear(job):
+    features = Features(Run.open(str(job)))
+    small = Shards(features, small=True)
+    cards = [
+        card
+        for name in small.names()
+        if name.startswith("f-")
+        for card in unpack(small.script(name))
+    ]
+    assert len(cards) == features.postings.n_features
+    strata = {card["feature"]: [s["s"] for s in card["snippets"]] for card in cards}
+    unclear = {c["feature"] for c in cards if c["labels"][0]["text"].startswith("unclear")}
+    assert unclear and all(set(strata[f]) <= {"top"} and len(strata[f]) <= 3 for f in unclear)
+    assert any("near_miss" in strata[f] or len(set(strata[f])) > 2 for f in set(strata) - unclear)
+    assert max(map(len, strata.values())) < max(
+        len(card["snippets"]) for card in unpack(Shards(features).script("f-00000"))
+    )
+
+
 def test_the_same_run_gives_the_same_bytes(shards):
     assert all(
         shards.script(name) == Shards(shards.features).script(name)
