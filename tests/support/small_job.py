@@ -13,7 +13,6 @@ import pytest
 
 import main
 from tests.support.shared import build_once
-from tests.support.tiny import write_documents
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +39,8 @@ def job(tmp_path_factory, subject_folder, call):
     """
 
     def make(folder):
+        from tests.support.tiny import write_documents  # imports torch: not in every process
+
         corpus = write_documents(folder / "texts", n=120, words=60)
         new = [
             "--site",
