@@ -33,6 +33,7 @@ from autointerp.clusters.family_table import (
 )
 from autointerp.clusters.geometry import (
     align,
+    count_directions,
     neighbour_recall,
     place_in_strip,
     principal_coordinates,
@@ -156,13 +157,8 @@ def check(settings: ClusterSettings, n_alive: int, n_features: int) -> None:
 
 
 def check_distinct(x: np.ndarray, n_empty: int, seed: int) -> None:
-    """Raises UsageError where unit rows x (N, D) are too few different directions to cluster.
-
-    Rows are told apart by their projection on one random direction.
-    """
-    line = np.asarray(np.random.default_rng([seed, 11]).standard_normal(x.shape[1]), x.dtype)
-    projection = x @ line
-    n_distinct = len(np.unique(projection.round(5)))
+    """Raises UsageError where unit rows x (N, D) are too few different directions to cluster."""
+    n_distinct = count_directions(x, seed)
     if n_distinct < LEAST:
         empty = f"; {n_empty} more are of length zero" if n_empty else ""
         raise UsageError(

@@ -62,6 +62,12 @@ def chance_cosine(n: int, d: int, quantile: float = 0.99) -> float:
     return float(2 * beta.isf(tail, (d - 1) / 2, (d - 1) / 2) - 1)
 
 
+def count_directions(x: np.ndarray, seed: int) -> int:
+    """How many different directions unit rows x (N, D) have, by projection on a random one."""
+    line = np.asarray(np.random.default_rng([seed, 11]).standard_normal(x.shape[1]), x.dtype)
+    return len(np.unique((x @ line).round(5)))
+
+
 def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean (D,), covariance (D, D)) of rows, in float64.
 
@@ -116,11 +122,18 @@ def umap_layout(
     """(N, n) float32 UMAP coordinates from neighbours (see umap_neighbours) and a start (N, n).
 
     The start holds principal coordinates: UMAP's spectral start can fail, and it draws unseeded
-    numbers where the graph is not connected. The directions themselves are not needed.
+    numbers where the graph is not connected. The directions themselves are not needed. A column of
+    the start without any spread, of directions that span fewer dimensions, is drawn at random,
+    because UMAP divides by the spread.
     """
     import umap
 
     indices, distances = graph
+    spread = np.ptp(start, axis=0)
+    flat = spread <= 1e-6 * spread.max()
+    if flat.any():
+        start = start.copy()
+        start[:, flat] = np.random.default_rng(seed).normal(size=(len(start), int(flat.sum())))
     reducer = umap.UMAP(
         n_components=start.shape[1],
         n_neighbors=indices.shape[1],

@@ -17,6 +17,7 @@ import numpy as np
 
 from autointerp.clusters.geometry import (
     chance_cosine,
+    count_directions,
     decorrelate,
     find_nearest,
     principal_coordinates,
@@ -41,7 +42,8 @@ SMALLEST = 5  # features in a cluster of the finest level, at least
 class NeighbourGraph:
     """Neighbours of all rows, and what the connected rows are clustered on.
 
-    `near` and `start` are None where too few rows are connected to be clustered.
+    `near` and `start` are None where too few rows are connected to be clustered, or those that are
+    point in too few different directions.
     """
 
     rows: np.ndarray  # (N, k + 1) int32 nearest rows, each row itself first
@@ -69,7 +71,8 @@ def build_graph(x: np.ndarray, decorrelate_by: float) -> NeighbourGraph:
     n, searched = len(x), max(SEARCHED, 2 * NEIGHBOURS)
     rows, cosines = find_nearest(x, min(searched, n - 1))
     inside = np.flatnonzero(cosines[:, 1] > chance_cosine(n, x.shape[1]))
-    if len(inside) < max(LEAST, CONNECTED_SHARE * n):
+    few = len(inside) < max(LEAST, CONNECTED_SHARE * n)
+    if few or count_directions(x[inside], 0) < LEAST:  # copies alone have no shape
         return NeighbourGraph(rows, cosines, inside, None, None)
     shaped = decorrelate(x[inside], decorrelate_by)
     near = find_nearest(shaped, min(searched, len(inside) - 1))

@@ -157,6 +157,44 @@ def test_rows_that_are_all_equal_are_refused():
         stage.check_distinct(np.full((100, 16), 0.25, np.float32), 3, 0)
 
 
+def degenerate_rows(kind):
+    rng = np.random.default_rng(0)
+    some = rng.normal(size=(20, 16))
+    return {
+        "a plane": np.c_[rng.normal(size=(200, 2)), np.zeros((200, 14))],
+        "copies": np.repeat(some, 15, 0),
+        "nearly all alike": np.r_[np.repeat(some[:1], 280, 0), some[1:]],
+        "units of the subject": np.eye(64),
+        "few dimensions": rng.normal(size=(40, 2)),
+        "pairs of opposite sign": np.r_[some, -some],
+        "as many as needed": some[:16],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "connected"),
+    [
+        ("a plane", True),
+        ("copies", True),
+        ("nearly all alike", False),
+        ("units of the subject", False),
+        ("few dimensions", False),
+        ("pairs of opposite sign", False),
+        ("as many as needed", False),
+    ],
+)
+def test_degenerate_rows_are_laid_out_or_left_without_clusters(kind, connected):
+    x = unit_rows(degenerate_rows(kind).astype(np.float32))
+    stage.check_distinct(x, 0, 0)
+    graph = grouping.build_graph(x, HALF)
+    assert (graph.near is not None) == connected
+    if connected:
+        space, layout = grouping.lay_out_space(graph, 0), grouping.lay_out_map(graph, 0)
+        assert np.isfinite(space).all() and np.isfinite(layout).all()
+        sizes = grouping.choose_sizes(tree := grouping.build_tree(space))
+        assert len(grouping.label_levels(tree, sizes, graph.inside, len(x))) == len(x)
+
+
 def test_cohesion_counts_those_without_a_group_as_zero():
     x = unit_rows(np.random.default_rng(0).normal(size=(6, 4)))
     group = np.array([0, 0, 0, 1, 1, -1])
