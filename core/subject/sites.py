@@ -13,6 +13,7 @@ from core.subject.families import FAMILIES
 
 # Where the text model of a multimodal checkpoint lies, and where SAEs say that it lies
 NESTED = (("model.", "model.language_model."), ("model.language_model.", "model."))
+TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config")
 COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
@@ -35,17 +36,20 @@ def check_site(name: str, revision: str, site: Site) -> None:
     """Raise UsageError where the subject `name` has no such site.
 
     Only a config that is here, in a folder or in the cache, is read; without one nothing is said.
+    A named site of an architecture that `families` does not list is looked for when the subject has
+    been loaded. Raises UsageError for a config that is damaged or of no causal language model, too.
     """
     config = _local_config(name, revision)
     if config is None:
         return
+    table = _read_config(name, config)
+    architecture = str(table.get("model_type"))
+    if architecture not in FAMILIES:
+        _check_architecture(name, architecture, table)
     if site.module is not None:
         _check_module(name, config, site)
         return
-    table = json.loads(config.read_text(encoding="utf-8"))
-    architecture = str(table.get("model_type"))
-    text = {**table, **(table.get("text_config") or {})}
-    n_layers = next((int(text[key]) for key in COUNTS if text.get(key)), None)
+    n_layers = _count_layers(table)
     if n_layers is not None and site.layer is not None and site.layer >= n_layers:
         raise UsageError(
             f"The subject {name!r} has no site {site}: it has layers 0 to {n_layers - 1}.",
@@ -53,6 +57,43 @@ def check_site(name: str, revision: str, site: Site) -> None:
         )
     if architecture in FAMILIES:  # else the site is looked for when the model has been loaded
         FAMILIES[architecture].path(site)
+
+
+def _read_config(name: str, config: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        table = None
+    if not isinstance(table, dict):
+        raise UsageError(
+            f"The config.json of the subject {name!r} is damaged: it holds no JSON object.",
+            "Download it again.",
+        )
+    return table
+
+
+def _count_layers(table: dict[str, Any]) -> int | None:
+    """The layers of the text model, which a multimodal config describes within another one."""
+    for key in TEXT_CONFIGS:
+        inner = table.get(key)
+        if isinstance(inner, dict) and (found := _count_layers(inner)) is not None:
+            return found
+    return next((table[key] for key in COUNTS if isinstance(table.get(key), int)), None)
+
+
+def _check_architecture(name: str, architecture: str, table: dict[str, Any]) -> None:
+    """Raise UsageError where neither transformers nor the checkpoint's own code knows it."""
+    own = table.get("auto_map")
+    if isinstance(own, dict) and "AutoModelForCausalLM" in own:
+        return
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UsageError(
+            f"The subject {name!r} is a {architecture!r}, which transformers does not load as a "
+            "causal language model.",
+            "Give a causal language model; docs/families.md lists the architectures.",
+        )
 
 
 def _local_config(name: str, revision: str) -> Path | None:

@@ -25,6 +25,7 @@ SECONDS. docs/metrics.md says how other tools define these numbers.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable
 from itertools import repeat
@@ -133,8 +134,8 @@ def document_sums(
 
     `batches` are raw vectors (B, D), and `targets` those that a transcoder predicts from them.
     Their `documents` (n,) are numbers in any order; None takes all as one document. Norm outliers,
-    by the median of the first batch, are in the firings alone; the last value says how many there
-    are and the FVU with them.
+    by the median of the first batch, of what is read or of its target, are in the firings alone;
+    the last value says how many there are and the FVU with them.
     """
     number = None if documents is None else np.unique(documents, return_inverse=True)[1]
     of = None if number is None else torch.from_numpy(number)
@@ -142,17 +143,17 @@ def document_sums(
     sums = torch.zeros(n_documents, len(SUMS), dtype=torch.float64)
     vectors = torch.zeros(n_documents, sae.d_out, dtype=torch.float64)
     fired, at = torch.zeros(sae.n_features, dtype=torch.int64), 0
-    limit, outside = 0.0, torch.zeros(3, dtype=torch.float64)
+    limits: list[float] = []
+    outside = torch.zeros(3, dtype=torch.float64)
     outside_vectors = torch.zeros(sae.d_out, dtype=torch.float64)
     for x, y in zip(batches, repeat(None) if targets is None else targets, strict=False):
         f = sae.encode(x)
         x_hat, fires = sae.decode(f, x).double(), f > 0
-        x = (x if y is None else y).double()
+        read, x = x.double(), (x if y is None else y).double()
         own = torch.zeros(len(x), dtype=torch.int64) if of is None else of[at : at + len(x)]
         at += len(x)
         squares = x.square().sum(1)
-        limit = limit or OUTLIER * float(squares.sqrt().median())
-        kept = squares.sqrt() <= limit
+        kept = are_ordinary([x] if y is None else [x, read], limits)
         fired += fires.sum(0)
         if not kept.all():
             far, error = x[~kept], (x - x_hat)[~kept].square().sum()
@@ -177,6 +178,19 @@ def document_sums(
     # sum of |x - mean|^2
     sums[:, SUMS.index("spread")] += sums[:, 0] * mean.square().sum() - 2 * vectors @ mean
     return sums.numpy(), fired, mean, outliers
+
+
+def are_ordinary(sides: list[Tensor], limits: list[float]) -> Tensor:
+    """bool (B,): no side, of vectors (B, D) each, has an outlying norm.
+
+    `limits` holds the largest ordinary norm of each side; the first batch sets them. Where over
+    half of its vectors are zero, no norm outlies.
+    """
+    norms = [vectors.norm(dim=1) for vectors in sides]
+    if not limits:
+        limits += [OUTLIER * float(n.median()) or math.inf for n in norms]
+    kept = [n <= limit for n, limit in zip(norms, limits, strict=True)]
+    return torch.stack(kept).all(0)
 
 
 def outlier_measures(inside: Tensor, outside: Tensor, vectors: Tensor) -> Measures:

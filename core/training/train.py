@@ -10,6 +10,7 @@ other, each divided by a constant of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -107,7 +108,7 @@ def drop_outliers(
     norms = np.concatenate(
         [store.shard(i).float().norm(dim=1).numpy() for i in range(store.n_shards)]
     )
-    limit = OUTLIER * float(np.median(norms[train]))
+    limit = OUTLIER * float(np.median(norms[train])) or math.inf  # where most are zero
     kept = [ordinals[norms[ordinals] <= limit] for ordinals in (train, val)]
     dropped = len(train) + len(val) - len(kept[0]) - len(kept[1])
     if dropped:

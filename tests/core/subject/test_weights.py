@@ -224,6 +224,50 @@ def test_a_site_that_is_not_there_is_refused(text, said, saved):
         check_site(str(saved / "llama"), "", Site.parse(text))
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 50}
+OWN_CODE = {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "said"),
+    [
+        ({"model_type": "gemma3", "text_config": SMALL}, "resid_post.3", "layers 0 to 2"),
+        ({"model_type": "x", "llm_config": SMALL, **OWN_CODE}, "resid_post.3", "layers 0 to 2"),
+        ({"model_type": "x", "language_config": SMALL, **OWN_CODE}, "mlp_in.9", "layers 0 to 2"),
+        (
+            {"model_type": "x", "thinker_config": {"text_config": SMALL}, **OWN_CODE},
+            "resid_post.3",
+            "layers 0 to 2",
+        ),
+        ({"model_type": "phi", **SMALL}, "resid_mid.1", "parallel"),
+        ({"model_type": "mixtral", **SMALL}, "neurons.0", "neurons.0"),
+        ({"model_type": "t5", "num_layers": 3}, "resid_post.1", "does not load as a causal"),
+        ({"model_type": "martian", **SMALL}, "resid_post.1", "does not load as a causal"),
+        ({"model_type": "martian", **SMALL}, "model.layers.1.output", "does not load as a causal"),
+        (SMALL, "resid_post.1", "does not load as a causal"),
+        ([1, 2], "resid_post.1", "damaged"),
+        ("{bad", "resid_post.1", "damaged"),
+        ("", "model.layers.1.output", "damaged"),
+    ],
+)
+def test_a_site_of_no_config_is_refused_when_the_run_is_made(tmp_path, config, text, said):
+    written = config if isinstance(config, str) else json.dumps(config)
+    (tmp_path / "config.json").write_text(written)
+    with pytest.raises(UsageError, match=said):
+        check_site(str(tmp_path), "", Site.parse(text))
+
+
+def test_a_site_of_a_known_config_is_taken(tmp_path):
+    for config in (
+        {"model_type": "gemma3", "text_config": SMALL},
+        {"model_type": "x", **SMALL, **OWN_CODE},
+        {"model_type": "falcon", **SMALL},
+        {"model_type": "llama", **SMALL, "text_config": None},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        check_site(str(tmp_path), "", Site.parse("resid_post.2"))
+
+
 def test_the_text_model_within_a_multimodal_one_is_found():
     inner = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(2, 2)])})
     nested = torch.nn.ModuleDict({"model": torch.nn.ModuleDict({"language_model": inner})})

@@ -367,3 +367,30 @@ def test_vectors_of_outlying_norm_decide_no_figure_and_are_counted():
     by_hand = (y - y_hat).square().sum() / (y - y.mean(0)).square().sum()
     assert found["fvu_with_outliers"] == pytest.approx(float(by_hand), rel=1e-4)
     assert abs(found["fvu_with_outliers"] - found["fvu"]) > 0.05
+
+
+def test_outlying_norms_of_what_a_transcoder_reads_decide_no_figure():
+    generator = torch.Generator().manual_seed(5)
+    sae = sae_of(SAEConfig("topk", "topk", 3), 12, 30)
+    x, y = torch.randn(2, 400, 12, generator=generator)
+    far = torch.zeros(400, dtype=torch.bool)
+    far[[7, 90, 300]] = True
+    x[[7, 90]] *= 100  # read
+    y[300] *= 100  # predicted
+    found = outliers_of(sae, x, y, 64)
+    alone = outliers_of(sae, x[~far], y[~far], 397)
+    assert found[1]["norm_outliers"] == 3 and alone[1]["norm_outliers"] == 0
+    assert found[0]["fvu"] == pytest.approx(alone[0]["fvu"], rel=1e-6)
+
+
+def outliers_of(sae, x, y, size):
+    sums, _, _, outliers = document_sums(sae, x.split(size), None, y.split(size))
+    return fidelity_of(sums.sum(0)), outliers
+
+
+def test_where_most_vectors_are_zero_none_outlies():
+    sae = sae_of(SAEConfig("topk", "topk", 3), 12, 30)
+    x = torch.randn(100, 12, generator=torch.Generator().manual_seed(5))
+    x[:60] = 0
+    assert fidelity(sae, [x])["norm_outliers"] == 0
+    assert fidelity(sae, [x])["tokens"] == 100
