@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+# Keep compiled modules, rewritten tests among them: every process that starts saves seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 INSTALLED := $(VENV)/.installed
 
 .PHONY: setup demo results check test test-portable test-avx2 test-scalar test-browser test-cluster clean

@@ -238,8 +238,8 @@ class Features:
         """Return the rows of `overview` whose labels, family, promoted tokens or notes hold
         the words.
 
-        Rows with most of the words come first, then those with the highest score. Raises UsageError
-        without a word.
+        Where no feature holds all of them, those that hold most are returned. Rows come by score,
+        the highest first. Raises UsageError without a word.
         """
         wanted = words.lower().split()
         if not wanted:
@@ -248,9 +248,8 @@ class Features:
             )
         texts = [" ".join(parts).lower() for parts in read_searched_texts(self)]
         hits = np.array([sum(w in text for w in wanted) for text in texts])
-        rows = self.overview().assign(hits=hits)[hits > 0]
-        rows = rows.sort_values(["hits", "score"], ascending=[False, False], kind="stable")
-        return rows.drop(columns="hits")
+        rows = self.overview()[(hits > 0) & (hits == hits.max(initial=0))]
+        return rows.sort_values("score", ascending=False, kind="stable")
 
 
 def read_searched_texts(features: Features) -> list[list[str]]:

@@ -202,6 +202,10 @@ def settings_as_made(run: Run, name: str, given: dict[str, Any]) -> Any:
     for a setting that the stage does not have.
     """
     stage = STAGES[name]
+    if name != "label" and given.get("labels") == "llm":
+        from autointerp.labels.unit import complete_name
+
+        given = given | {"labels": complete_name(run, given["labels"])}
     asked: Any = from_table(stage.settings, given)
     kept: dict[str, Any] = {}
     unit = _unit_of(run, stage, asked)
@@ -347,6 +351,8 @@ FIGURES = {  # key in a summary -> words, with {} for its value; a key that is n
     "family_share": "{} of the features in one", "layers": "clusters by level {}",
     "isolated": "{} isolated", "labels": "{} labels", "unclear": "{} of them unclear",
     "median": "median {}", "low": "from {}", "high": "to {}", "null_median": "null {}",
+    "family_intruder_near_share": "a near outsider told {}",
+    "family_intruder_far_share": "a far one {}", "within_families": "{} of them in one family",
     "n": "{} features have a value", "share_above_null": "{} of all above their null",
     "families_named": "{} families named", "families_solid": "{} of them solid",
     "groups": "{} clusters", "named": "{} named", "mixed": "{} mixed", "unstable": "{} unstable",

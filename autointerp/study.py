@@ -258,18 +258,20 @@ class Study:
         top: int = 10,
         steps: int = 1,
         also: Sequence[str] = (),
+        at: int | None = None,
     ) -> Attribution:
         """Which features, at which tokens, make the next token of `prompt`; checked by ablation.
 
         The logit of `token` (default: the likeliest) less that of `against`; `top` firings and as
         many random ones are ablated. `steps` above 1 averages gradients. `also` names other runs of
         the same subject: the logit is attributed to their features too, with edges between the
-        `top` firings of all. Raises UsageError for a text that is not one token.
+        `top` firings of all. With `at`, it is asked why what follows token `at` of the prompt
+        follows, the first of the row left out. Raises UsageError for a text that is not one token.
         """
         from core.attribution.attribute import Question
         from core.attribution.runs import why_runs
 
-        question = Question(token, against, top, steps)
+        question = Question(token, against, top, steps, at=at)
         others = [self._same_subject(name) for name in also]
         models = [(self.name, self.model), *((study.name, model) for study, model in others)]
         made = why_runs(models, prompt, question)
@@ -399,10 +401,16 @@ class Study:
         return MapDrawing(self.known).draw(colour, choose_look(dark, large, contours))
 
     def export(
-        self, folder: str | Path, to: str = "site", *, also: Sequence[str] = (), **names: str
+        self,
+        folder: str | Path,
+        to: str = "site",
+        *,
+        also: Sequence[str] = (),
+        small: bool = False,
+        **names: str,
     ) -> list[Path]:
         """Write FOLDER: `site` (the explorer), `csv`, `jsonl`, `neuronpedia`, or `saelens` (the
-        SAE). `also` are other runs for the same site.
+        SAE). `also` are other runs for the same site, and a `small` site has fewer snippets.
         """
         from figures.explorer.site import export_site
 
@@ -413,7 +421,7 @@ class Study:
             export_saelens(self.run_directory, folder)
             return sorted(folder.iterdir())
         if to == "site":
-            export_site(self.known, folder, [open(name).known for name in also])
+            export_site(self.known, folder, [open(name).known for name in also], small)
             return [folder / "index.html"]
         if to == "neuronpedia":
             from autointerp.exchange.neuronpedia import export_neuronpedia

@@ -73,7 +73,7 @@ class RunSettings:
     """What a run is about. Fixed when the run is made."""
 
     subject: str = setting(
-        "python-7m", "Hugging Face name or local folder of the causal language model"
+        "smollm2", "Hugging Face name or local folder of the causal language model"
     )
     revision: str = setting("", "branch, tag or commit of the subject on the hub")
     weights: str = setting(
@@ -82,7 +82,7 @@ class RunSettings:
         choices=("trained", "random"),
     )
     site: str = setting(
-        "resid_post.3",
+        "resid_post.12",
         "where activations are read: resid_post.3, mlp_out.0, or <module path>.output",
     )
     site_out: str = setting(
@@ -92,7 +92,7 @@ class RunSettings:
         optional=True,
     )
     corpus: str = setting(
-        "stdlib",
+        "prompts",
         "prompts, what SmolLM2 wrote from our prompts; stdlib; a file (.txt, .md, .jsonl, .json, "
         ".csv, .tsv, .parquet, each also .gz or .zst) or a folder of them; "
         "hf:name[@config][:split][:column]",

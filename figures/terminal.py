@@ -17,6 +17,7 @@ from autointerp.card import Card
 from autointerp.pipeline import STAGES, brief
 from autointerp.rules.language import parts_of
 from autointerp.scores.unit import COVERAGE
+from autointerp.statistics import MIN_DOCUMENTS
 from figures.clamp_lines import clamp_text as clamp_text
 from figures.layout import (
     Column,
@@ -136,13 +137,15 @@ def describe_score(score: dict[str, Any]) -> str:
         return describe_coverage(score)
     if score["value"] is None:
         return f"{score['kind']:17} no value: {describe_undefined(score['undefined'])}"
-    text = f"{score['kind']:17} {score['value']:.2f}"
+    text = f"{score['kind']:17} {score['value']:z.2f}"
     if score["low"] is not None:
-        text += f" [{score['low']:.2f}, {score['high']:.2f}]"
+        text += f" [{score['low']:z.2f}, {score['high']:z.2f}]"
+    elif 0 < (score["n_documents"] or 0) < MIN_DOCUMENTS:
+        text += f" (an interval needs {MIN_DOCUMENTS} documents)"
     if score["null"] is not None:
-        text += f", null {score['null']:.2f}"
+        text += f", null {score['null']:z.2f}"
     if score.get("auroc") is not None:
-        text += f", area under the ROC curve {score['auroc']:.2f}"
+        text += f", area under the ROC curve {score['auroc']:z.2f}"
     if score["n_documents"]:
         text += f", {score['n_documents']} documents"
     return text + describe_strata(score)
@@ -157,7 +160,9 @@ def describe_strata(score: dict[str, Any]) -> str:
         if (value := score[name]) is None:
             continue
         low, high = score[f"low_{name}"], score[f"high_{name}"]
-        parts.append(f"{what} {value:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]"))
+        parts.append(
+            f"{what} {value:z.2f}" + ("" if low is None else f" [{low:z.2f}, {high:z.2f}]")
+        )
     return "; " + ", ".join(parts)
 
 

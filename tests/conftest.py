@@ -5,12 +5,25 @@ torch is imported when one is used, not before.
 
 from __future__ import annotations
 
+import functools
 import shutil
+import ssl
 
 import pytest
 
 from tests.support import stages
 from tests.support.shared import build_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shorter_starts():
+    """Do once what every client and stage does: read the system's certificates (50 ms), and look
+    through all objects for garbage (up to 300 ms).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        patch.setattr("autointerp.pipeline.give_back_memory", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_a_clamp_is_kept_with_and_without(study):
     texts = study.clamp({feature: "4x"}, "some words", tokens=4, samples=1)
     assert (study.path / texts.saved).exists()
     assert len(texts.baseline) == len(texts.clamped) == 1
-    kept, again = study.replay(1)
+    kept, again = study.replay(int(Path(texts.saved).stem))
     assert kept.clamped == again.clamped == texts.clamped
     dosed = texts.doses([0.5, 2])
     assert [row["dose"] for row in dosed.experiment.doses] == [0.5, 2.0]

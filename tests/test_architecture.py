@@ -1,6 +1,7 @@
 """Who may import whom, where the two doors to the outside are, and how large things may grow."""
 
 import ast
+import functools
 import pathlib
 import re
 import subprocess
@@ -101,6 +102,7 @@ def module_name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
 def imported(path):
     """Modules that a file imports anywhere, functions included."""
     found = set()

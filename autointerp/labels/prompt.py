@@ -238,11 +238,19 @@ def read_confidence(value: Any) -> float | None:
 
 def _guess_confidence(text: str) -> float | None:
     """Return the confidence that a text means, or None."""
+    text = re.sub(r"^(?:~|≈|about|approximately|around|roughly)\s*", "", text)
+    if match := re.fullmatch(r"(.+?)\s*\((.+)\)", text):  # "0.8 (high)" and "high (0.8)"
+        outer, inner = match[1], match[2]
+        if (outer in CONFIDENCE_WORDS) == (inner in CONFIDENCE_WORDS):
+            return None
+        text = inner if outer in CONFIDENCE_WORDS else outer
+    if re.fullmatch(r"0?\.\d+|[01](?:\.\d*)?", text):
+        return float(text)
     if text in CONFIDENCE_WORDS:
         return CONFIDENCE_WORDS[text]
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:%|percent)", text):
         return float(match[1]) / 100
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:/|out of|of)\s*(\d+)", text):
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:/|out of|of)\s*(\d+(?:\.\d+)?)", text):
         return float(match[1]) / float(match[2]) if float(match[2]) else None
     if match := re.fullmatch(r"[01],\d+", text):
         return float(text.replace(",", "."))

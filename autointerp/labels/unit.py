@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from autointerp.tables import append_rows, table_of
+from core.errors import UsageError
 from core.files import write_table
 from core.records import Failure, Label
 from core.run import Run
@@ -22,7 +23,7 @@ PREFIX = "label/"
 LABELS, FAILURES = "labels.parquet", "failures.parquet"
 EXPLANATIONS, ACTIVATIONS = "explanations.parquet", "activations.parquet"
 COLUMNS = ["feature", "set", "text", "confidence", "kind", "evidence"]  # of all sets together
-HAND, RULES = "hand", "rules"
+HAND, RULES, LLM = "hand", "rules", "llm"
 RANK = {HAND: 0, RULES: 2}  # all other sets have rank 1; the lowest rank speaks first
 
 
@@ -34,6 +35,26 @@ def unit_of(label_set: str) -> str:
 def list_sets(run: Run) -> list[str]:
     """Return the names of all committed label sets in alphabetical order."""
     return [unit.removeprefix(PREFIX) for unit in run.committed() if unit.startswith(PREFIX)]
+
+
+def complete_name(run: Run, label_set: str) -> str:
+    """Return `label_set`, or for `llm` the only set of the run that an LLM made.
+
+    Raises UsageError where there is none or more than one.
+    """
+    sets = list_sets(run)
+    if label_set != LLM or label_set in sets:
+        return label_set
+    made = [name for name in sets if name.startswith(f"{LLM}-")]
+    if not made:
+        make = f"python main.py label {run.name} --labels llm --llm-url URL"
+        raise UsageError("No LLM has labelled this run.", f"Make a set: {make}")
+    if len(made) > 1:
+        raise UsageError(
+            f"The run has {len(made)} label sets of an LLM: {', '.join(made)}.",
+            f"Name one, such as --labels {made[0]}.",
+        )
+    return made[0]
 
 
 def rank_of(label_set: str) -> int:

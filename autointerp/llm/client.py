@@ -25,20 +25,20 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from autointerp.llm.budget import Budget, Meter, Pace, room
 from autointerp.llm.endpoint import (
     Endpoint,
-    is_filtered,
+    no_credit,
     server_text,
     unreachable,
     wrong_key,
 )
 from autointerp.llm.fleet import Fleet, Server
+from autointerp.llm.refusals import is_filtered, is_out_of_credit, is_wrong_key, plain_text
 from autointerp.llm.replies import (
     Reply,
     ReplyStore,
@@ -49,32 +49,11 @@ from autointerp.llm.replies import (
     read_reply,
     stated_error,
 )
+from autointerp.llm.waits import retry_after
 from core.errors import ProviderError
 
 LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer pause has failed
 LONGEST_BACKOFF = 60.0  # seconds
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that a response asks to wait; None when it does not ask.
-
-    Read from retry-after-ms, or from Retry-After in seconds or as a date. `now` is in seconds since
-    1970.
-    """
-    with contextlib.suppress(ValueError):
-        if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-    value = headers.get("retry-after")
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 class _Fault(Exception):
@@ -215,43 +194,54 @@ class _Exchange:
         endpoint = server.endpoint
         while True:  # each round but the last learns of one thing that the model refuses
             sent = endpoint.adapt(request)
-            messages = endpoint.adapt_messages(request)
+            answered = {**sent, "messages": endpoint.adapt_messages(request)}
             try:
                 # The client's own timeout counts from the last byte.
                 async with asyncio.timeout(self.timeout):
                     response = await server.client.chat.completions.with_raw_response.create(
                         model=request.model,
-                        messages=messages,
+                        messages=answered["messages"],
                         extra_body=sent,
                     )
-                break
             except openai.APIStatusError as error:
                 text, named = server_text(endpoint, error), str(error.param or "")
                 status = error.status_code
-                answered = {**sent, "messages": messages}
                 if not endpoint.learn_refusal(request, answered, status, named, text):
                     raise self._status_fault(server, request, error) from None
+                continue
             except (openai.APIConnectionError, aiohttp.ClientError) as error:
                 raise self._connection_fault(server, error) from None
             except TimeoutError:
                 raise _Fault(f"no reply within {self.timeout:g} s", outage=True) from None
-        raw = join_chunks(endpoint.hide(response.text))
-        if not is_completion(raw):
-            raise self._stated_fault(raw)
-        return raw
+            raw = join_chunks(endpoint.hide(response.text))
+            if is_completion(raw):
+                return raw
+            stated = stated_error(raw)
+            status, text = _read_stated(stated)
+            if not endpoint.learn_refusal(request, answered, status, "", text):
+                raise self._stated_fault(server, raw, stated)
 
-    def _stated_fault(self, raw: str) -> _Fault:
+    def _stated_fault(self, server: Server, raw: str, stated: Any) -> Exception:
         """The error to raise for a reply with status 200 that is no completion."""
-        error = stated_error(raw)
-        if error is None:
-            return _Fault(f"not a whole chat completion: {one_line(raw, 120)!r}")
-        code = error.get("code") if isinstance(error, dict) else None
-        message = error.get("message") if isinstance(error, dict) else error
-        said = one_line(f"the provider answered with an error: {message or error}")
-        status = int(str(code)) if str(code).isdecimal() else 400
-        if is_filtered(status, error):
+        if stated is None:
+            return _Fault(f"not a whole chat completion: {one_line(plain_text(raw), 120)!r}")
+        status, text = _read_stated(stated)
+        said = one_line(f"the provider answered with an error: {text}")
+        if is_filtered(status, stated):
             return _Fault(said, final=True, kind="refused")
-        return _Fault(said)
+        if fatal := self._fatal(server, status, stated, said):
+            return fatal
+        return _Fault(said, retry_after({}, time.time(), str(stated)))
+
+    def _fatal(self, server: Server, status: int, stated: Any, said: str) -> Exception | None:
+        """The error that every request would hit: credit or the key; None for another one."""
+        code = stated.get("code") if isinstance(stated, dict) else None
+        if is_out_of_credit(status, code, said):
+            return no_credit(server.endpoint, status, said)
+        # After a first reply, a 403 is a gateway's verdict on one text.
+        if is_wrong_key(status, said) or (status == 403 and not server.n_paid):
+            return wrong_key(server.endpoint, status, said)
+        return None
 
     def _status_fault(self, server: Server, request: Request, error: Any) -> Exception:
         """The error to raise for an HTTP status."""
@@ -259,24 +249,19 @@ class _Exchange:
         status, said = error.status_code, server_text(endpoint, error)
         if is_filtered(status, error.body or error.response.text):
             return _Fault(f"HTTP {status}: {said}", final=True, kind="refused")
-        # After a first reply, a 403 is a gateway's verdict on one text.
-        if status == 401 or (status == 403 and not server.n_paid):
-            return wrong_key(endpoint, error)
-        if status == 402 or error.code == "insufficient_quota":
-            return ProviderError(
-                f"{endpoint.url} has no credit left (HTTP {status}): {said}",
-                "Add credit, then run the same command again.",
-            )
-        if status in (404, 405):
+        if fatal := self._fatal(server, status, {"code": error.code}, said):
+            return fatal
+        if status in (404, 405) and not server.n_paid:
             return ProviderError(
                 f"{endpoint.url} cannot serve model {request.model!r} (HTTP {status}): {said}",
                 "Check --llm-model, and that --llm-url is the address that ends in /v1 on most "
                 "servers.",
             )
         transient = status in (408, 409, 425, 429) or status >= 500
+        headers = error.response.headers if transient else {}
         return _Fault(
             f"HTTP {status}: {said}",
-            retry_after(error.response.headers, time.time()),
+            retry_after(headers, time.time(), error.response.text if transient else ""),
             final=not transient,
             outage=status in (502, 503, 504),
         )
@@ -296,6 +281,14 @@ class _Exchange:
             return unreachable(server.endpoint, error)
         said = server.endpoint.hide(f"{error} {error.__cause__ or ''}")
         return _Fault(one_line(said), outage=True)
+
+
+def _read_stated(stated: Any) -> tuple[int, str]:
+    """(HTTP status, text) of an error that came with status 200; 400 where it says no status."""
+    code = stated.get("code") if isinstance(stated, dict) else None
+    message = stated.get("message") if isinstance(stated, dict) else stated
+    status = int(str(code)) if str(code).isdecimal() else 400
+    return status, str(message or stated or "")
 
 
 def answer(

@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from autointerp.llm.refusals import (
+    NO_SYSTEM,
+    ONLY_STREAMS,
+    is_too_long,
+    plain_text,
+    refused_parameter,
+)
 from autointerp.llm.replies import Request, one_line, public_url
+from autointerp.settings import LLMSettings
 from core.errors import ProviderError, UsageError
 
 OPENAI = "https://api.openai.com/v1"
 CONNECT_SECONDS = 10.0  # a host that does not accept a connection within this is unreachable
 SHORTEST_SECRET = 8  # characters; hiding shorter ones ("none", "x") would damage replies
-# The texts with which templates and providers refuse a system role, and a text itself
-NO_SYSTEM = re.compile(
-    r"system[ _-]?(role|prompt|message|instruction)s?\b|\brole\W{1,4}system|\bsystem\W{1,3}role"
-    r"|roles? must alternate|only user|(user|assistant)\W+(and|or)\W+(assistant|user)\W.*\brole"
-    r"|developer instruction"
-    r"|(support|allow|accept|expect|enabled|unknown|invalid)\w*\W.{0,24}['\"]system",
-    re.IGNORECASE,
-)
-FILTERED = re.compile(
-    r"content.{0,3}(filter|management|polic|moderation|violation|exists risk)|content.{0,20}blocked"
-    r"|moderation|flagged|responsible.?ai|usage polic|safety (system|polic|filter|setting|reason)"
-    r"|block_?reason|data_?inspection|inappropriate|prohibited|harmful|sensitive|unsafe"
-    r"|\b(blocked|rejected) (by|due to|because of) .{0,30}(polic|safety|filter|guardrail)|guardrail"
-    r"|violat\w* .{0,40}polic",
-    re.IGNORECASE,
-)
-ONLY_STREAMS = re.compile(
-    r"only.{0,20}stream|stream\W*(parameter )?.{0,20}(required|must be (true|enabled|set))"
-    r"|(enable|set|use|requires?).{0,12}\bstream",
-    re.IGNORECASE,
-)
 FEWER = (5, 2)  # alternatives asked for where more are refused
+LEAST_TOKENS = 256  # of an answer; what a model that cannot write so many is not asked for
 SECRET_NAMES = re.compile(r"key|token|secret|sig|auth|pass", re.IGNORECASE)
+NAMING = ("llm_url", "llm_model", "estimate", "batch_out", "batch_in")
+
+
+def is_named(settings: LLMSettings) -> bool:
+    """Whether a command or the environment names an LLM, or asks for what needs none to answer."""
+    environment = (os.environ.get(name) for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"))
+    return any(getattr(settings, name) for name in NAMING) or any(environment)
 
 
 class Endpoint:
@@ -66,6 +60,7 @@ class Endpoint:
         self.host = parts.hostname
         self.refused: dict[str, set[str]] = {}  # model -> names of parameters, and "system"
         self.most_alternatives: dict[str, int] = {}  # model -> top_logprobs that it allows
+        self.most_tokens: dict[str, int] = {}  # model -> max_tokens that it allows
         self._query = dict(parse_qsl(parts.query))
         self._key = (api_key or os.environ.get("OPENAI_API_KEY", "")).strip()
         if not (self._key.isascii() and self._key.isprintable()):
@@ -103,7 +98,8 @@ class Endpoint:
                 offered = [model.id async for model in client.models.list()]
             except openai.APIStatusError as error:
                 if error.status_code in (401, 403):
-                    raise wrong_key(self, error) from None
+                    said = server_text(self, error)
+                    raise wrong_key(self, error.status_code, said) from None
                 raise UsageError(
                     f"{self.url} does not list its models (HTTP {error.status_code}).",
                     "Name one with --llm-model.",
@@ -148,9 +144,12 @@ class Endpoint:
     def adapt(self, request: Request) -> dict:
         """The request's parameters without those that its model refuses."""
         refused = self.refused.get(request.model, set())
-        sent = {name: value for name, value in request.parameters.items() if name not in refused}
-        if "max_tokens" in refused and "max_tokens" in request.parameters:
-            sent["max_completion_tokens"] = request.parameters["max_tokens"]
+        asked = dict(request.parameters)
+        if "max_tokens" in asked and request.model in self.most_tokens:
+            asked["max_tokens"] = min(asked["max_tokens"], self.most_tokens[request.model])
+        sent = {name: value for name, value in asked.items() if name not in refused}
+        if "max_tokens" in refused and "max_tokens" in asked:
+            sent["max_completion_tokens"] = asked["max_tokens"]
         most = self.most_alternatives.get(request.model)
         if most and sent.get("top_logprobs", 0) > most:
             sent["top_logprobs"] = most
@@ -190,7 +189,7 @@ class Endpoint:
         if has_system and stated and NO_SYSTEM.search(text):
             refused.add("system")
             return True
-        if status not in (400, 405, 406, 422):
+        if status not in (400, 405, 406, 413, 422):
             return False
         if "stream" not in sent and ONLY_STREAMS.search(text):
             refused.add("stream")
@@ -202,7 +201,21 @@ class Endpoint:
         if fewer and "logprob" in (named + text).casefold():
             self.most_alternatives[request.model] = fewer[0]
             return True
-        return False
+        return self._learn_length(request, sent, status, text)
+
+    def _learn_length(self, request: Request, sent: dict, status: int, text: str) -> bool:
+        """Halve the tokens of an answer where an error says that they are too many.
+
+        Where even LEAST_TOKENS are, it is the question that is too long, and nothing is learnt.
+        """
+        tokens = sent.get("max_tokens", sent.get("max_completion_tokens", 0))
+        if not is_too_long(status, {"max_tokens": tokens}, text):
+            return False
+        if tokens <= LEAST_TOKENS:
+            self.most_tokens.pop(request.model, None)
+            return False
+        self.most_tokens[request.model] = max(LEAST_TOKENS, tokens // 2)
+        return True
 
     def hide(self, text: str) -> str:
         """`text` without the credentials, in case a server repeats them."""
@@ -211,44 +224,26 @@ class Endpoint:
         return text
 
 
-def refused_parameter(sent: dict, named: str, text: str) -> str:
-    """Which of the parameters `sent` an error complains of, or "".
-
-    `named` is the error's own `param`, if it has one. max_tokens is renamed only where the text
-    says so: vLLM names both spellings when the context is too long.
-    """
-    if (
-        "max_tokens" in sent
-        and "max_completion_tokens" in text
-        and re.search(r"instead|unsupported|not supported", text, re.IGNORECASE)
-    ):
-        return "max_tokens"
-    complained = named or text
-    known = ("temperature", "response_format", "stream_options")
-    return next((name for name in known if name in sent and name in complained), "")
-
-
 def server_text(endpoint: Endpoint, error: Any) -> str:
     """The text of an error response, in one line, without credentials."""
     said = error.body.get("message") if isinstance(error.body, dict) else None
-    return one_line(endpoint.hide(str(said or error.response.text or "no explanation")))
+    text = str(said or plain_text(error.response.text) or "no explanation")
+    return one_line(endpoint.hide(text))
 
 
-def is_filtered(status: int, stated: Any) -> bool:
-    """Whether an error is the verdict of a content filter on one text.
-
-    `stated` is what the error says: an object or a text.
-    """
-    said = stated if isinstance(stated, str) else json.dumps(stated, ensure_ascii=False)
-    return status == 451 or (status in (400, 403, 422) and bool(FILTERED.search(said)))
-
-
-def wrong_key(endpoint: Endpoint, error: Any) -> ProviderError:
+def wrong_key(endpoint: Endpoint, status: int, said: str) -> ProviderError:
     """The error to raise when the endpoint refuses the key."""
-    said = server_text(endpoint, error)
     return ProviderError(
-        f"{endpoint.url} refused the key (HTTP {error.status_code}): {said}",
+        f"{endpoint.url} refused the key (HTTP {status}): {said}",
         "Set OPENAI_API_KEY to a key of it.",
+    )
+
+
+def no_credit(endpoint: Endpoint, status: int, said: str) -> ProviderError:
+    """The error to raise when nothing is left to pay with."""
+    return ProviderError(
+        f"{endpoint.url} has no credit left (HTTP {status}): {said}",
+        "Add credit, then run the same command again.",
     )
 
 

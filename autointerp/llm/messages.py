@@ -18,6 +18,13 @@ MOST_STARTS = 500  # opening braces at which an answer is looked for
 # What may open the marker << or a special token of a chat template, such as <|im_end|>, </s> or
 # <start_of_turn>.
 OPENING = re.compile(r"<(?=[<|｜]|/?\w+>|$)|(?<=<)<")
+# `Set 2`, `#3`
+NAMED_NUMBER = re.compile(
+    r"\s*(?:#|(?:label|text|set|option|window|token|no\.?|number)\s*#?)\s*(\d{1,6})\s*",
+    re.IGNORECASE,
+)
+# What opens the answer after the thoughts of gpt-oss
+FINAL = re.compile(r"<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 
 
 def quoted(text: str) -> str:
@@ -38,22 +45,55 @@ def messages(system: str, lines: list[str]) -> list[dict]:
 
 
 def final_part(text: str | None) -> str | None:
-    """The text after a reasoning model's thoughts; None when they were cut off."""
-    text = text or ""
+    """The text after a reasoning model's thoughts; None when they were cut off.
+
+    A mark of thoughts that stands within an answer, as a label of such marks has it, is a word.
+    """
+    text = FINAL.sub("<|channel|>final<|message|>", text or "")
     for opening, closing in THOUGHTS:
-        ends = [mark.end() for mark in re.finditer(re.escape(closing), text, re.IGNORECASE)]
-        if not ends and re.search(re.escape(opening), text, re.IGNORECASE):
+        if not any(mark.casefold() in text.casefold() for mark in (opening, closing)):
+            continue
+        end = re.compile(re.escape(closing), re.IGNORECASE)
+        closed = False
+        while found := end.search(_hide_answer(text, opening)):
+            text, closed = text[found.end() :], True
+        seen = _hide_answer(text, opening)
+        if not closed and re.search(re.escape(opening), seen, re.IGNORECASE):
             return None
-        text = text[ends[-1] :] if ends else text
     return text.strip()
 
 
-def json_at(text: str, start: int) -> Any:
-    """The JSON value that begins at `start`, or None when it is malformed or cut off."""
+def _hide_answer(text: str, opening: str) -> str:
+    """The text with blanks in place of the object of JSON that begins at its first brace.
+
+    What follows the opening of a thought is no answer, and stays.
+    """
+    start = text.find("{")
+    if start < 0 or re.search(re.escape(opening), text[:start], re.IGNORECASE):
+        return text
     try:
-        return json.JSONDecoder().raw_decode(text, start)[0]
+        end = json.JSONDecoder().raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return text
+    return text[:start] + " " * (end - start) + text[end:]
+
+
+def json_at(text: str, start: int) -> Any:
+    """The JSON value that begins at `start`, or None when it is malformed or cut off.
+
+    An object that says two things under one name is malformed.
+    """
+    try:
+        return json.JSONDecoder(object_pairs_hook=_read_pairs).raw_decode(text, start)[0]
     except (ValueError, RecursionError):
         return None
+
+
+def _read_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(reversed(pairs))
+    if any(table[key] is not value and table[key] != value for key, value in pairs):
+        raise ValueError("two values under one name")
+    return dict(pairs)
 
 
 def last_object(text: str | None, *fields: str) -> dict[str, Any] | None:
@@ -91,12 +131,15 @@ def numbered_part(text: str | None) -> str | None:
 
 
 def number(value: object) -> float | None:
-    """A JSON number, a string that holds one, or a list of one of these, as a float."""
+    """A JSON number, a string that holds one or names it, or a list of one of these, as a float."""
     if isinstance(value, list) and len(value) == 1:
         note_repair()
         return number(value[0])
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
+    if isinstance(value, str) and (named := NAMED_NUMBER.fullmatch(value)):
+        note_repair()
+        return float(named[1])
     try:
         return float(value)
     except (ValueError, OverflowError):

@@ -15,6 +15,7 @@ is kept in the reply store, so an endpoint is probed once; the replies are kept 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -156,6 +157,7 @@ def probe(interview: Interview) -> Abilities:
     refused = endpoint.refused.setdefault(model, set())
     refused.clear()
     endpoint.most_alternatives.pop(model, None)
+    endpoint.most_tokens.pop(model, None)
     plain = interview.ask("Say the word yes, and nothing else.", PLAIN_TOKENS)
     if plain.error and not plain.raw:
         raise ProviderError(
@@ -210,8 +212,8 @@ def probe_json(interview: Interview, refused: set[str], size: int) -> str:
 def thinks(reply: Reply) -> bool:
     """Whether tokens went into thoughts: reported, visible, or all used up without an answer."""
     table = json.loads(reply.raw)
-    message = table["choices"][0].get("message") or {}
-    details = (table.get("usage") or {}).get("completion_tokens_details") or {}
+    message = _object(table["choices"][0].get("message"))
+    details = _object(_object(table.get("usage")).get("completion_tokens_details"))
     visible = any(opening in (reply.text or "") for opening, _ in THOUGHTS)
     kept_apart = bool(thoughts(message)) or bool(details.get("reasoning_tokens"))
     return visible or kept_apart or reply.error == "truncated"
@@ -244,22 +246,40 @@ def alternatives(reply: Reply) -> int:
     0 when they are fewer than two, or no log-probabilities.
     """
     tokens = logprob_tokens(reply)
-    counts = [
-        len({top.get("token") for top in token.get("top_logprobs") or ()}) for token in tokens
-    ]
-    sound = all(
-        isinstance(token.get("logprob"), (int, float)) and token["logprob"] <= 1e-3
-        for token in tokens
-    )
+    counts = [len({top["token"] for top in token["top_logprobs"]}) for token in tokens]
+    sound = all(token["logprob"] <= 1e-3 for token in tokens)
     return max(counts) if counts and sound and max(counts) > 1 else 0
 
 
 def logprob_tokens(reply: Reply) -> list[dict]:
-    """The tokens of an answer: `token`, `logprob`, `top_logprobs`; empty when none are returned."""
+    """The tokens of an answer: `token`, `logprob`, `top_logprobs`; empty when none are returned.
+
+    Alternatives without a token or a finite number are left out.
+    """
     if not reply.raw:
         return []
-    entries = (json.loads(reply.raw)["choices"][0].get("logprobs") or {}).get("content")
-    return entries if isinstance(entries, list) else []
+    entries = _object(json.loads(reply.raw)["choices"][0].get("logprobs")).get("content")
+    if not isinstance(entries, list) or not all(map(_is_scored, entries)):
+        return []
+    out = []
+    for entry in entries:
+        tops = entry.get("top_logprobs")
+        tops = [top for top in tops if _is_scored(top)] if isinstance(tops, list) else []
+        out.append(entry | {"top_logprobs": tops})
+    return out
+
+
+def _is_scored(token: Any) -> bool:
+    """Whether an entry is a token with its log-probability; a server may say null or -Infinity."""
+    logprob = token.get("logprob") if isinstance(token, dict) else None
+    if not isinstance(logprob, (int, float)) or isinstance(logprob, bool):
+        return False
+    return isinstance(token.get("token"), str) and not math.isnan(logprob)
+
+
+def _object(value: Any) -> dict:
+    """`value` where it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def prompt_tokens(reply: Reply) -> list:

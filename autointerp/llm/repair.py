@@ -38,13 +38,40 @@ THOUGHTS = (
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
     ("<|channel|>analysis", "<|channel|>final<|message|>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<reasoning_content>", "</reasoning_content>"),
+    ("<ant_thinking>", "</ant_thinking>"),
+    ("Here is my thought process:", "Here is my response:"),
 )
 WORD = re.compile(r"\d*\.?\d+(?:[eE][+-]?\d+)?|[^\W\d_]+")
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 COMMENT = re.compile(r"(?m)(?:(?<=[\s,{\[])|^)(?://|#)[^\n]*|/\*.*?\*/", re.DOTALL)
-# `Label: cats`, also as `**Label:** cats`, `- "label" = "cats",`
-LINE = re.compile(r"^[\s>*_\-#\"'`]*(\w{1,20})[\s*_\"'`]*[:=][\s*_]*(\S.*?)[\s,;]*$", re.MULTILINE)
-TAG = re.compile(r"<(\w{1,20})>\s*([^<>]*?)\s*</\1>")
+# `Label: cats`, also as `**Label:** cats`, `1. "label" = "cats",`
+LINE = re.compile(
+    r"^[\s>*_\-#\"'`|]*(?:\d{1,2}[.)]\s*)?[*_\"'`]*(\w{1,20})[\s*_\"'`]*[:=][\s*_]*(\S.*?)[\s,;|]*$",
+    re.MULTILINE,
+)
+TAG = re.compile(
+    r"<(?:parameter[ =](?:name=)?[\"']?)?(\w{1,20})[\"']?>\s*([^<>]*?)\s*</(?:\1|parameter)>"
+)
+# `answer(label="cats", confidence=0.8)`
+ARGUMENT = re.compile(
+    r"\b(\w{1,20})\s*=\s*(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|[\d.]+%?)(?=\s*(?:[,)\n]|$))"
+)
+HEADING = re.compile(
+    r"^(?:#{1,6}\s*|\*\*)(\w{1,20})[:*\s]*\n\s*(\S[^\n]*)$", re.MULTILINE
+)  # a value on the line below its name
+# what stands in one line with a label: `Label: cats (Confidence: 0.8)`
+BESIDE = re.compile(
+    r"[,;|(]\s*(?=[*_\"']{0,3}(?:confidence|covers|second|kind)[*_\"']{0,3}\s*[:=])", re.IGNORECASE
+)
+# Quotation marks and punctuation of other scripts, as those of JSON
+PUNCTUATION = {
+    **dict.fromkeys(map(ord, "“”„‟«»「」『』〝〞＂"), '"'),
+    **dict.fromkeys(map(ord, "‘’‚‛‹›＇`"), "'"),
+    **dict(zip(map(ord, "｛｝［］：，＝；"), "{}[]:,=;", strict=True)),
+}
+EQUALS = re.compile(r"(?<=[\"'])\s*=>?\s*(?=[\"'\d.\[{])")  # between a key and its value
 LONGEST = 100_000  # characters of a reply that is repaired
 
 _repaired: ContextVar[set[str] | None] = ContextVar("repaired", default=None)
@@ -78,6 +105,13 @@ def note_repair() -> None:
         keys.add(_reading.get())
 
 
+def forget_repair(reply_key: str) -> None:
+    """Take a reply back from those that were repaired, because it could not be read after all."""
+    keys = _repaired.get()
+    if keys is not None:
+        keys.discard(reply_key)
+
+
 # ------------------------------------------------------------ objects
 
 
@@ -92,6 +126,20 @@ def repair_object(part: str, fields: tuple[str, ...]) -> dict[str, Any] | None:
     quoted = _read_quoted(part)
     if quoted is not None:
         return repair_object(quoted, fields)
+    for form in dict.fromkeys((part, plain_punctuation(part))):
+        found = _find_object(form, fields)
+        if found is not None:
+            return found
+    return None
+
+
+def plain_punctuation(part: str) -> str:
+    """The reply with the quotation marks, colons and braces of JSON in place of other ones."""
+    return EQUALS.sub(": ", part.replace("``", '"').replace("''", '"').translate(PUNCTUATION))
+
+
+def _find_object(part: str, fields: tuple[str, ...]) -> dict[str, Any] | None:
+    """The last object of `part` with the fields, in braces or without any; None where none is."""
     for source in _braced(part):
         spoken = source.casefold()
         table = _repair_whole(source) if all(field in spoken for field in fields) else None
@@ -99,8 +147,20 @@ def repair_object(part: str, fields: tuple[str, ...]) -> dict[str, Any] | None:
             return named
     if "{" in part:
         return None
-    pairs = TAG.findall(part) or LINE.findall(part)
-    return _name_fields({key: _unquote(value) for key, value in pairs}, fields)
+    apart = BESIDE.sub("\n", part)
+    for pairs in (TAG.findall(part), ARGUMENT.findall(part), LINE.findall(apart)):
+        table = {key: _unquote(value) for key, value in pairs}
+        if (named := _name_fields(table, fields)) is not None:
+            return named
+    return _name_fields({k: _unquote(v) for k, v in HEADING.findall(part) + _cells(part)}, fields)
+
+
+def _cells(part: str) -> list[tuple[str, str]]:
+    """(name, cell) of the only row of a table in Markdown; empty where there is none."""
+    rows = [line.strip().strip("|").split("|") for line in part.splitlines() if "|" in line]
+    if len(rows) != 3 or len(rows[0]) != len(rows[2]) or set("".join(rows[1])) - set(" :-"):
+        return []
+    return [(key.strip(" *`"), value.strip()) for key, value in zip(rows[0], rows[2], strict=True)]
 
 
 def _read_quoted(part: str) -> str | None:
@@ -126,16 +186,20 @@ def _braced(part: str) -> Iterator[str]:
             yield part[start:end]
 
 
-def _repair_whole(source: str) -> dict[str, Any] | None:
-    """The object that `source` means, or None where its words are not those of `source`."""
+def _repair_whole(source: str, said: str = "") -> dict[str, Any] | None:
+    """The object that `source` means, or None where its words are not those of `source`.
+
+    `said` is the part of `source` that the reply holds, where that is not all of it.
+    """
     try:
         table = json_repair.loads(source)
     except (ValueError, RecursionError, IndexError):
         return None
     if not isinstance(table, dict):
         return None
-    words = _words(" ".join(_flatten(table)))
-    return table if words in (_words(source), _words(COMMENT.sub(" ", source))) else None
+    words = _words(" ".join(_flatten(table["list"] if said else table)))
+    said = said or source
+    return table if words in (_words(said), _words(COMMENT.sub(" ", said))) else None
 
 
 def _words(text: str) -> list[str | float]:
@@ -182,6 +246,8 @@ def _name_fields(table: dict[str, Any], fields: tuple[str, ...]) -> dict[str, An
 
 def _unquote(value: str) -> str:
     value = value.strip("*` ")
+    if value.endswith(")") and "(" not in value:  # of what stood beside it
+        value = value[:-1].rstrip()
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         return value[1:-1]
     return value
@@ -191,8 +257,13 @@ def _unquote(value: str) -> str:
 
 
 NUMBERED_LINE = re.compile(
-    r"^\W*(\d{1,6})\W*?[:=.)]\s*(\[[\d\s,.\[\]()]*\]|\d)[\s,;]*$", re.MULTILINE
+    r"^\W*(?:(?:text|set|window|item)\W*)?(\d{1,6})\W*?[:=.)\-|]\s*(\[[\d\s,.\[\]()]*\]|\d)[\s,;|]*$",
+    re.MULTILINE | re.IGNORECASE,
 )
+BETWEEN = re.compile(r"[,;]\s*(?=\d{1,6}\s*[:=])")  # of `1: 9, 2: 3`
+PLACE = re.compile(r"(?:text|set|window|item|sequence|example)?[\s_#\-]*(\d{1,6})", re.IGNORECASE)
+LIST = re.compile(r"[\s`]*(?:json)?\s*\[")  # an answer that is a list
+PLACES = ("text", "set", "window", "item", "sequence", "id", "index", "number", "n")
 
 
 def repair_numbered(part: str) -> str | None:
@@ -205,18 +276,54 @@ def repair_numbered(part: str) -> str | None:
     quoted = _read_quoted(part)
     if quoted is not None:
         return quoted if _is_strict(quoted) else repair_numbered(quoted)
+    forms = dict.fromkeys((part, plain_punctuation(part)))
+    tables = [_to_numbers(_find_numbered(form)) for form in forms]
+    table = max(tables, key=_count_answers)
+    return json.dumps(table) if isinstance(table, dict) and table else None
+
+
+def _count_answers(table: Any) -> int:
+    """How many numbers of a repaired answer have an answer beside them."""
+    if not isinstance(table, dict):
+        return -1
+    answered = sum(
+        key.isdecimal() and isinstance(v, (int, float, list)) for key, v in table.items()
+    )
+    return answered + sum(max(0, _count_answers(inner)) for inner in table.values())
+
+
+def _find_numbered(part: str) -> Any:
     start, end = part.find("{"), part.rfind("}")
     table: Any = _repair_whole(part[start : end + 1]) if 0 <= start < end else None
+    if (table is None or LIST.match(part)) and 0 <= part.find("[") < start:
+        return _repair_list(part[part.find("[") : part.rfind("]") + 1])
     if table is None and "{" not in part:
-        lines = NUMBERED_LINE.findall(part)
-        table = {place: json_repair.loads(value) for place, value in lines}
-    return json.dumps(_to_numbers(table)) if table else None
+        lines = NUMBERED_LINE.findall(BETWEEN.sub("\n", part))
+        return {place: json_repair.loads(value) for place, value in lines}
+    return table
+
+
+def _repair_list(source: str) -> dict[Any, Any] | None:
+    """{place: number} of a list of objects that name both: `[{"text": 1, "rating": 9}]`."""
+    table = _repair_whole('{"list": ' + source + "}", source)
+    records = table["list"] if table else None
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        return None
+    out: dict[Any, Any] = {}
+    for record in records:
+        name = next((k for k in record if str(k).strip().casefold() in PLACES), None)
+        rest = {k: v for k, v in record.items() if k != name}
+        if name is None:
+            out |= rest
+        else:
+            out[record[name]] = rest
+    return out
 
 
 def _is_strict(part: str) -> bool:
     """Whether an object of JSON numbers begins at the first brace of `part`."""
     start = part.find("{")
-    if start < 0:
+    if start < 0 or LIST.match(part):
         return False
     try:
         value = json.JSONDecoder().raw_decode(part, start)[0]
@@ -226,9 +333,21 @@ def _is_strict(part: str) -> bool:
 
 
 def _to_numbers(value: Any) -> Any:
-    """`value` with every string that holds a whole number as that number."""
+    """`value` with every string that holds a whole number as that number.
+
+    A name such as `Text 1` is the number, and an object under a number that holds one number, which
+    other words explain, is that one.
+    """
     if isinstance(value, dict):
-        return {str(key).strip(): _to_numbers(inner) for key, inner in value.items()}
+        out = {}
+        for key, inner in value.items():
+            place = PLACE.fullmatch(str(key).strip())
+            inner = _to_numbers(inner)
+            if place and isinstance(inner, dict):
+                numbers = [v for v in inner.values() if isinstance(v, (int, float))]
+                inner = numbers[0] if len(numbers) == 1 else inner
+            out[place[1] if place else str(key).strip()] = inner
+        return out
     if isinstance(value, list):
         return [_to_numbers(inner) for inner in value]
     if isinstance(value, str) and re.fullmatch(r"\s*\d{1,6}\s*", value):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from autointerp.llm.refusals import BROKEN_OFF
 from core.errors import UsageError
 from core.files import canonical_hash
 
@@ -67,14 +68,30 @@ class Reply:
 
 # What servers call the ends of a reply
 FINISHES = {
-    **dict.fromkeys(("max_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(("token_limit", "max_new_tokens", "model_context_window_exceeded"), "length"),
     **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence", "stop_token"), "stop"),
+    **dict.fromkeys(("complete", "completed", "done", "finished", "end_of_turn"), "stop"),
     **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "stop"),
     **dict.fromkeys(
-        ("safety", "content-filter", "prohibited_content", "blocklist"), "content_filter"
+        ("safety", "content-filter", "content_filtered", "prohibited_content", "blocklist"),
+        "content_filter",
     ),
-    **dict.fromkeys(("recitation", "sensitive", "spii"), "content_filter"),
+    **dict.fromkeys(("recitation", "sensitive", "spii", "refusal", "blocked"), "content_filter"),
+    **dict.fromkeys(("guardrail_intervened", "error_toxic"), "content_filter"),
 }
+
+
+def name_finish(choice: dict) -> str:
+    """Why the reply of a choice ended: stop, length, content_filter, or what its server says.
+
+    Google's servers put a reason behind it (`content_filter: SAFETY`), SGLang's an object in its
+    place.
+    """
+    stated = choice.get("finish_reason")
+    stated = stated.get("type") if isinstance(stated, dict) else stated
+    name = str(stated or "").lower().partition(":")[0].strip()
+    return FINISHES.get(name, name)
 
 
 def read_reply(key: str, raw: str) -> Reply:
@@ -84,8 +101,7 @@ def read_reply(key: str, raw: str) -> Reply:
     usage = usage if isinstance(usage, dict) else {}
     said = choice.get("message")
     said = said if isinstance(said, dict) else {"content": said or choice.get("text")}
-    finish = str(choice.get("finish_reason") or "").lower()
-    finish = FINISHES.get(finish, finish)
+    finish = name_finish(choice)
     text = content_text(said)
     if not (text or "").strip() and finish in ("", "stop") and not said.get("refusal"):
         text = thoughts(said)  # servers that take the whole answer for thoughts
@@ -118,14 +134,15 @@ def content_text(message: dict) -> str | None:
     """
     content = message.get("content")
     if isinstance(content, list):
-        parts = [part if isinstance(part, str) else part.get("text") for part in content if part]
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = "".join(part for part in parts if isinstance(part, str))
     elif isinstance(content, dict):
         content = json.dumps(content, ensure_ascii=False)
     if isinstance(content, str) and content.strip():
         return content
     calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
-    call = calls[0].get("function") if isinstance(calls, list) and calls else None
+    first = calls[0] if isinstance(calls, list) and calls else None
+    call = first.get("function") if isinstance(first, dict) else None
     arguments = call.get("arguments") if isinstance(call, dict) else None
     if isinstance(arguments, dict):
         return json.dumps(arguments, ensure_ascii=False)
@@ -143,7 +160,10 @@ def join_chunks(raw: str) -> str:
 
     A stream without its end stays as it is, so that it is no completion.
     """
+    raw = raw.removeprefix("\ufeff")
     lines = [line.strip() for line in raw.splitlines()]
+    if any(line.startswith(":") for line in lines[:1]):  # OpenRouter says that it is still there
+        raw = "\n".join(line for line in lines if not line.startswith(":"))
     events = [line[5:].strip() for line in lines if line.startswith("data:")]
     if not events or raw.lstrip().startswith(("{", "[")):
         return raw
@@ -160,8 +180,10 @@ def join_chunks(raw: str) -> str:
         if not isinstance(chunk, dict) or chunk.get("error"):
             return event
         whole |= {k: v for k, v in chunk.items() if k != "choices" and v is not None}
-        for part in (chunk.get("choices") or [])[:1]:
-            _add_delta(choice, message, part)
+        parts = chunk.get("choices")
+        for part in parts[:1] if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                _add_delta(choice, message, part)
     if "finish_reason" not in choice and "[DONE]" not in events:
         return raw
     return json.dumps(whole | {"choices": [choice]}, ensure_ascii=False)
@@ -169,16 +191,32 @@ def join_chunks(raw: str) -> str:
 
 def _add_delta(choice: dict, message: dict, part: dict) -> None:
     """Append what one chunk of a stream says to the choice and its message."""
-    delta = part.get("delta") or part.get("message") or {}
+    delta = part.get("delta") or part.get("message") or {"content": part.get("text")}
+    delta = delta if isinstance(delta, dict) else {"content": delta}
     for name in ("content", "reasoning_content", "reasoning", "refusal"):
-        if isinstance(delta.get(name), str):
-            message[name] = message.get(name, "") + delta[name]
+        said = delta.get(name)
+        if name == "content" and isinstance(said, list):
+            said = content_text({"content": said})
+        if isinstance(said, str):
+            message[name] = (message.get(name) or "") + said
+    calls = delta.get("tool_calls")
+    if isinstance(calls, list) and calls and isinstance(calls[0], dict):
+        _add_call(message, calls[0].get("function"))
     for name in ("finish_reason", "error"):
         if part.get(name):
             choice[name] = part[name]
-    listed = (part.get("logprobs") or {}).get("content")
+    scored = part.get("logprobs")
+    listed = scored.get("content") if isinstance(scored, dict) else None
     if isinstance(listed, list):
         choice.setdefault("logprobs", {"content": []})["content"] += listed
+
+
+def _add_call(message: dict, function: Any) -> None:
+    """Append the arguments that one chunk of a stream adds to the message's first call."""
+    piece = function.get("arguments") if isinstance(function, dict) else None
+    if isinstance(piece, str):
+        calls = message.setdefault("tool_calls", [{"function": {"arguments": ""}}])
+        calls[0]["function"]["arguments"] += piece
 
 
 def thoughts(message: dict) -> str:
@@ -191,7 +229,7 @@ def is_completion(raw: str) -> bool:
     """Whether `raw` is the whole JSON of a chat completion.
 
     False where it is cut off, a page of HTML, or an error that was sent with status 200, for the
-    whole reply or in its choice.
+    whole reply or in its choice, and where the provider broke off within the reply.
     """
     try:
         table = json.loads(raw)
@@ -200,7 +238,7 @@ def is_completion(raw: str) -> bool:
     choices = table.get("choices") if isinstance(table, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return False
-    return choices[0].get("finish_reason") != "error" and not choices[0].get("error")
+    return name_finish(choices[0]) not in BROKEN_OFF and not choices[0].get("error")
 
 
 def stated_error(raw: str) -> Any:
@@ -215,11 +253,19 @@ def stated_error(raw: str) -> Any:
     choices = table.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else {}
     stated = table.get("error") or (choice.get("error") if isinstance(choice, dict) else None)
+    if isinstance(choice, dict) and not stated and name_finish(choice) in BROKEN_OFF:
+        return f"the reply broke off (finish_reason {name_finish(choice)})"
     if stated or choices:
         return stated
     # without a choice, whatever explains it is the error
     names = ("detail", "errors", "message", "promptFeedback", "prompt_feedback", "base_resp")
-    return next((table[name] for name in names if table.get(name)), None)
+    found = (table[name] for name in names if table.get(name))
+    return next((said for said in found if not _is_turn(said)), None)
+
+
+def _is_turn(said: Any) -> bool:
+    """Whether what stands under `message` is a turn of another protocol, and no error."""
+    return isinstance(said, dict) and "role" in said
 
 
 def prompt_logprobs(table: dict) -> list:

@@ -26,7 +26,7 @@ from autointerp.llm.budget import Budget, Meter, Prices, estimate
 from autointerp.llm.client import answer
 from autointerp.llm.fleet import Fleet, open_fleet
 from autointerp.llm.probe import THINKING_TOKENS, Abilities, abilities, stored_abilities
-from autointerp.llm.repair import keep_repairs, reading
+from autointerp.llm.repair import forget_repair, keep_repairs, reading
 from autointerp.llm.replies import Reply, ReplyStore, Request, read_reply
 from autointerp.settings import LLMSettings
 from core.errors import ProviderError, Stop, UsageError
@@ -346,7 +346,11 @@ def ask_until_read(
                 if is_complete is None or is_complete(values[key]):
                     failures.pop(key, None)
                     continue
+            else:
+                forget_repair(reply_key)
             kind = value.kind if isinstance(value, Unread) else reply.error or "unparsable"
+            if reply.finish_reason == "content_filter":  # which cut it off
+                kind = "refused"
             message = reply.message or f"reply of {len(reply.text or '')} characters"
             failures[key] = Unread(kind, message, reply_key)
             if reply.raw:

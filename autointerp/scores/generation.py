@@ -82,8 +82,12 @@ def parse_texts(text: str | None) -> list[str] | None:
     if isinstance(texts, str):
         note_repair()
         texts = [texts]
+    if isinstance(texts, dict):
+        note_repair()
+        texts = list(texts.values())
     if not isinstance(texts, list):
         return None
+    texts = [t.get("text") if isinstance(t, dict) else t for t in texts]
     return [t for t in texts if isinstance(t, str) and t.strip()][:TEXTS] or None
 
 

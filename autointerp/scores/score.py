@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from autointerp.grow import GrowingUnit, Growth, grow
 from autointerp.labels.unit import read_failures as read_label_failures
 from autointerp.labels.unit import read_labels
 from autointerp.labels.unit import unit_of as label_unit_of
+from autointerp.llm.endpoint import is_named
 from autointerp.llm.session import open_session
 from autointerp.rules import language as rules
 from autointerp.scores import effect_choice, intruder
@@ -65,6 +66,7 @@ from autointerp.tables import append_rows
 from core.effects.unit import has_changes
 from core.errors import UsageError
 from core.firings.postings import Postings
+from core.progress import say
 from core.records import Failure, Manifest
 from core.run import Run
 from core.text.tokens import Tokens
@@ -165,8 +167,15 @@ def score(
     """
     named = named_kinds(settings)
     table = read_labels(run, settings.labels).set_index("feature").sort_index()
+    chosen = parse_features(settings.features, table.index)
+    needs_llm = not named or any(kind.asks for kind in named)
+    if needs_llm and not is_named(settings) and not any(kind.live for kind in named):
+        kept = leave_out_free_words(table["text"], chosen, settings.labels)
+        if len(kept) < len(chosen):
+            chosen, settings = kept, replace(settings, features=",".join(map(str, kept)))
+            table = table[table["text"].map(rules.is_rule)]  # the nulls too
     labels = table["text"]
-    are_rules = bool(labels.map(rules.is_rule).all())
+    are_rules = bool(labels[chosen].map(rules.is_rule).all())
     kinds = named or default_kinds(are_rules, has_changes(run))
     asks = any(kind.live or (kind.asks and not are_rules) for kind in kinds)
     with open_session(run, settings) if asks else contextlib.nullcontext() as asker:
@@ -175,6 +184,26 @@ def score(
         context = Context(run, settings, labels, table["kind"], postings, tokens, asker, live)
         manifests = [score_kind(context, kind, redo) for kind in kinds]
     return next(manifest for manifest in manifests if manifest)
+
+
+def leave_out_free_words(labels: pd.Series, chosen: list[int], label_set: str) -> list[int]:
+    """Return the features of `chosen` whose labels are rules, and say what is left out.
+
+    Raises UsageError where none is.
+    """
+    kept = [f for f in chosen if rules.is_rule(labels[f])]
+    left = [f for f in chosen if not rules.is_rule(labels[f])]
+    if not left:
+        return chosen
+    whose = f"feature {left[0]}" + (f" and of {len(left) - 1:,} more" if len(left) > 1 else "")
+    what = f"The label of {whose} is not in the language of rules (docs/rules.md)."
+    if not kept:
+        raise UsageError(
+            what,
+            f"Name an LLM that scores it: --labels {label_set} --llm-url URL, or write a rule.",
+        )
+    say(f"{what} Scored {len(kept):,} of {len(chosen):,}; give --llm-url for the others.")
+    return kept
 
 
 def named_kinds(settings: ScoreSettings) -> list[Kind]:

@@ -13,18 +13,20 @@ import numpy as np
 
 from core.errors import UsageError
 from core.files import read_json, write_json
-from core.progress import progress
+from core.progress import progress, say
 from core.records import Site
 from core.subject.chat import TurnChanged, locate_turns
 from core.subject.subject import Subject
 from core.subject.token_texts import cut_broken
 from core.text.documents import Corpus, Document, text_hash
-from core.text.forms import LeftOut
+from core.text.forms import LeftOut, join_surrogates
+from core.text.tokens import cut
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
 BATCH = 64  # documents tokenised at once
+IDLE = 10_000  # documents of a stream in a row that are left out, after which it is not read on
 PROMPTS = 32  # prompts continued at once
 
 
@@ -71,10 +73,14 @@ def encode_documents(
     """
     left_out = documents.left_out
     seen: set[bytes] = set()
-    total, limit = 0, max_tokens or float("inf")
+    total, idle, limit = 0, 0, max_tokens or float("inf")
     batches = _split_into_batches(documents)
     with progress(total=max_tokens or None, label="read", unit="tok") as bar:
         for batch in batches:
+            for document in batch:
+                if document.unread:
+                    left_out.add(UNREAD, document.name, document.unread)
+            batch = [_mend_halves(d, left_out) for d in batch]
             batch = [d for d in map(partial(_to_text, subject, chat, left_out), batch) if d]
             for document, encoding in zip(
                 batch, subject.encode([d.text for d in batch]), strict=True
@@ -82,10 +88,15 @@ def encode_documents(
                 encoded = _to_encoded(subject, document, encoding)
                 if reason := _why_left_out(encoded, seen, total >= limit):
                     left_out.add(reason, document.name)
+                    idle += 1
                     continue
+                idle = 0
                 total += len(encoded.ids)
                 bar.update(len(encoded.ids))
                 yield encoded if chat.special else _uncount_special(subject, encoded, left_out)
+            if documents.streamed and idle >= IDLE:
+                say(f"{idle:,} documents in a row are left out; the stream is read no further")
+                break
             if total >= limit:
                 if not documents.streamed:
                     left_out.add(PAST, "", sum(map(len, batches)))
@@ -97,6 +108,17 @@ def encode_documents(
         )
 
 
+def _mend_halves(document: Document, left_out: LeftOut) -> Document:
+    """The document without halves of characters, which are counted."""
+    text = join_surrogates(document.text)
+    if text == document.text:
+        return document
+    left_out.add("documents with halves of characters, read as U+FFFD", document.name)
+    turns = tuple((role, join_surrogates(said)) for role, said in document.turns)
+    return replace(document, text=text, turns=turns)
+
+
+UNREAD = "parts of turns that are no text, such as images"
 PAST = "documents past the token limit"
 
 
@@ -119,6 +141,22 @@ def _uncount_special(subject: Subject, encoded: Encoded, left_out: LeftOut) -> E
         return encoded
     left_out.add("special tokens written in a text, not counted", encoded.name, int(special.sum()))
     return replace(encoded, counted=encoded.counted & ~special)
+
+
+def spell_prompt(subject: Subject, text: str) -> list[str]:
+    """The text of each token of `Subject.prompt_tokens(text)`, as it stands in the text.
+
+    A later part of a character is told by its bytes, such as `<0x9B>`.
+    """
+    text = join_surrogates(text)
+    encoding = subject.encode([text])[0]
+    ids = np.array(encoding.ids, dtype=np.int64)
+    shown = cut(text, *_close_gaps(subject, text, ids, encoding.offsets))
+    vocabulary = subject.token_texts()
+    texts = [own or vocabulary[i] for own, i in zip(shown, encoding.ids, strict=True)]
+    if subject.bos is not None and encoding.ids[:1] != [subject.bos]:
+        texts = [vocabulary[subject.bos], *texts]
+    return texts
 
 
 def _split_into_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -155,16 +193,35 @@ def _close_gaps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tokenizer's offsets, but what no token covers belongs to the token after it.
 
-    That is white space that some tokenizers trim, and what their normalisers drop. A token that is
-    a space, or that the tokenizer put in front of a word, holds no letter of the word.
+    That is white space that some tokenizers trim, and what their normalisers drop; at the end of
+    the text it belongs to the last token. A token that is a space, or that the tokenizer put in
+    front of a word, holds no letter of the word.
     """
     table = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-    starts, ends = table[:, 0].copy(), table[:, 1].copy()
+    starts, ends = _split_bytes(text, table[:, 0].copy(), table[:, 1].copy())
     for i in np.flatnonzero(subject.are_spaces[ids]):
         inner = text[int(starts[i]) : int(ends[i])]
         ends[i] = starts[i] + len(inner) - len(inner.lstrip())
+    ends[-1:] = len(text)
     reach = np.r_[0, np.maximum.accumulate(ends)[:-1]]
     return np.minimum(starts, reach), ends
+
+
+def _split_bytes(text: str, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The offsets with one character for each of several tokens that are the bytes of one stretch.
+
+    Unigram models give each byte of a stretch that they do not know the offsets of all of it.
+    """
+    alike = (starts[1:] == starts[:-1]) & (ends[1:] == ends[:-1]) & (ends[1:] > starts[1:] + 1)
+    edges = np.flatnonzero(np.diff(np.r_[False, alike, False].astype(np.int8)))
+    for first, last in edges.reshape(-1, 2).tolist():
+        start = int(starts[first])
+        sizes = [len(c.encode()) for c in text[start : int(ends[first])]]
+        if sum(sizes) == last - first + 1:
+            owners = np.repeat(np.arange(len(sizes)), sizes)
+            starts[first : last + 1] = start + owners
+            ends[first : last + 1] = start + owners + 1
+    return starts, ends
 
 
 # ---------------------------------------------------------------- chats

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from core.attribution.record import Attribution, Firing, Together
+from core.activations.tokenize import spell_prompt
+from core.attribution.record import Attribution, Firing, Likely, Together
 from core.errors import UsageError
 from core.records import Site
 from core.saes import SAE
@@ -40,6 +42,7 @@ from core.subject.subject import Subject
 from core.subject.texts import known_site
 
 BATCH_TOKENS = 2048  # of the rows that are read in one pass
+N_LIKELIEST = 6  # next tokens that a record names
 LIKE = 10  # firings of nearest size among which a random one is drawn
 
 
@@ -48,7 +51,9 @@ class Question:
     """What is asked of a prompt's end.
 
     `token` "" is the most probable token; with `against` the logit's difference is attributed.
-    `top` firings are ablated, and as many random ones.
+    `top` firings are ablated, and as many random ones. `at` asks about what follows one token of
+    the prompt, counted without the first of the row: `token` "" is then the token that stands
+    there, and nothing behind it is read.
     """
 
     token: str = ""
@@ -56,6 +61,7 @@ class Question:
     top: int = 10
     steps: int = 1
     seed: int = 0
+    at: int | None = None
 
 
 class Ending:
@@ -95,6 +101,14 @@ class Ending:
 
     def _rows(self, added: Tensor) -> int:
         return max(1, BATCH_TOKENS // added.shape[1])
+
+
+class Beginning(NamedTuple):
+    """What is read before the token that is asked about, and that token; -1: the likeliest."""
+
+    ids: list[int]
+    text: str
+    token: int
 
 
 @dataclass(frozen=True)
@@ -183,9 +197,10 @@ def trace(
     subject: Subject, site: Site, sae: SAE, prompt: str, question: Question
 ) -> tuple[Attribution, Traced]:
     """Return what `attribute` returns, and what edges to other sites are computed from."""
-    ids = read_prompt(subject, prompt, question)
+    begun = read_prompt(subject, prompt, question)
+    ids = begun.ids
     place, parts = read_parts(subject, site, sae, ids)
-    ending, probability = _ask(subject, place, ids, prompt, question)
+    ending, next_probabilities = _ask(subject, place, begun, question)
     x, gradient = parts.x, _gradient(ending, parts, question.steps)
     attributions = (gradient[parts.where[0]] * parts.written).sum(-1).double().cpu().numpy()
     order = np.argsort(-np.abs(attributions), kind="stable")
@@ -197,12 +212,12 @@ def trace(
     logit = float(ending.measure(torch.zeros_like(x)[None])[0])
     texts = subject.token_texts()
     found = Attribution(
-        prompt=prompt,
-        tokens=tuple(texts[i] for i in ids[1:]),
+        prompt=begun.text,
+        tokens=tuple(spell_prompt(subject, prompt)[1 : len(ids)]),
         token=texts[ending.token],
         against=texts[ending.against] if ending.against >= 0 else "",
         logit=logit,
-        probability=probability,
+        probability=float(next_probabilities[ending.token]),
         site=str(place),
         firings=_firings(parts, attributions, order),
         errors=tuple(errors[1:].tolist()),
@@ -216,14 +231,18 @@ def trace(
         together=(),
         rank_correlation=None,
         steps=question.steps,
+        likeliest=_likeliest(next_probabilities, texts),
     )
     found = _ablate(found, ending, parts, order, question.seed)
     return found, Traced(site, place, sae, ids, parts, gradient, order)
 
 
-def read_prompt(subject: Subject, prompt: str, question: Question) -> list[int]:
-    """Return the prompt's token ids; raises UsageError for a question that cannot be asked."""
-    ids = subject.prompt_tokens(prompt)
+def read_prompt(subject: Subject, prompt: str, question: Question) -> Beginning:
+    """Return what is read of the prompt; raises UsageError for a question that cannot be asked."""
+    begun = Beginning(subject.prompt_tokens(prompt), prompt, -1)
+    if question.at is not None:
+        begun = _cut_behind(subject, begun.ids, question.at)
+    ids = begun.ids
     if len(ids) < 2:
         raise UsageError(
             "The prompt is shorter than two tokens, and the first position of a row never fires.",
@@ -239,23 +258,43 @@ def read_prompt(subject: Subject, prompt: str, question: Question) -> list[int]:
             f"{question.top} ablations and {question.steps} steps cannot be made.",
             "Give 1 or more of each.",
         )
-    return ids
+    return begun
+
+
+def _cut_behind(subject: Subject, ids: list[int], at: int) -> Beginning:
+    """Return the row (T,) up to its token `at`, the first of the row left out, and what follows."""
+    if not 0 <= at < len(ids) - 1:
+        raise UsageError(
+            f"There is no token {at}: the prompt has {len(ids) - 1} behind the first of its row.",
+            f"Give 0 to {len(ids) - 2}." if len(ids) > 1 else "Give a longer prompt.",
+        )
+    front = 1 if ids[0] == subject.bos else 0
+    text = subject.text_after([], ids[front : at + 2])
+    return Beginning(ids[: at + 2], text, ids[at + 2] if at + 2 < len(ids) else -1)
 
 
 @torch.no_grad()
 def _ask(
-    subject: Subject, site: Site, ids: list[int], prompt: str, question: Question
-) -> tuple[Ending, float]:
-    """Return the logit to attribute as a function, and the probability of its token."""
-    logits = last_logits(subject, torch.tensor([ids]))[0]
-    token = find_token(subject, prompt, question.token) if question.token else int(logits.argmax())
-    against = find_token(subject, prompt, question.against) if question.against else -1
+    subject: Subject, site: Site, begun: Beginning, question: Question
+) -> tuple[Ending, Tensor]:
+    """Return the logit to attribute as a function, and the next tokens' probabilities (V,)."""
+    logits = last_logits(subject, torch.tensor([begun.ids]))[0]
+    token = begun.token if begun.token >= 0 else int(logits.argmax())
+    if question.token:
+        token = find_token(subject, begun.text, question.token)
+    against = find_token(subject, begun.text, question.against) if question.against else -1
     if token == against:
         raise UsageError(
             f"The difference of {question.against!r} to itself is 0.",
             "Give --against another token than the one that is asked about.",
         )
-    return Ending(subject, site, ids, token, against), float(logits.softmax(0)[token])
+    return Ending(subject, site, begun.ids, token, against), logits.softmax(0)
+
+
+def _likeliest(probabilities: Tensor, texts: Sequence[str]) -> tuple[Likely, ...]:
+    top = probabilities.topk(min(N_LIKELIEST, len(probabilities)))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return tuple(Likely(texts[i], value) for i, value in pairs)
 
 
 def _gradient(ending: Ending, parts: Parts, steps: int) -> Tensor:

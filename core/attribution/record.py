@@ -29,6 +29,14 @@ class Together:
 
 
 @dataclass(frozen=True)
+class Likely:
+    """One of the likeliest next tokens."""
+
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Edge:
     """What one firing adds to the attribution of another run's firing further on, to first order.
 
@@ -73,6 +81,7 @@ class Attribution:
     steps: int  # gradients averaged; 1: the gradient at the prompt itself
     labels: Mapping[int, str] = field(default_factory=dict)
     skip: float = 0.0  # what a transcoder's skip connection writes, over all tokens
+    likeliest: tuple[Likely, ...] = ()  # of the next tokens, whatever was asked about
     run: str = ""  # whose SAE it is
     also: tuple[Attribution, ...] = ()  # of the same logit, to the features of other runs
     edges: tuple[Edge, ...] = ()  # between the strongest firings of the runs, largest first

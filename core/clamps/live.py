@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from core.activations.tokenize import spell_prompt
 from core.clamps.clamp import (
     Edits,
     Sampling,
@@ -108,10 +109,8 @@ class LoadedModel:
         positions, features = (f > 0).nonzero(as_tuple=True)
         values = f[positions, features].tolist()
         firings = list(zip(positions.tolist(), features.tolist(), values, strict=True))
-        texts = self.subject.token_texts()
-        return Reading(
-            [texts[i] for i in ids[1:]], sorted(firings, key=lambda firing: (firing[0], -firing[2]))
-        )
+        texts = spell_prompt(self.subject, text)[1 : len(ids)]
+        return Reading(texts, sorted(firings, key=lambda firing: (firing[0], -firing[2])))
 
     @torch.inference_mode()
     def maxima(self, texts: list[str]) -> npt.NDArray[np.float32]:

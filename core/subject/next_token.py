@@ -41,7 +41,8 @@ def _edit_at(device: torch.device, edit: Callable[[Tensor], Tensor], hidden: Ten
 def find_token(subject: Subject, prompt: str, text: str) -> int:
     """The id of the one token that continues `prompt` by `text`.
 
-    It is looked for as the tokenizer splits the two together, then as it splits `text` alone.
+    It is looked for as the tokenizer splits the two together, then as it splits `text` alone, then
+    among the texts of all tokens, as they are printed: that finds a part of a character too.
     Raises UsageError for a text that is not one token of the subject.
     """
     before = subject.prompt_tokens(prompt)
@@ -51,6 +52,9 @@ def find_token(subject: Subject, prompt: str, text: str) -> int:
     alone: list[int] = subject.tokenizer.encode(text, add_special_tokens=False)
     if len(alone) == 1:
         return alone[0]
+    printed = [i for i, known in enumerate(subject.token_texts()) if known == text != ""]
+    if len(printed) == 1:
+        return printed[0]
     if not alone:
         raise UsageError("The token has no text.", 'Give one, such as --token " the".')
     pieces = [subject.text_after(before + alone[:i], [id]) for i, id in enumerate(alone)]

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from core.devices import pick_device, pick_dtype
@@ -41,10 +41,8 @@ from core.subject.token_texts import (
     special_ids,
     token_texts,
 )
+from core.subject.tokenizer import load_tokenizer
 from core.subject.weights import SPLIT, check_pointers, load_weights, split_model, weight_shape
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
 
 
 class _EndPass(Exception):
@@ -104,7 +102,7 @@ class Subject(TextAccess):
         transformers_logging.set_verbosity_error()
         check_pointers(Path(name))
         with subject_errors(name):
-            tokenizer = AutoTokenizer.from_pretrained(name, **source)
+            tokenizer = load_tokenizer(name, **source)
             config = AutoConfig.from_pretrained(name, **source)
             kind = pick_dtype(dtype, place, weight_shape(config))
             if weights == "random":
@@ -312,18 +310,6 @@ class Subject(TextAccess):
         """bool (V,): the tokens that are white space."""
         return np.array([text.isspace() for text in self._token_texts], bool)
 
-    def encode(self, texts: list[str]) -> list[Encoding]:
-        """The tokens of texts with their offsets, without special tokens around them.
-
-        Truncation and padding that are saved in the tokenizer's file do not apply.
-        """
-        if not texts:
-            return []
-        encodings: list[Encoding] = self.tokenizer(
-            texts, add_special_tokens=False, truncation=False, padding=False, verbose=False
-        ).encodings
-        return encodings
-
     def embeddings(self, tokens: Tensor) -> Tensor:
         """The input embeddings (len(tokens), D) float32 of tokens, on the CPU."""
         weight: Tensor = self.model.get_input_embeddings().weight.detach()
@@ -384,22 +370,6 @@ class Subject(TextAccess):
     def ends_with_stop(self, ids: list[int]) -> bool:
         """Whether the last token of `ids` completes one of the stop strings."""
         return ends_with_stop(self.tokenizer, self.stop_strings, ids)
-
-    def text_after(self, before: list[int], new: list[int], skip_special: bool = False) -> str:
-        """What tokens `new` add to the text of tokens `before`.
-
-        SentencePiece decoders drop a space at the start of the text, so the last token in front
-        is decoded with the new ones.
-        """
-
-        def decode(ids: list[int]) -> str:
-            text: str = self.tokenizer.decode(
-                ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
-            )
-            return text
-
-        front, whole = decode(before[-1:]), decode(before[-1:] + new)
-        return whole[len(front) :] if front and whole.startswith(front) else decode(new)
 
     # ------------------------------------------------------------ output side
 

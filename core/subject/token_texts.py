@@ -8,9 +8,11 @@ holds only part of a character is told byte by byte, `<0xE9>`, so no two of them
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Any
 
 BROKEN = "\ufffd"  # what decoders write for bytes that are no character
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a token of byte fallback
 
 
 def token_texts(tokenizer: Any, n: int) -> list[str]:
@@ -89,6 +91,61 @@ def ends_with_stop(tokenizer: Any, stops: tuple[str, ...], ids: list[int]) -> bo
 def cut_broken(text: str) -> str:
     """`text` without the part of a character at its end, where the text was cut within one."""
     return text.rstrip(BROKEN)
+
+
+def tell_broken(tokenizer: Any, ids: list[int], text: str, skip_special: bool = False) -> str:
+    """The decoded `text` of `ids` with bytes that make no character told as `<0xE9>`.
+
+    Bytes at the end, which more tokens may complete, stand as U+FFFD.
+    """
+    if BROKEN not in text:
+        return text
+    skipped = set(tokenizer.all_special_ids) if skip_special else set()
+    pieces = tokenizer.convert_ids_to_tokens([i for i in ids if i not in skipped])
+    if _is_byte_level(tokenizer):
+        known = _byte_alphabet()
+        data = b"".join(
+            bytes(known[c] for c in piece) if all(c in known for c in piece) else piece.encode()
+            for piece in pieces
+        )
+        return _tell(data, False)
+    told = _told_runs(pieces)
+    parts = text.split(BROKEN)
+    if len(parts) != len(told) + 1:  # a decoder of another kind
+        return text
+    return "".join(a + b for a, b in zip(parts, [*told, ""], strict=True))
+
+
+def _told_runs(pieces: list[str]) -> list[str]:
+    """What to show for each U+FFFD that byte fallback decodes `pieces` to.
+
+    The decoder gives one for each byte of a run that is no text.
+    """
+    told: list[str] = []
+    places = {i for i, piece in enumerate(pieces) if BYTE.fullmatch(piece)}
+    at = 0
+    while at < len(pieces):
+        end = at
+        while end < len(pieces) and end in places:
+            end += 1
+        if end == at:
+            told += [BROKEN] * pieces[at].count(BROKEN)
+            at += 1
+            continue
+        data = bytes(int(piece[3:5], 16) for piece in pieces[at:end])
+        try:
+            told += [BROKEN] * data.decode().count(BROKEN)
+        except UnicodeDecodeError:
+            told += [_tell(data, end < len(pieces)), *[""] * (len(data) - 1)]
+        at = end
+    return told
+
+
+def _tell(data: bytes, final: bool) -> str:
+    """Bytes as text, those that make no character as `<0xE9>`; U+FFFD for a part at the end."""
+    decoder = codecs.getincrementaldecoder("utf-8")("tell_bytes")
+    text = decoder.decode(data, final)
+    return text + BROKEN if decoder.getstate()[0] else text
 
 
 def _is_byte_level(tokenizer: Any) -> bool:

@@ -2,8 +2,9 @@
 
 A corpus is one of: `prompts`, texts that come with the program; `stdlib`, the standard library of
 the running interpreter; a file of one of the forms in `core/text/text_files.py`, or a folder of
-them; `hf:name[@config][:split][:column]`, a dataset on the hub or a local folder in the same
-layout, which is streamed.
+them, with `:column` behind it where the text stands under another name;
+`hf:name[@config][:split][:column]`, a dataset on the hub or a local folder in the same layout,
+which is streamed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SKIPPED = {
 TABLES = {"stringprep.py", "entities.py"}  # generated tables
 HELP = (
     f"Give prompts, stdlib, a file ({', '.join(FORMS)}, each also {' or '.join(COMPRESSIONS)}), "
-    f"a folder of them, or {SPEC}."
+    f"a folder of them (PATH:COLUMN names the column of text), or {SPEC}."
 )
 
 
@@ -61,11 +62,20 @@ def check_corpus(spec: str) -> None:
     """Raise UsageError for a local corpus that does not exist or is a file of no known form."""
     if spec == "stdlib" or spec.startswith("hf:"):
         return
-    path = Path(find_embedded(CORPORA, spec))
+    path, _ = _split_column(spec)
     if not path.exists():
         raise UsageError(f"There is no corpus {spec!r}.", HELP)
     if path.is_file() and not form_of(path):
         raise UsageError(f"{path.name} is of no form that can be read.", HELP)
+
+
+def _split_column(spec: str) -> tuple[Path, str]:
+    """(path, column) of a local corpus, `PATH` or `PATH:COLUMN`."""
+    path = Path(find_embedded(CORPORA, spec))
+    head, _, column = spec.rpartition(":")
+    if not path.exists() and head and column and Path(find_embedded(CORPORA, head)).exists():
+        return Path(find_embedded(CORPORA, head)), column
+    return path, ""
 
 
 def read_corpus(spec: str, cut: str = "auto", folder: Path | None = None) -> Corpus:
@@ -81,10 +91,7 @@ def read_corpus(spec: str, cut: str = "auto", folder: Path | None = None) -> Cor
     left_out = LeftOut()
     if spec.startswith("hf:"):
         return Corpus(read_dataset(spec, left_out), left_out, streamed=True)
-    if spec == "stdlib":
-        found = _read_stdlib()
-    else:
-        found = _read_path(Path(find_embedded(CORPORA, spec)), left_out, cut)
+    found = _read_stdlib() if spec == "stdlib" else _read_path(*_split_column(spec), left_out, cut)
     documents = DocumentSpool(folder)
     for document in progress(found, "find", unit="doc"):
         documents.add(document)
@@ -95,7 +102,7 @@ def read_corpus(spec: str, cut: str = "auto", folder: Path | None = None) -> Cor
     return Corpus(documents, left_out)
 
 
-def _read_path(path: Path, left_out: LeftOut, cut: str) -> Iterator[Document]:
+def _read_path(path: Path, column: str, left_out: LeftOut, cut: str) -> Iterator[Document]:
     files = [path] if path.is_file() else list_files(path)
     choice = {"yes": True, "no": False}.get(cut)
     if cut == "auto" and len(files) == 1:
@@ -103,7 +110,7 @@ def _read_path(path: Path, left_out: LeftOut, cut: str) -> Iterator[Document]:
     n_cut, made = 0, 0
     for file in files:
         found = 0
-        for document in read_file(file, left_out, choice):
+        for document in read_file(file, left_out, choice, column):
             found += 1
             yield document
         if form_of(file) in TEXTS and found > 1:

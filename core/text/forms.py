@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 COLUMNS = ("text", "messages", "conversations", "conversation", "prompt", "content", "instruction")
@@ -40,7 +40,8 @@ class Document:
     """One document. A conversation has `turns`: (role, content) pairs.
 
     `spans` are the character ranges of `text` whose tokens are analysed, `compared` those by which
-    near duplicates are found; None means all of it.
+    near duplicates are found; None means all of it. `unread` counts the parts of turns, such as
+    images, that are no text.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Document:
     turns: tuple[tuple[str, str], ...] = ()
     spans: tuple[tuple[int, int], ...] | None = None
     compared: tuple[tuple[int, int], ...] | None = None
+    unread: int = 0
 
 
 class Unusable(Exception):
@@ -86,6 +88,17 @@ class LeftOut:
         return next((self.advices[r] for r, _ in self.counts.most_common() if self.advices[r]), "")
 
 
+def join_surrogates(text: str) -> str:
+    """`text` with U+FFFD in the place of each half of a UTF-16 pair that stands alone.
+
+    JSON may hold such halves, `"\\ud83d"`, where a text was cut within an emoji; no tokenizer reads
+    them. Two halves that belong together become their character.
+    """
+    if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def text_hash(text: str) -> str:
     """The SHA-256 of the text in lower case, with each run of white space replaced by one space."""
     normal = " ".join(text.split()).lower()
@@ -104,21 +117,21 @@ def make_document(name: str, record: Any, column: str = "") -> Document:
         return _chat_document(name, record)
     if not isinstance(record, dict):
         raise Unusable("records that are no objects", name)
-    key = column or next((c for c in COLUMNS if c in record), "")
+    key = column or next((k for c in COLUMNS for k in record if is_column(k, c)), "")
     if key not in record:
         known = ", ".join(map(str, record)) or "none"
         advice = f"One of its columns must be {', '.join(COLUMNS)}."
         raise Unusable("records without a column of text", f"{name} has {known}", advice)
     content = _read_bytes(name, record[key])
-    if key == "instruction" and isinstance(record.get("output"), str):
+    if key.lower() == "instruction" and isinstance(record.get("output"), str):
         return _instruction_document(name, record)
-    if isinstance(content, str) and key in CHATS and content.lstrip().startswith("["):
+    if isinstance(content, str) and key.lower() in CHATS and content.lstrip().startswith("["):
         try:
             content = json.loads(content)
         except ValueError:
             raise Unusable("conversations that are not JSON", name) from None
     if isinstance(content, list) and content and all(isinstance(p, str) for p in content):
-        if key in CHATS:
+        if key.lower() in CHATS:
             raise Unusable("conversations whose turns do not say who speaks", name)
         content = "\n".join(content)  # a text as a list of its paragraphs or sentences
     if isinstance(content, list):
@@ -129,6 +142,12 @@ def make_document(name: str, record: Any, column: str = "") -> Document:
         kind = type(content).__name__
         raise Unusable(f"records whose {key} is no text", f"{name} has a {kind}")
     return _text_document(name, content)
+
+
+def is_column(name: Any, wanted: str = "") -> bool:
+    """Whether a column's name is the one that is wanted, or one of COLUMNS in any case."""
+    plain = str(name).strip()
+    return plain == wanted or plain.lower() in ((wanted,) if wanted else COLUMNS)
 
 
 def _read_bytes(name: str, content: Any) -> Any:
@@ -159,7 +178,14 @@ def _chat_document(name: str, content: list[Any]) -> Document:
     turns = [turn for item in content for turn in _read_turns(name, item) if turn[1].strip()]
     if not turns:
         raise Unusable("conversations without a turn", name)
-    return _from_turns(name, turns)
+    return replace(_from_turns(name, turns), unread=sum(map(_count_unread, content)))
+
+
+def _count_unread(turn: Any) -> int:
+    """The parts of a turn's content that hold no text."""
+    said = turn.get("content", turn.get("value")) if isinstance(turn, dict) else None
+    parts = said if isinstance(said, list) else []
+    return sum(isinstance(part, dict) and not any(_list_texts(part)) for part in parts)
 
 
 def _from_turns(name: str, turns: list[tuple[str, str]]) -> Document:

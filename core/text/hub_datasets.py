@@ -6,13 +6,16 @@ configs, the splits or the columns.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from core.errors import NotReady, UsageError
-from core.text.forms import COLUMNS, Document, LeftOut, Unusable, make_document
+from core.progress import say
+from core.text.forms import COLUMNS, Document, LeftOut, Unusable, is_column, make_document
 
+IDLE = 10_000  # records in a row without a document, after which a stream is not read on
 SPEC = "hf:name[@config][:split][:column]"
 
 
@@ -27,7 +30,9 @@ class DatasetName:
 
     @classmethod
     def parse(cls, spec: str) -> DatasetName:
-        whole, split, column = (*spec.removeprefix("hf:").split(":"), "", "")[:3]
+        # a colon within brackets, as in train[:100], parts nothing
+        parts = re.split(r":(?![^\[]*\])", spec.removeprefix("hf:"))
+        whole, split, column = (*parts, "", "")[:3]
         name, _, config = whole.partition("@")
         return cls(name, config, split or "train", column)
 
@@ -47,13 +52,23 @@ def read_dataset(spec: str, left_out: LeftOut) -> Iterator[Document]:
         stream = datasets.load_dataset(
             wanted.name, wanted.config or None, split=wanted.split, streaming=True
         )
+        idle = 0
         for number, record in enumerate(stream):
             if not number:
                 _check_column(wanted, list(record))
             try:
-                yield make_document(f"{wanted.name}:{number}", record, wanted.column)
+                document = make_document(f"{wanted.name}:{number}", record, wanted.column)
             except Unusable as error:
                 left_out.add(error.reason, error.example, advice=error.advice)
+                idle += 1
+                if idle == IDLE:
+                    say(
+                        f"{IDLE:,} records in a row hold no document; the stream is read no further"
+                    )
+                    return
+                continue
+            idle = 0
+            yield document
     except (ConnectionError, HfHubHTTPError) as error:
         raise NotReady(
             f"The dataset {wanted.name!r} cannot be reached: {_first_line(error)}",
@@ -82,7 +97,7 @@ def _check_column(wanted: DatasetName, columns: list[str]) -> None:
             f"The records of {wanted.name!r} have no text under {wanted.column!r}.",
             f"They have: {', '.join(columns)}.",
         )
-    if not wanted.column and not any(c in columns for c in COLUMNS):
+    if not wanted.column and not any(map(is_column, columns)):
         raise UsageError(
             f"The records of {wanted.name!r} have no column {' or '.join(COLUMNS)}.",
             f"Name one of {', '.join(columns)}: {SPEC}.",

@@ -2,13 +2,15 @@
 
 The hash of its normalised text decides the split of a document; the shares are 60 / 10 / 30.
 Documents that share over half of the smaller one's 32-token shingles form a group and share a
-split, which the smallest hash in the group decides. A token is *copied* when the 32-token window
-around it also stands in a train document; scores leave such tokens out.
+split, which the smallest hash in the group decides; large groups are cut where they are chains. A
+token is *copied* when the 32-token window around it also stands in a train document; scores leave
+such tokens out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ SHARES = {"train": 0.6, "val": 0.1, "test": 0.3}
 SHINGLE = 32  # tokens
 LINKS = 20  # documents with the same shingle that each of them is compared with
 COMMON = 0.25  # share of the documents from which a shingle is common text, such as a system prompt
+LARGE = 0.05  # share of the documents from which a group is looked through for chains
 OWN = 32  # tokens outside common text from which a document is compared by those alone
 _TRAIN = 2**32 - 1  # stands for the place of a shingle of a train document
 
@@ -61,7 +64,9 @@ def group_near_duplicates(
     Every shingle counts, not a sketch of them, but text that over a quarter of the documents (and
     over 20 of them) has does not count in a document that has text of its own. When more than 21
     documents have a shingle, each is compared with the 20 that follow it, so many near copies are
-    linked as a chain. The shingles lie in a temporary file of `folder`, 12 bytes a token.
+    linked as a chain. A group of over a share LARGE of the documents is cut where it is a chain of
+    documents that are not near copies of one another. The shingles lie in a temporary file of
+    `folder`, 12 bytes a token.
     """
     n = len(documents)
     spool, sizes = HashSpool(sum(len(d) for d in documents), folder), np.zeros(n, np.int64)
@@ -80,7 +85,39 @@ def group_near_duplicates(
         pairs, shared = _add_counts((pairs, shared), _count_pairs(hashes, owners, n))
     first, second = np.divmod(pairs, max(1, n))
     near = 2 * shared > np.minimum(sizes[first], sizes[second])
-    return _join(first[near], second[near], n)
+    groups = _join(first[near], second[near], n)
+
+    def shingles_of(number: int) -> np.ndarray:
+        own = drop_repeats(np.sort(shingle_hashes(documents[number])))
+        return own[~is_among(own, common)] if free[number] else own
+
+    for group in np.flatnonzero(np.bincount(groups) > max(LINKS, LARGE * n)).tolist():
+        members = np.flatnonzero(groups == group)
+        longest = members[np.argsort(-sizes[members], kind="stable")]
+        groups[longest] = _cut_chain(longest.tolist(), shingles_of)
+    return groups
+
+
+def _cut_chain(members: list[int], shingles_of: Callable[[int], np.ndarray]) -> list[int]:
+    """The group of each of `members`: a document that it is a near copy of, or itself.
+
+    From the first on, the longest, each joins the one that it shares most with among those that
+    stand for a group, where that is over half of the smaller one's shingles, and else stands for a
+    group of its own. Only the shingles of those that stand for a group are held.
+    """
+    holders: dict[int, list[int]] = {}  # shingle -> the documents that stand for groups and have it
+    groups: list[int] = []
+    for document in members:
+        shingles = shingles_of(document).tolist()
+        shared = Counter(first for shingle in shingles for first in holders.get(shingle, ()))
+        first, count = max(shared.items(), key=lambda item: (item[1], -item[0]), default=(0, 0))
+        if 2 * count > len(shingles):  # the others are no shorter
+            groups.append(first)
+            continue
+        groups.append(document)
+        for shingle in shingles:
+            holders.setdefault(shingle, []).append(document)
+    return groups
 
 
 def _find_common(spool: HashSpool, n_documents: int) -> np.ndarray:

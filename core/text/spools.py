@@ -43,7 +43,7 @@ class DocumentSpool:
 
     def add(self, document: Document) -> None:
         """Append one document, which has no spans yet."""
-        record = [document.name, document.text, document.turns]
+        record = [document.name, document.text, document.turns, document.unread]
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", errors="surrogatepass")
         self._file.seek(self._offsets[-1])
         self._file.write(line)
@@ -55,8 +55,8 @@ class DocumentSpool:
         if self._order is None:
             self._order = self._sort()
         for place in self._order.tolist():
-            name, text, turns = self._read(place)
-            yield Document(name, text, tuple((role, said) for role, said in turns))
+            name, text, turns, unread = self._read(place)
+            yield Document(name, text, tuple((role, said) for role, said in turns), unread=unread)
 
     def _read(self, place: int) -> Any:
         self._file.seek(self._offsets[place])

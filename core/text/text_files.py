@@ -3,7 +3,8 @@
     .txt .md               text; long ones are cut into documents at blank lines
     .jsonl .ndjson         a record a line
     .json                  a list of records, one record, or a list under one key
-    .csv .tsv              a record a row, the columns named in the first
+    .csv .tsv              a record a row, the columns named in the first; one column whose first
+                           row is a sentence has no name
     .parquet               a record a row
     .gz .zst               any of these, compressed
 
@@ -25,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from core.text.forms import COLUMNS, Document, LeftOut, Unusable, make_document
+from core.text.forms import COLUMNS, Document, LeftOut, Unusable, is_column, make_document
 
 TEXTS, LINES, JSONS, TABLES = (".txt", ".md"), (".jsonl", ".ndjson"), (".json",), (".csv", ".tsv")
 PARQUET = (".parquet",)
@@ -33,6 +34,7 @@ FORMS = (*TEXTS, *LINES, *JSONS, *TABLES, *PARQUET)
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 LONG = 100_000  # characters of a text file from which `auto` cuts it
 PIECE = 2000  # characters that a document cut from a file has at least, where its blank lines allow
+NAME_WORDS = 4  # words that the name of a column has at most
 BLOCK = 1 << 20  # bytes or characters of a file that are read at once
 ROWS = 1024  # of a Parquet file that are read at once
 BLANK = re.compile(r"(?:\r?\n[ \t]*){2,}")
@@ -64,24 +66,32 @@ def list_files(folder: Path) -> list[Path]:
     )
 
 
-def read_file(path: Path, left_out: LeftOut, cut: bool | None) -> Iterator[Document]:
+def read_file(
+    path: Path, left_out: LeftOut, cut: bool | None, column: str = ""
+) -> Iterator[Document]:
     """Yield the documents of one file; what cannot be read is counted in `left_out`.
 
-    A text file is cut at its blank lines where `cut` says so; None cuts those of over LONG
-    characters. A file is checked from end to end and then read in pieces, so it may be larger than
-    memory: a .json file, and a compressed .parquet file, may not.
+    `column` names where the records have their text; empty finds it. A text file is cut at its
+    blank lines where `cut` says so; None cuts those of over LONG characters. A file is checked from
+    end to end and then read in pieces, so it may be larger than memory: a .json file, and a
+    compressed .parquet file, may not.
     """
     form = form_of(path)
     try:
+        if form in TEXTS and column:
+            raise Unusable("text files, which have no columns", path.name)
         if form in TEXTS:
             yield from _read_text(path, _Text(path), cut)
             return
-        records = _parquet_records(path) if form in PARQUET else _records(path, form, _Text(path))
+        if form in PARQUET:
+            records = _parquet_records(path, column)
+        else:
+            records = _records(path, form, _Text(path), column)
         for name, record in records:
             try:
                 if isinstance(record, Unusable):
                     raise record
-                yield make_document(name, record)
+                yield make_document(name, record, column)
             except Unusable as error:
                 left_out.add(error.reason, error.example, advice=error.advice)
     except Unusable as error:
@@ -216,12 +226,12 @@ def cut_pieces(blocks: Iterable[str]) -> Iterator[str]:
 Named = Iterator[tuple[str, Any]]  # (name, record, or the Unusable that stands in its place)
 
 
-def _records(path: Path, form: str, text: _Text) -> Named:
+def _records(path: Path, form: str, text: _Text, column: str) -> Named:
     if form in LINES:
         return _lines(path, text)
-    return (
-        _rows(path, text, "\t" if form == ".tsv" else ",") if form in TABLES else _json(path, text)
-    )
+    if form in TABLES:
+        return _rows(path, text, "\t" if form == ".tsv" else ",", column)
+    return _json(path, text)
 
 
 def _lines(path: Path, text: _Text) -> Named:
@@ -296,44 +306,63 @@ def _turn_columns(value: dict[str, Any]) -> list[Any]:
     return [dict(zip(columns, row, strict=False)) for row in zip(*columns.values(), strict=False)]
 
 
-def _pick_delimiter(header: str, delimiter: str) -> str:
-    """What stands between the columns that the first line names, where one of COLUMNS is named."""
+def _pick_delimiter(header: str, delimiter: str, column: str) -> str:
+    """What stands between the columns that the first line names, where a known one is named."""
     for other in dict.fromkeys((delimiter, ";", "\t", ",", "|")):
         names = next(csv.reader([header.strip("\r")], delimiter=other), [])
-        if len(names) > 1 and any(name.strip() in COLUMNS for name in names):
+        if len(names) > 1 and any(is_column(name, column) or is_column(name) for name in names):
             return other
     return delimiter
 
 
-def _rows(path: Path, text: _Text, delimiter: str) -> Named:
+def _rows(path: Path, text: _Text, delimiter: str, wanted: str) -> Named:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    delimiter = _pick_delimiter(text.first_line(), delimiter)
+    delimiter = _pick_delimiter(text.first_line(), delimiter, wanted)
     with text.open() as handle:
         rows = csv.DictReader(handle, delimiter=delimiter)
         rows.fieldnames = [c.strip() for c in rows.fieldnames or [] if c is not None]
-        column = _pick_column(path, list(rows.fieldnames))
+        column = _pick_column(path, list(rows.fieldnames), wanted)
+        known = is_column(column, wanted)
+        if not known:
+            yield f"{path.name}:0", _read_header(path, column)
         try:
             for number, row in enumerate(rows, 1):
                 value = row.get(column)
-                record = row | {column: value} if column in COLUMNS else value
+                record = row | {column: value} if known else value
                 yield f"{path.name}:{number}", record if value is not None else {column: None}
         except csv.Error as error:
             raise Unusable("files that are no tables", f"{path.name}: {error}") from None
 
 
-def _pick_column(path: Path, columns: list[str]) -> str:
-    """The column that holds the text: one of COLUMNS, or the only one."""
-    column = next((c for c in COLUMNS if c in columns), columns[0] if len(columns) == 1 else None)
+def _read_header(path: Path, name: str) -> Any:
+    """The first row of a table of one column: its first text, or else the Unusable that counts it.
+
+    A name has at most NAME_WORDS words and ends without a full stop.
+    """
+    if len(name.split()) > NAME_WORDS or name.endswith((".", "!", "?", "。")):
+        return name
+    return Unusable(
+        "first rows of tables, taken for the name of their column", f"{path.name}: {name}"
+    )
+
+
+def _pick_column(path: Path, columns: list[str], wanted: str) -> str:
+    """The column that holds the text: the one that is wanted, one of COLUMNS, or the only one."""
+    if wanted:
+        column = wanted if wanted in columns else None
+    else:
+        only = columns[0] if len(columns) == 1 else None
+        column = next((c for known in COLUMNS for c in columns if c.lower() == known), only)
     if column is None:
         raise Unusable(
-            "files without a column of text",
+            f"files without a column {wanted}" if wanted else "files without a column of text",
             f"{path.name} has columns {columns}",
-            f"One of them must be {', '.join(COLUMNS)}.",
+            f"One of them must be {', '.join(COLUMNS)}, or name one: {path.name}:COLUMN.",
         )
     return column
 
 
-def _parquet_records(path: Path) -> Named:
+def _parquet_records(path: Path, named: str) -> Named:
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -349,12 +378,14 @@ def _parquet_records(path: Path) -> Named:
             f"{path.name} is not a Parquet file: {_first_line(error)}",
             "Remove it from the corpus.",
         ) from None
-    columns = list(file.schema_arrow.names)
-    column = _pick_column(path, columns)
-    wanted = [c for c in ("instruction", "input", "output") if c in columns]
+    names = list(file.schema_arrow.names)
+    column = _pick_column(path, names, named)
+    wanted = [c for c in ("instruction", "input", "output") if c in names]
     number = 0
-    for batch in file.iter_batches(ROWS, columns=wanted if column == "instruction" else [column]):
+    columns = wanted if column.lower() == "instruction" else [column]
+    for batch in file.iter_batches(ROWS, columns=columns):
         for record in batch.to_pylist():
             number += 1
             # a column that has another name is the only one
-            yield f"{path.name}:{number}", record if column in COLUMNS else {"text": record[column]}
+            known = is_column(column, named)
+            yield f"{path.name}:{number}", record if known else {"text": record[column]}

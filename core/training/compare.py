@@ -26,6 +26,7 @@ from core.run import Run
 from core.saes import SAE
 from core.training.evaluate import measure_sae
 from core.training.sample import draw_sample
+from core.training.unit import matches_name
 
 VERSION, BLOCK, CLOSE = 1, 4096, 0.7
 TOKENS = 60_000  # held-out vectors on which fidelity is measured
@@ -58,8 +59,8 @@ def compare(run: Run, other: Run, redo: bool = False) -> Manifest:
     for name, a, b in (("there", ours, theirs), ("here", theirs, ours)):
         matches = best_cosines(a.W_dec, b.W_dec)
         null = best_cosines(a.W_dec, matched_noise(b.W_dec, run.settings.seed))
-        write_array(work.folder / f"match_{name}.npy", matches.numpy())
-        write_array(work.folder / f"null_{name}.npy", null.numpy())
+        write_array(work.folder / matches_name("match", name), matches.numpy())
+        write_array(work.folder / matches_name("null", name), null.numpy())
         summary[name] = summarise_cosines(matches) | {"null": summarise_cosines(null)}
     summary["fidelity"] = {
         "here": measure_both(run, ours, theirs),

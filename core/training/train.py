@@ -29,6 +29,7 @@ from core.settings import TrainSettings
 from core.text.tokens import Tokens
 from core.training.published import convert_published, save_unit
 from core.training.trainer import Data, Target, Trainer
+from core.training.unit import METRICS
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ def take(run: Run, settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Write the unit `train` from an SAE of a sweep; the summary of its training."""
     source = run.path / settings.take
     save_unit(folder, SAE.load(source), run)
-    (folder / "metrics.jsonl").write_bytes((source / "metrics.jsonl").read_bytes())
+    (folder / METRICS).write_bytes((source / METRICS).read_bytes())
     return dict(find_swept(run, settings)["training"])
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from core.activations.store import ActivationStore
 from core.devices import pick_device, pick_dtype
 from core.errors import UsageError
-from core.files import read_lines, replace_file, write_tensors
+from core.files import replace_file, write_tensors
 from core.progress import say
 from core.saes import SAE
 from core.saes.architectures.batch_topk import BatchTopK
@@ -38,6 +38,7 @@ from core.saes.architectures.tied import TiedL1
 from core.saes.architectures.topk import TopK
 from core.saes.architectures.untied import Untied
 from core.settings import WITH_K, TrainSettings
+from core.training.unit import METRICS, read_metrics
 
 KINDS: dict[str, Any] = {
     kind.architecture: kind for kind in (TopK, BatchTopK, Matryoshka, L1, JumpReLU, Gated, TiedL1)
@@ -304,7 +305,7 @@ class Trainer:
             self._line(step, penalty, row)
             for (step, penalty, _), row in zip(waiting, table, strict=True)
         ]
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with open(self.folder / METRICS, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in (*steps, *lines))
 
     def _line(self, step: int, penalty: float, row: list[float]) -> Metrics:
@@ -335,7 +336,7 @@ class Trainer:
         """Continue from the checkpoint in the folder, if there is one; drop later metrics."""
         path = self.folder / self.CHECKPOINT
         if not path.exists():
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            (self.folder / METRICS).unlink(missing_ok=True)
             return
         with safe_open(path, framework="pt", device=str(self.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -350,9 +351,9 @@ class Trainer:
         indices = {int(n.split(".")[1]) for n in tensors if n.startswith("adam.")}
         table["state"] = {i: strip_prefix(tensors, f"adam.{i}.") for i in sorted(indices)}
         self.optimiser.load_state_dict(table)
-        lines = read_lines(self.folder / "metrics.jsonl")
+        lines = read_metrics(self.folder)
         kept = [line for line in lines if line["step"] <= self.cursor.step]
-        with replace_file(self.folder / "metrics.jsonl") as temporary:
+        with replace_file(self.folder / METRICS) as temporary:
             temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
         say(f"{self.sae.architecture} continues from step {self.cursor.step} of {self.steps}")
 
@@ -373,7 +374,7 @@ class Trainer:
     def summarise(self) -> Metrics:
         """Return the manifest's summary of the training."""
         c = self.cursor
-        lines = read_lines(self.folder / "metrics.jsonl")
+        lines = read_metrics(self.folder)
         best = next((m for m in lines if m["step"] == c.best_step and "val_fvu" in m), {})
         last = [m for m in lines if "l0" in m][-1]
         return {

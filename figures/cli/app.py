@@ -70,7 +70,7 @@ def _version() -> str:
 @click.group(cls=Grouped, context_settings=HELP)
 @click.version_option(_version(), prog_name="brain-surgery")
 def cli() -> None:
-    """Find out what the features of a language model mean, and prove it by clamping them."""
+    """Find out what the features of a language model mean, and test it by clamping them."""
 
 
 @click.command()

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from autointerp.study import Study
     from core.clamps.experiments import Experiment
 
-CANDIDATES = 3  # features that are clamped
-DOSES = [0.5, 1.0, 2.0, 4.0]
+VALUE = "1.5x"  # at which the texts are written
 CLUSTERS = ClusterSettings(seeds=1, subsamples=4)
 
 
@@ -35,7 +34,12 @@ class Plan:
     stages: dict[str, Any]  # stage -> settings; others take their defaults
     prompts: tuple[str, str]  # continued with features clamped
     text: str  # whose features are asked for
+    features: tuple[int, ...]  # that are clamped; none: `choose_features` chooses
     needs: str  # minutes on two cores without matrix units, and disk
+    candidates: int = 3  # features that are chosen
+    doses: tuple[float, ...] = (0.5, 1.0, 1.5)
+    clamp_prompts: int = 6  # that a dose is sought and confirmed on
+    controls: bool = True  # label and score random directions and the untrained subject too
 
 
 SMOLLM2 = Plan(
@@ -47,13 +51,15 @@ SMOLLM2 = Plan(
         "sae": "smollm2-135m",
     },
     {
-        "capture": CaptureSettings(),
+        # index, evaluate and the control would each read the subject again
+        "capture": CaptureSettings(store="yes"),
         "evaluate": EvaluateSettings(tokens=60_000),
         "cluster": CLUSTERS,
     },
-    ("I went to the kitchen and", "The most important thing about"),
+    ("My best friend told me that", "Yesterday we talked about the"),
     "On Monday the Senate voted on a new law.",
-    "15 to 40 minutes and 1.2 GB",
+    (4169, 3641),  # days of the week, God: of the SAE that comes with the program
+    "15 to 40 minutes and 1.8 GB",
 )
 PYTHON = Plan(
     "demo-python-7m",
@@ -65,7 +71,23 @@ PYTHON = Plan(
     },
     ("def main():\n    ", "class Reader:\n    "),
     "for name in names:",
+    (),
     "about 10 minutes and 4 GB",
+)
+QUICK = replace(
+    PYTHON,
+    name="demo-quick",
+    stages={
+        "capture": CaptureSettings(max_tokens=40_000),
+        "train": TrainSettings(expansion=1.0, k=16, epochs=6.0),
+        "evaluate": EvaluateSettings(tokens=10_000, loss_tokens=2_000),
+        "cluster": ClusterSettings(nulls=3, seeds=0, subsamples=2),
+    },
+    needs="about a minute and 100 MB",
+    candidates=1,
+    doses=(1.0, 2.0),
+    clamp_prompts=4,
+    controls=False,
 )
 PLANS = {"smollm2": SMOLLM2, "python-7m": PYTHON}
 
@@ -77,16 +99,21 @@ PLANS = {"smollm2": SMOLLM2, "python-7m": PYTHON}
 @click.option(
     "--train", is_flag=True, help="train the autoencoder too, on activations that are stored first"
 )
-def demo(subject: str, train: bool) -> None:
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="a minute: 256 features of the small model of Python, to see every part of the program",
+)
+def demo(subject: str, train: bool, quick: bool) -> None:
     """The whole job on a subject that comes with the program, then what to try next."""
     from autointerp.study import new
 
-    plan = use_what_there_is(choose_plan(Path(subject).name, train))
+    plan = QUICK if quick else use_what_there_is(choose_plan(Path(subject).name, train))
     study = new(plan.name, **plan.about)
     say(
         f"The demo takes {plan.needs} on two cores, less with matrix units. A killed one continues."
     )
-    make_run(study.run_directory, plan.stages, without=("report",))
+    make_run(study.run_directory, plan.stages, plan.controls, without=("report",))
     kept = clamp_some(study, plan)
     make_pending(study.run_directory, "report")
     click.echo(say_next(study, plan, kept))
@@ -108,7 +135,9 @@ def choose_plan(subject: str, train: bool) -> Plan:
         "train": TrainSettings(expansion=8, k=32, epochs=4.0),
     }
     needs = "about 25 minutes and 4 GB"
-    return replace(plan, name=f"{plan.name}-train", about=about, stages=stages, needs=needs)
+    return replace(
+        plan, name=f"{plan.name}-train", about=about, stages=stages, features=(), needs=needs
+    )
 
 
 def use_what_there_is(plan: Plan) -> Plan:
@@ -132,9 +161,12 @@ def clamp_some(study: Study, plan: Plan) -> list[Experiment]:
 
     if kept := experiments(study.run_directory):
         return kept
-    budget = DoseBudget(prompts=6, tokens=20, seeds=1)
-    for feature in progress(choose_features(study.known, CANDIDATES), "clamp", unit="feat"):
-        study.clamp({feature: "2x"}, plan.prompts, tokens=30, samples=1, doses=DOSES, budget=budget)
+    budget = DoseBudget(prompts=plan.clamp_prompts, tokens=20, seeds=1)
+    features = plan.features or choose_features(study.known, plan.candidates)
+    for feature in progress(features, "clamp", unit="feat"):
+        study.clamp(
+            {feature: VALUE}, plan.prompts, tokens=30, samples=1, doses=plan.doses, budget=budget
+        )
     return experiments(study.run_directory)
 
 

@@ -42,7 +42,7 @@ def counts_of(stratum: str, count: int) -> dict[str, int]:
     default="all",
     help="from which documents",
 )
-@click.option("-n", "count", default=0, help="snippets of each stratum")
+@click.option("-n", "--limit", "count", default=0, help="snippets of each stratum")
 @json_flag
 def show(run: str, feature: int, stratum: str, split: str, count: int, as_json: bool) -> None:
     """One feature: labels, scores, density, histogram, promoted tokens, neighbours, snippets."""
@@ -77,7 +77,10 @@ def list_features(
     as_json: bool,
 ) -> None:
     """Features with label, coverage, gain over controls, score, density and cluster."""
+    from autointerp.labels.unit import complete_name
+
     known = open_study(run).known
+    label_set = complete_name(known.run, label_set)
     check_choice(known, label_set, cluster)
     table = known.overview(label_set)
     if family is not None:
@@ -162,6 +165,12 @@ def text(run: str, words: str, against: str, chat: bool, limit: int, as_json: bo
     "--token", default="", help='the next token, such as " the"; without it the likeliest'
 )
 @click.option("--against", default="", help="explain the token's logit less that of this token")
+@click.option(
+    "--at",
+    type=int,
+    metavar="N",
+    help="explain what follows the prompt's token N, numbered as in the column `at`",
+)
 @click.option("--top", default=10, show_default=True, help="firings to ablate, and random ones")
 @click.option(
     "--steps",
@@ -204,6 +213,10 @@ def why(
 @click.argument("words")
 def note(run: str, feature: int, words: str) -> None:
     """Write down what you think a feature is."""
+    from autointerp.rules.language import is_rule
+
     open_study(run).note(feature, words)
+    if not is_rule(words):
+        click.echo("It is in free words, so an LLM scores it (docs/rules.md: what needs none).")
     label = f"python main.py label {run} --labels hand"
     click.echo(f"Noted. Score it: {label} && python main.py score {run} --labels hand")

@@ -38,7 +38,8 @@ def compare(run: str, other: str, redo: bool, as_json: bool) -> None:
 def explore(runs: tuple[str, ...], port: int) -> None:
     """Serve the explorer of one run or several, with the loaded subject, on this machine only."""
     from core.progress import say
-    from figures.explorer.server import Server, live_calls, serve
+    from figures.explorer.live import live_calls
+    from figures.explorer.server import Server, serve
 
     studies = [open_study(run) for run in dict.fromkeys(runs)]
     known = [study.known for study in studies]
@@ -74,9 +75,16 @@ NEXT = {
 @click.option("--model", default="", help="neuronpedia: its name of the model [the subject's own]")
 @click.option("--source", default="", help="neuronpedia: its name of the source [from the site]")
 @click.option("--also", multiple=True, metavar="RUN", help="site: another run in the same page")
-def export(run: str, folder: Path, to: str, model: str, source: str, also: tuple[str, ...]) -> None:
+@click.option(
+    "--small",
+    is_flag=True,
+    help="site: fewer snippets, and of features whose labels are unclear only the strongest",
+)
+def export(
+    run: str, folder: Path, to: str, model: str, source: str, also: tuple[str, ...], small: bool
+) -> None:
     """Write what is known of all features, or the SAE itself, to FOLDER, for others."""
-    paths = open_study(run).export(folder, to, model=model, source=source, also=also)
+    paths = open_study(run).export(folder, to, model=model, source=source, also=also, small=small)
     files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else paths
     size = sum(path.stat().st_size for path in files) / 1e6
     shown = paths[0] if len(paths) == 1 else folder

@@ -23,6 +23,8 @@ class Limits:
     samples: int = 4
     clamps: int = 8
     ablations: int = 20  # of single firings, and as many random ones
+    attributed: int = 400  # tokens of a text behind which "why" is answered
+    logprobs: int = 20  # next tokens that are compared at each place
     context: int = 200  # tokens on either side of a peak
     seconds: float = 60.0  # of computing, and of waiting for a turn
 

@@ -17,7 +17,8 @@ import numpy as np
 from autointerp.features import Features
 from core.errors import UsageError
 from core.training.unit import read_directions
-from figures.explorer.shards import Shards, describe_run, pack_script
+from figures.explorer.about import describe_run
+from figures.explorer.shards import Shards, pack_script
 
 BLOCK = 1024  # directions that are compared at once
 NAME = re.compile(r"(?:r(\d+)-)?(.+)")
@@ -28,12 +29,18 @@ class Runs:
     """The shards of one or more runs, the first of which the page opens with.
 
     `live` says what the server behind the page allows, one entry a run; None for a static site.
+    A `small` page has fewer snippets.
     """
 
-    def __init__(self, every: Sequence[Features], live: Sequence[dict] | None = None):
+    def __init__(
+        self,
+        every: Sequence[Features],
+        live: Sequence[dict] | None = None,
+        small: bool = False,
+    ):
         about = [describe_run(features.run) for features in every]
         self.shards = [
-            Shards(features, live[i] if live else None, about, i)
+            Shards(features, live[i] if live else None, about, i, small)
             for i, features in enumerate(every)
         ]
 

@@ -12,10 +12,8 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
@@ -27,10 +25,9 @@ from starlette.routing import Route
 from autointerp.clamps import DoseBudget, read_held_out_prompts
 from autointerp.features import Features
 from autointerp.labels.notes import add_note
-from core.clamps.experiments import Experiment, save_experiment
 from core.errors import ToolError, UsageError
 from core.firings.postings import lookup
-from core.records import Clamp
+from figures.explorer.about import shorten
 from figures.explorer.asking import (
     Limits,
     Refused,
@@ -40,11 +37,9 @@ from figures.explorer.asking import (
     read_sampling,
     read_whole,
 )
+from figures.explorer.live import LiveCalls, as_chat, summarise_attribution
 from figures.explorer.runs import Runs
-from figures.explorer.shards import PAGE, shorten
-
-if TYPE_CHECKING:
-    from autointerp.study import Study
+from figures.explorer.shards import PAGE
 
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICY = (
@@ -59,63 +54,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-
-
-@dataclass(frozen=True)
-class LiveCalls:
-    """What the server may do with the loaded subject of one run."""
-
-    # text -> {tokens, firings}; see `core.clamps.live.Reading`
-    read: Callable[[str], dict[str, Any]]
-    # the arguments of `Server.clamp` -> an experiment's record
-    clamp: Callable[..., dict[str, Any]]
-    # (text, the answer's beginning too) -> the text as a user's turn; None without a template
-    as_chat: Callable[[str, bool], str] | None = None
-    # keep an experiment's record in the run -> its number
-    keep: Callable[[dict[str, Any]], int] | None = None
-    # (text, position of a token in it, how many to ablate) -> why what follows follows
-    why: Callable[[str, int, int], dict[str, Any]] | None = None
-
-
-def live_calls(study: Study) -> LiveCalls:
-    """The calls that a study's loaded model answers; the model is loaded now."""
-    from core.clamps.clamp import Sampling
-    from core.clamps.live import Positions
-
-    model = study.model
-
-    def read(text: str) -> dict[str, Any]:
-        return asdict(model.read(text))
-
-    def clamp(
-        clamps: list[Clamp],
-        maxima: dict[int, float],
-        prompt: str,
-        tokens: int,
-        samples: int,
-        temperature: float,
-        positions: str,
-        seconds: float,
-    ) -> dict[str, Any]:
-        sampling = Sampling([prompt], tokens, temperature, tuple(range(samples)))
-        record = model.clamp(clamps, maxima, sampling, Positions(positions), seconds=seconds)
-        return record.to_dict()
-
-    def keep(record: dict[str, Any]) -> int:
-        with study.run_directory.locked("clamp"):
-            return int(
-                Path(save_experiment(study.run_directory, Experiment.from_dict(record))).stem
-            )
-
-    def why(text: str, at: int, top: int) -> dict[str, Any]:
-        tokens = model.read(text).tokens
-        if at >= len(tokens):
-            raise UsageError(f"The text has {len(tokens)} tokens.", "Choose one of them.")
-        following = tokens[at + 1] if at + 1 < len(tokens) else ""
-        return study.why("".join(tokens[: at + 1]), following, top=top).to_dict()
-
-    as_chat = study.as_chat if model.has_chat_template else None
-    return LiveCalls(read, clamp, as_chat, keep, why)
 
 
 class Server:
@@ -148,6 +86,8 @@ class Server:
             "context": self.limits.context,
             "chat": calls.as_chat is not None,
             "keeps": calls.keep is not None,
+            "why": calls.why is not None,
+            "logprobs": self.limits.logprobs,
             "examples": examples,
             "prompt": examples[0] if examples else "",
         }
@@ -246,7 +186,7 @@ class Server:
         _, features, calls = self.run_of(asked)
         text, against = self.words(asked, "text"), self.words(asked, "against", needed=False)
         if asked.get("chat"):
-            text, against = (as_chat(calls, t, False) if t.strip() else t for t in (text, against))
+            text, against = (as_chat(calls, t, True) if t.strip() else t for t in (text, against))
         reading = calls.read(text)
         left_out = set()
         if against.strip():
@@ -277,13 +217,15 @@ class Server:
             read_whole(asked, "samples", 1, limits.samples),
             temperature,
             positions,
+            read_whole({"logprobs": 0} | asked, "logprobs", 0, limits.logprobs),
             limits.seconds,
         )
         record |= {"labels": {str(f): features.label(f) for f in numbers}}
         made = max(self.made, default=0) + 1
         self.made[made] = (number, record)
         self.made.pop(made - MOST_MADE, None)
-        return record | {"made": made}
+        message = {"message": prompt} if asked.get("chat") else {}
+        return record | {"made": made} | message
 
     def keep(self, asked: dict) -> dict:
         """Keep a clamp that this server made, as `clamp` of the command line keeps one."""
@@ -299,16 +241,22 @@ class Server:
     def why(self, asked: dict) -> dict:
         """Why the token behind position `at` of a text follows: the panel of one token.
 
-        The answer is that of `Attribution.to_dict`; at a text's end it is about the likeliest next
+        The answer is that of `Attribution.to_dict`, with the strongest firings alone and all
+        firings of a token summed in `by_token`; at a text's end it is about the likeliest next
         token.
         """
-        number, _, _ = self.run_of(asked)
-        attribute = self.calls[number].why
-        if attribute is None:
+        _, _, calls = self.run_of(asked)
+        if calls.why is None:
             raise Refused(400, "This page cannot attribute.")
         at = read_whole(asked, "at", 0, self.limits.characters)
+        if at >= self.limits.attributed:
+            count = f"{self.limits.attributed:,}"
+            raise Refused(400, f"Why is asked of the first {count} tokens. Give a shorter text.")
         top = read_whole(asked, "top", 1, self.limits.ablations)
-        return attribute(self.words(asked, "text"), at, top)
+        text = self.words(asked, "text")
+        text = as_chat(calls, text, True) if asked.get("chat") else text
+        made = calls.why(text, at, self.words(asked, "against", needed=False), top)
+        return summarise_attribution(made)
 
     def note(self, asked: dict) -> dict:
         """Write a note into the run."""
@@ -377,13 +325,6 @@ def firing_row(features: Features, feature: int, activations: dict[int, float]) 
         "share": max(activations.values()) / maximum if maximum else 0.0,
         "activations": activations,
     }
-
-
-def as_chat(calls: LiveCalls, text: str, answer: bool) -> str:
-    """A text as a user's turn; refuses where the subject has no chat template."""
-    if calls.as_chat is None:
-        raise Refused(400, "This subject has no chat template.")
-    return calls.as_chat(text, answer)
 
 
 def example_texts(features: Features) -> list[str]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import math
 import re
 from functools import cached_property
 from pathlib import Path
@@ -29,26 +28,34 @@ import numpy as np
 import pandas as pd
 
 from autointerp.card import Card
-from autointerp.clamps import is_found_again, works
-from autointerp.evidence import DENSE
+from autointerp.evidence import DENSE, VALUE_OF
 from autointerp.features import Features
 from autointerp.labels.notes import read_notes
-from core.clamps.experiments import Experiment, experiments
-from core.errors import NotReady, UsageError
+from autointerp.rules.language import UNCLEAR
+from core.clamps.experiments import experiments
+from core.errors import UsageError
 from core.firings.postings import maxima
-from core.run import Run
+from figures.explorer.about import (
+    describe_controls,
+    describe_run,
+    describe_unit,
+    shorten,
+    summarise_clamp,
+)
 from figures.style import DARK, LIGHT
 
 SIZE = 32  # features in a shard
 SNIPPETS = {"top": 8, "strata": 2, "firing": 4, "near_miss": 3, "failing": 2}
+FEW = {"top": 3, "strata": 1, "firing": 1, "near_miss": 1, "failing": 1}  # of a small page
 FIRST = 0x5D  # code point of token 0: JSON escapes nothing from there on
 SURROGATES = 0x800  # code points that cannot stand in UTF-8, from U+D800 on
 GRID = 65_535  # the map's coordinates are whole numbers from 0 to this
 HALF_PAIR = re.compile("[\ud800-\udfff]")
-PROMOTED = 5  # promoted tokens of a feature that the search reads
+PROMOTED = 5  # tokens that a clamp makes likelier, and promoted ones, that the search reads
 OTHERS = 8  # features that fire on the peak of a snippet, as shares of their maxima
 MOST_READ = 2e10  # firings that are read for them in one export; a larger run goes without
-OWN_FORM = ("snippets", "promoted", "suppressed")  # parts of a card that `compact` packs itself
+# parts of a card that `compact` packs itself
+OWN_FORM = ("snippets", "measured", "promoted", "suppressed")
 PAGE = Path(__file__).parent / "page"
 
 
@@ -56,7 +63,8 @@ class Shards:
     """The shards of one run, each made when it is asked for.
 
     `live` says what the server behind the page allows; None for a static site. `about` describes
-    every run of the page, and `number` says which of them this is.
+    every run of the page, and `number` says which of them this is. A `small` page has FEW snippets,
+    and where no label of a feature is clear only its strongest.
     """
 
     def __init__(
@@ -65,8 +73,10 @@ class Shards:
         live: dict | None = None,
         about: list[dict] | None = None,
         number: int = 0,
+        small: bool = False,
     ):
-        self.features, self.live, self.number = features, live, number
+        self.features, self.live, self.number, self.small = features, live, number, small
+        self.snippets = FEW if small else SNIPPETS
         self.about = about or [describe_run(features.run)]
         self.prefix = f"r{number}-" if number else ""
         self.n_features = features.postings.n_features
@@ -79,7 +89,7 @@ class Shards:
 
     def prepare(self) -> None:
         """Compute what all shards share, so that processes forked later do not repeat it."""
-        self.features.cards.prepare(SNIPPETS)
+        self.features.cards.prepare(self.snippets)
         self._character, self._maxima  # noqa: B018 - made once
 
     def script(self, name: str) -> bytes:
@@ -93,7 +103,8 @@ class Shards:
         if number.isdecimal() and kind == "f" and int(number) * SIZE < self.n_features:
             start = int(number) * SIZE
             end = min(start + SIZE, self.n_features)
-            cards = [self.compact(card) for card in self.features.cards.walk(SNIPPETS, start, end)]
+            walk = self.features.cards.walk(self.snippets, start, end)
+            cards = [self.compact(card) for card in walk]
             return self.with_others(cards)
         if number.isdecimal() and kind == "clamp":
             for record in experiments(self.features.run):
@@ -113,7 +124,7 @@ class Shards:
             "run": describe_run(run),
             "runs": self.about,
             "number": self.number,
-            "controls": describe_controls(run),
+            "controls": describe_controls(features),
             "features": self.n_features,
             "tokens": features.postings.n_tokens,
             "size": SIZE,
@@ -198,15 +209,26 @@ class Shards:
     # ------------------------------------------------------------ what follows
 
     def text(self) -> dict:
-        """labels {set: [text of every feature]}, promoted (numbers of tokens by feature), notes."""
+        """labels {set: [text of every feature]}, notes, and promoted: by feature the numbers of
+        tokens that a clamp makes likelier or its direction promotes.
+        """
         labels = {}
         for name, rows in self.features.labels.groupby("set", sort=False):
             texts = dict(zip(rows["feature"], rows["text"], strict=True))
             labels[name] = [texts.get(f, "") for f in range(self.n_features)]
         effects, promoted = self.features.evidence.effects, None
         if effects is not None:
-            column = effects["promoted"].reindex(range(self.n_features)).tolist()
-            promoted = [[self._number[t] for t in tokens[:PROMOTED]] for tokens in column]
+            every = self.features.evidence
+            promoted = [
+                list(
+                    dict.fromkeys(
+                        self._number[effect.token]
+                        for side in (every.measured(f), every.promoted(f))
+                        for effect in side[:PROMOTED]
+                    )
+                )
+                for f in range(self.n_features)
+            ]
         return {"labels": labels, "promoted": promoted, "notes": read_notes(self.features.run.path)}
 
     def words(self) -> list[str]:
@@ -221,7 +243,7 @@ class Shards:
         ordered = [vocabulary[i] for i in np.argsort(-counts[: len(vocabulary)], kind="stable")]
         effects = self.features.evidence.effects
         if effects is not None:
-            for side in ("promoted", "suppressed"):
+            for side in (side for side in VALUE_OF if side in effects):
                 ordered += [text for texts in effects[side] for text in texts]
         return {text: i for i, text in enumerate(dict.fromkeys(ordered))}
 
@@ -235,14 +257,22 @@ class Shards:
             rows = known[relation]
             known[relation] = [{k: v for k, v in row.items() if k != "label"} for row in rows]
         return known | {
+            "measured": self._pairs(card.measured, "change"),
             "promoted": self._pairs(card.promoted),
             "suppressed": self._pairs(card.suppressed),
-            "snippets": [self._compact_snippet(snippet) for snippet in card.snippets],
+            "snippets": [self._compact_snippet(snippet) for snippet in self._choose_snippets(card)],
         }
 
-    def _pairs(self, rows: list[dict]) -> list:
+    def _choose_snippets(self, card: Card) -> list[dict]:
+        """The snippets of a card that the page shows."""
+        clear = any(not label["text"].startswith(UNCLEAR) for label in card.labels)
+        if clear or not self.small:
+            return card.snippets
+        return [snippet for snippet in card.snippets if snippet["stratum"] == "top"]
+
+    def _pairs(self, rows: list[dict], value: str = "logit") -> list:
         """[number of a token, logit, number, logit, ...]"""
-        return [v for row in rows for v in (self._number[row["token"]], shorten(row["logit"]))]
+        return [v for row in rows for v in (self._number[row["token"]], shorten(row[value]))]
 
     def _compact_snippet(self, snippet: dict) -> dict:
         """A snippet under keys of one letter; activations are [place, value, place, value, ...]."""
@@ -328,75 +358,6 @@ def to_grid(values: pd.Series, span: float) -> list[int | None]:
     return [None if np.isnan(v) else round((v - low) / span * GRID) for v in values]
 
 
-def shorten(value: Any, digits: int = 4) -> Any:
-    """`value` with every number cut to `digits` significant digits; NaN and infinities are None."""
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: shorten(v, digits) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [shorten(v, digits) for v in value]
-    return int(value) if isinstance(value, np.integer) else value
-
-
 def with_text_keys(table: dict[int, Any]) -> dict[str, Any]:
     """The table with keys and values that JSON can hold."""
     return {str(int(k)): shorten(v) for k, v in table.items()}
-
-
-def describe_run(run: Run) -> dict[str, str]:
-    """Names of the run, its subject, its site and its corpus, without folders."""
-    settings = run.settings
-    return {
-        "name": Path(run.name).name,
-        "subject": Path(settings.subject).name,
-        "site": settings.site,
-        "corpus": Path(settings.corpus).name,
-    }
-
-
-def describe_controls(run: Run) -> list[dict]:
-    """name and what of each control that the run's report stands beside, and its medians by unit.
-
-    A control that is not there any more is left out.
-    """
-    manifest, controls = run.find("report"), []
-    named = manifest.settings.get("control", "") if manifest else ""
-    for name in (part.strip() for part in named.split(",") if part.strip()):
-        try:
-            control = Run.open(name)
-        except NotReady:
-            continue
-        trained = control.find("train")
-        what = f"{trained.summary.get('untrained')} directions" if trained else name
-        if control.settings.weights == "random":
-            what = "the same subject untrained"
-        medians = {
-            unit: control.manifest(unit).summary.get("median")
-            for unit in control.committed()
-            if unit.startswith("score/")
-        }
-        controls.append({"name": Path(name).name, "what": what, "medians": shorten(medians)})
-    return controls
-
-
-def describe_unit(run: Run, unit: str) -> dict:
-    manifest = run.manifest(unit)
-    return {
-        "key": manifest.key[:12],
-        "seconds": manifest.seconds,
-        "settings": shorten(manifest.settings),
-        "summary": shorten(manifest.summary),
-    }
-
-
-def summarise_clamp(record: Experiment) -> dict:
-    """What a list of experiments shows of one."""
-    return {
-        "number": record.number,
-        "clamps": record.clamps,
-        "features": record.features,
-        "prompts": len(record.prompts),
-        "doses": record.doses is not None,
-        "works": works(record.useful) or is_found_again(record.useful_found),
-    }

@@ -16,8 +16,12 @@ from figures.explorer.shards import PAGE
 MARK = "data/start.js"  # a folder with this file was written by an export, and may be replaced
 
 
-def export_site(features: Features, folder: Path, also: Sequence[Features] = ()) -> dict:
+def export_site(
+    features: Features, folder: Path, also: Sequence[Features] = (), small: bool = False
+) -> dict:
     """Write the site to `folder`, whole or not at all; `also` are other runs in the same page.
+
+    A `small` site has fewer snippets, and is about half as large.
 
     Returns files and bytes (of all), and first_paint_bytes (what the page loads before it shows
     anything). Raises UsageError when the folder holds anything but an earlier export.
@@ -30,7 +34,7 @@ def export_site(features: Features, folder: Path, also: Sequence[Features] = ())
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(PAGE, partial)
     (partial / "data").mkdir()
-    shards = Runs([features, *also])
+    shards = Runs([features, *also], small=small)
     shards.prepare()
     names = shards.names()
     made = map_in_workers(shards.script, names)

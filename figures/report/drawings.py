@@ -14,9 +14,9 @@ from autointerp.features import Features
 from autointerp.labels.unit import RULES, read_labels
 from autointerp.scores.unit import find_scores, unit_of
 from core.clamps.experiments import Experiment
-from core.files import read_lines
 from core.progress import progress
 from core.run import Run
+from core.training.unit import read_metrics
 from figures.plots.doses import describe_sizes, dose_curves
 from figures.plots.scores import score_curves, scores_by_density, scores_by_kind
 from figures.plots.training import Curves, density_histogram, sweep_figure, training_curves
@@ -100,8 +100,7 @@ def training_drawings(
 
 def draw_training(run: Run, dark: bool) -> Figure | None:
     """None for an autoencoder that was trained elsewhere."""
-    path = run.folder("train") / "metrics.jsonl"
-    rows = read_lines(path) if path.exists() else []
+    rows = read_metrics(run.folder("train"))
     curves = Curves.from_rows(rows, run.manifest("train").summary.get("best_step", 0))
     if not len(curves.steps) or not len(curves.checked):
         return None

@@ -15,8 +15,9 @@ from autointerp.features import Features
 from autointerp.labels.agreement import agreement
 from core.clamps.experiments import Experiment, experiments
 from core.effects.unit import read_changes, read_effects
-from core.files import read_array, read_json, read_lines
+from core.files import read_json
 from core.run import Run
+from core.training.unit import read_matches, read_metrics
 from figures.report.cluster_text import proof_rows
 
 SITES = {
@@ -88,14 +89,12 @@ class Numbers:
     def match_arrays(self) -> dict[str, np.ndarray]:
         """Best cosines (F,) of the plain run's features in three other sets of directions."""
         return {
-            "another seed, the same text": self._cosines("results-seed", "match_there"),
-            "prompts with continuations": self._cosines("results-prompts", "match_there"),
-            "random directions of like covariance": self._cosines("results-prompts", "null_there"),
+            "another seed, the same text": read_matches(self.plain.run, "results-seed"),
+            "prompts with continuations": read_matches(self.plain.run, "results-prompts"),
+            "random directions of like covariance": read_matches(
+                self.plain.run, "results-prompts", "null"
+            ),
         }
-
-    def _cosines(self, other: str, name: str) -> np.ndarray:
-        folder = self.plain.run.folder(f"compare/{other}")
-        return np.asarray(read_array(folder / f"{name}.npy"))
 
     # ------------------------------------------------------------ autoencoders
 
@@ -110,7 +109,7 @@ class Numbers:
         """The sweep row of the training that may stop early, with the rows of metrics.jsonl."""
         [row] = self.main["sweep/stopping"]["table"]
         folder = self.main.run.folder("sweep/stopping") / row["sae"]
-        return row | {"rows": read_lines(folder / "metrics.jsonl")}
+        return row | {"rows": read_metrics(folder)}
 
     # ------------------------------------------------------------ features by hand
 

@@ -190,7 +190,8 @@ def test_a_run_without_labels_has_a_table_too(tiny_run):
 
 
 def test_words_are_found_in_labels_and_notes(features):
-    assert features.find("person RULE")["feature"].tolist()[0] == 1
+    assert features.find("person RULE")["feature"].tolist() == [1]  # it holds both words
+    assert 0 in features.find("zebra RULE")["feature"].tolist()  # nothing holds both
     assert features.find("week days")["feature"].tolist() == [2]
     assert not len(features.find("zebra"))
     with pytest.raises(UsageError, match="nothing to search"):

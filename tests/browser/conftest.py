@@ -65,6 +65,9 @@ def hostile_run(job, tmp_path_factory):
     measures = {k: 0.5 for name in ("", "random_", "feature_") for m in ("kl", "target", "loss", "own", "perplexity", "distinct", "found") for k in (f"{name}{m}", f"{name}{m}_low", f"{name}{m}_high")}  # fmt: skip
     record = {"clamps": ["set 3=2x"], "features": [3], "labels": {"3": HOSTILE[0]}, "prompts": [HOSTILE[1]], "baseline": ["the cat sat"], "clamped": [HOSTILE[4]], "seeds": [0],
               "temperature": 0.7, "positions": "all", "doses": [{"dose": d, **measures} for d in (1.0, 2.0)], "dose_texts": [{"prompt": HOSTILE[0], "baseline": "the cat sat", "doses": [{"dose": d, "clamped": f"{HOSTILE[4]} at {d}", "random": HOSTILE[1]} for d in (1.0, 2.0)]}], "useful": {"dose": None, "sought_on": 3, "reported_on": 3}}  # fmt: skip
+    likely = [{"token": t, "id": i, "baseline": b, "clamped": c} for i, (t, b, c) in enumerate([(HOSTILE[0], -1.0, -0.5), (" cat", -0.7, -3.0)])]  # fmt: skip
+    written = [{"token": t, "id": i, "baseline": -4.0, "clamped": c, "tokens": likely} for t, i, c in [(HOSTILE[0], 0, -0.5), (HOSTILE[4], 9, -1.5), (" the", 8, -6.0)]]  # fmt: skip
+    record["next_tokens"] = [{"prompt": HOSTILE[1], "tokens": likely, "written": written}]
     (folder / "clamps" / "0001.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
 
@@ -132,6 +135,7 @@ def page(chromium, request):
     )
     made.on("pageerror", lambda e: made.wrong.append(str(e)))
     made.on("request", lambda r: made.asked.append(r.url))
+    made.on("response", lambda r: made.wrong.append(r.url) if r.status >= 400 else None)
     yield made
     assert made.wrong == []
     assert made.evaluate("window.hacked") is None

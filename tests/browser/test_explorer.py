@@ -9,6 +9,7 @@ import pytest
 from autointerp.features import Features
 from core.run import Run
 from figures.explorer.shards import Shards
+from tests.browser.conftest import HOSTILE
 
 BOTH = pytest.mark.parametrize(
     "page", [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)], indirect=True
@@ -354,7 +355,10 @@ def test_the_column_says_which_score_it_shows_and_falls_back(page, site):
     kind = page.evaluate("scoreColumn().kind")
     head = page.locator("table.features th").nth(2).inner_text()
     assert head == f"Score ({kind}, rules)"
-    assert page.locator("label:has-text('Score') select").first.input_value() == f"rules/{kind}"
+    assert (
+        page.locator("#view-list label:has-text('Score') select").first.input_value()
+        == f"rules/{kind}"
+    )
     row = page.locator(
         "table.features tr", has=page.locator("td:first-child", has_text=re.compile("^5$"))
     )
@@ -371,11 +375,11 @@ def test_the_home_page_shows_no_median_of_few_and_no_cluster_without_a_name(page
     assert "unnamed" not in text and "without a name" not in text
     page.evaluate(
         """() => {
-          for (const [unit, u] of Object.entries(run.start.units)) if (unit.startsWith('score/')) Object.assign(u.summary, {n: 29, median: 0.77});
+          for (const [unit, u] of Object.entries(run.start.units)) if (unit.startsWith('score/')) Object.assign(u.summary, {n: 29, median: 7.77});
           drawHome(panes.feature);
         }"""
     )
-    assert "0.77" not in page.locator(".home").inner_text()
+    assert "7.77" not in page.locator(".home").inner_text()
 
 
 def test_the_lead_is_a_score_beside_its_null_its_control_and_the_gain(page, site):
@@ -383,18 +387,22 @@ def test_the_lead_is_a_score_beside_its_null_its_control_and_the_gain(page, site
     page.evaluate(
         """() => {
           run.start.units['score/rules/coverage'] = {key: '', settings: {}, summary: {median: 0.7, low: 0.6, high: 0.8, null_median: 0.1, n: 100}};
-          run.start.controls = [{name: 'c', what: 'the same subject untrained', medians: {'score/rules/coverage': 0.55}}];
+          run.start.controls = [{name: 'c', what: 'untrained subject', medians: {'score/rules/coverage': 0.55}}];
           drawHome(panes.feature);
         }"""
     )
     text = page.locator(".headline").inner_text()
     for part in (
-        "0.70",
-        "0.10 for another feature's label",
-        "0.55 for the same subject untrained",
-        "gain +0.15",
+        "70 %",
+        "10 % for another feature's label",
+        "55 % for the untrained subject",
+        "gain +15 %",
     ):
         assert part in text
+    page.evaluate(
+        "() => { run.start.controls[0].gains = { rules: -0.094 }; drawHome(panes.feature); }"
+    )
+    assert "gain −9.4 % at like density" in page.locator(".headline").inner_text()
 
 
 def test_features_have_their_own_labels_when_the_map_is_near(page, site):
@@ -403,7 +411,9 @@ def test_features_have_their_own_labels_when_the_map_is_near(page, site):
       let n = 0;
       const real = CanvasRenderingContext2D.prototype.fillText;
       CanvasRenderingContext2D.prototype.fillText = function (...a) { if (this.font.startsWith('11px') || this.font.startsWith('400')) n++; return real.apply(this, a); };
+      const clear = [...map.x.keys()].find((f) => labelOf(f) && !isUnclear(labelOf(f)));
       map.zoom = zoom;
+      map.centre = zoom > 1 ? [map.x[clear], map.y[clear]] : map.centre;
       map.draw();
       CanvasRenderingContext2D.prototype.fillText = real;
       return n;
@@ -479,6 +489,10 @@ def test_two_runs_are_matched_and_compared(page, site):
     open_site(page, site, "v=runs")
     page.wait_for_selector(".matches table")
     assert "100 % of" in page.locator(".matches").inner_text()
+    assert "Every feature is found again." in page.locator(".matches").inner_text()
+    page.wait_for_function(  # labels come after the first paint
+        "() => document.querySelector('.matches tbody td:nth-child(2)').textContent !== 'no label'"
+    )
     row = page.locator(".matches tbody tr").first.locator("td")
     assert row.nth(0).inner_text() == row.nth(3).inner_text() and row.nth(2).inner_text() == "1.00"
     row.nth(3).locator("a").click()
@@ -513,6 +527,38 @@ def test_the_slider_shows_the_text_of_each_dose_offline(page, site):
     assert "At 1.00× its maximum" in page.locator(".changed").inner_text()
 
 
+def test_next_tokens_without_and_with_a_clamp_are_shown_offline(page, site):
+    open_site(page, site, "v=clamp&x=1")
+    words = page.locator(".next-tokens .token-button")
+    assert words.all_inner_texts()[:2] == [HOSTILE[0], HOSTILE[4]]
+    rows = page.locator(".next-table tbody tr")
+    assert rows.first.locator("td").all_inner_texts()[2:] == ["37 %", "61 %", "+0.50"]
+    assert rows.count() == 2 and "written" in rows.first.inner_text()
+    words.nth(1).click()  # it is none of the likeliest, and is shown all the same
+    own = page.locator(".next-table tr[aria-current=true]")
+    assert rows.count() == 3 and own.locator("code").inner_text() == HOSTILE[4]
+    tinted = [
+        ("for" in c, "against" in c)
+        for c in words.evaluate_all("all => all.map((e) => e.className)")
+    ]
+    assert tinted == [(True, False), (True, False), (False, True)]
+
+
+def test_an_experiment_stands_beside_its_feature_where_there_is_room(page, site):
+    open_site(page, site, "v=clamp")
+    page.locator(".kept a").first.click()
+    page.wait_for_selector(".verdict")
+    assert shown_feature(page) == "3" and page.locator(".experiment .pair").count()
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_site(page, site, "v=list")
+    open_site(page, site, "v=clamp")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.locator(".kept a").first.click()
+    page.wait_for_selector(".experiment .pair")
+    assert "f=3" not in page.url and not page.locator("#feature").is_visible()
+
+
 # ---------------------------------------------------------------- behind its server
 
 
@@ -532,11 +578,14 @@ def test_a_text_a_clamp_and_a_note(page, served, hostile_run):
     page.click(".clamp-form button.primary")
     page.wait_for_selector(".result .pair")
     assert page.locator(".result .pair").count() == 2
-    assert f"set {feature}=" in page.locator(".result").inner_text()
+    assert f"set {feature}=" in page.locator("#view-clamp .result").inner_text()
     page.click("text=Keep it in the run")
     page.wait_for_selector("text=Kept as experiment 2.")
+    words = page.locator(".result .next-tokens .token-button").all_inner_texts()
+    clamped = page.locator(".result .pair .clamped .whole").first.inner_text()
+    assert len(words) == 8 and words[0] in clamped
     kept = json.loads((hostile_run / "clamps" / "0002.json").read_text(encoding="utf-8"))
-    assert kept["features"] == [int(feature)]
+    assert kept["features"] == [int(feature)] and kept["next_tokens"][0]["written"]
     (hostile_run / "clamps" / "0002.json").unlink()
     page.goto(f"{served}/#f={feature}")
     page.wait_for_selector(".note-form")
@@ -554,6 +603,51 @@ def test_a_text_a_clamp_and_a_note(page, served, hostile_run):
     page.wait_for_selector("#results [role=option]")
     assert page.locator("#results [role=option] .number").first.inner_text() == feature
     assert all(url.startswith(served) or url.startswith(("data:", "blob:")) for url in page.asked)
+
+
+def test_a_token_is_asked_why_the_next_one_follows(page, served):
+    page.goto(f"{served}/#v=text")
+    page.wait_for_selector("body[data-ready]")
+    page.fill("textarea[name=text]", "the cat sat on the mat")
+    page.click("form.text-form button.primary")
+    page.wait_for_selector(".reading")
+    tokens = page.locator(".reading-tokens .token-button")
+    texts = tokens.all_inner_texts()
+    tokens.nth(2).click()
+    assert texts[3].strip() in page.locator(".why-question").inner_text()
+    page.click(".why-form button.primary")
+    page.wait_for_selector(".why .strip")
+    assert page.locator(".why .part").all_inner_texts() == texts[:3]
+    answer = page.evaluate(
+        "() => post('api/why', {text: 'the cat sat on the mat', at: 2, top: ABLATED})"
+    )
+    rows = page.locator(".why .firings").first.locator("tbody tr")
+    shown = [row.locator("td").all_inner_texts() for row in rows.all()]
+    known = [f for f in answer["firings"] if not f["random"]]
+    assert 0 < len(known) <= 8
+    for cells, firing in zip(shown, known, strict=True):
+        assert cells[0] == str(firing["feature"]) and cells[1] == texts[firing["position"]]
+        measured = float(cells[3].replace("−", "-"))
+        assert abs(measured - firing["change"]) < 0.0051
+    page.locator(".likeliest button").first.click()
+    page.wait_for_selector("text=Its logit less that of")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        for _ in range(2):
+            page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+            page.wait_for_timeout(250)  # colours of buttons change slowly
+            assert page.evaluate(AA) == []
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+            page.evaluate(
+                "document.documentElement.dataset.theme = themeName() === 'dark' ? 'light' : 'dark'"
+            )
+    tokens.last.click()  # behind the last token: the likeliest one
+    page.click(".why-form button.primary")
+    page.wait_for_selector(".why .strip")
+    page.fill(".why-form .against", "no such token")
+    page.click(".why-form button.primary")
+    page.wait_for_selector(".why .error")
+    page.wrong.clear()  # the browser itself reports the refused request
 
 
 def test_a_mistake_is_told_in_words(page, served):

@@ -102,3 +102,22 @@ def test_columns_share_what_is_left_and_none_takes_more_than_it_needs():
     columns = [Column("a"), Column("b", flexible=True), Column("c", flexible=True)]
     assert share_width(columns, [10, 100, 20], 80) == [10, 50, 20]
     assert share_width(columns, [10, 100, 100], 80) == [10, 35, 35]
+
+
+@pytest.mark.parametrize(
+    ("low", "documents", "said"),
+    [(None, 27, "0.60 (an interval needs 30 documents), null"), (0.5, 40, "0.60 [0.50, 0.70], null"), (None, 0, "0.60, null")],
+)  # fmt: skip
+def test_a_score_without_an_interval_says_why(low, documents, said):
+    score = {"kind": "simulation", "value": 0.6, "low": low, "high": 0.7, "null": 0.1, "n_documents": documents}  # fmt: skip
+    assert said in describe_score(score)
+    assert "null 0.00" in describe_score(score | {"null": -0.001})  # what rounds to 0 has no sign
+
+
+def test_every_key_figure_that_a_stage_shows_has_words():
+    from autointerp.pipeline import FIGURES, STAGES, brief
+
+    for stage in STAGES.values():
+        summary = dict.fromkeys(stage.shown, 2)
+        assert {*stage.shown} <= {*FIGURES, "failures", "verdict_kind"}, stage.name
+        assert "_" not in brief(stage, summary)

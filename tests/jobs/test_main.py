@@ -5,14 +5,17 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import torch
 
+from core.errors import UsageError
 from core.run import Run
 from tests.support.small_job import two_lines
 from tests.support.tiny import new_run, save_subject, write_documents
@@ -660,3 +663,50 @@ def test_a_python_without_the_packages_says_what_to_type():
         and "make setup" in done.stderr
         and "Traceback" not in done.stderr
     )
+
+
+def test_notes_in_free_words_are_left_out_of_scores_where_no_llm_is_named(
+    job_copy, call, monkeypatch
+):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    rules = pd.read_parquet(job_copy / "label" / "rules" / "labels.parquet").set_index("feature")
+    a, b, free = rules.index[:3]
+    for feature in (a, b):
+        assert call("note", job_copy, feature, rules["text"][feature])[0] == 0
+    assert "in free words" in call("note", job_copy, free, "weird things about imports")[1]
+    assert call("label", job_copy, "--labels", "hand")[0] == 0
+    for words in ((), ("--kind", "simulation,coverage")):
+        code, _, err = call("score", job_copy, "--labels", "hand", *words)
+        assert code == 0 and f"The label of feature {free} is not in the language of rules" in err
+        assert "Scored 2 of 3" in err
+    held = {
+        kind: pd.read_parquet(job_copy / "score" / "hand" / kind / "scores.parquet")
+        for kind in ("simulation", "coverage", "detection")
+    }
+    for table in held.values():
+        assert set(table["feature"]) == {a, b} and table["null"].notna().any()  # of the other rule
+    code, _, err = call("score", job_copy, "--labels", "hand", "--features", free)
+    assert code == 2 and "--llm-url" in two_lines(err)[1]
+    code, _, err = call(
+        "score", job_copy, "--labels", "hand", "--features", a
+    )  # its note is a rule
+    assert code == 0 and "not in the language" not in err
+
+
+def test_llm_names_the_only_set_that_an_llm_made(job_copy, call):
+    from autointerp.labels.unit import complete_name
+
+    run = Run.open(str(job_copy))
+    assert complete_name(run, "rules") == "rules"
+    code, _, err = call("list", job_copy, "--labels", "llm")
+    assert code == 2 and "No LLM has labelled" in two_lines(err)[0]
+    for name in ("llm-small", "llm-large"):
+        shutil.copytree(job_copy / "label" / "rules", job_copy / "label" / name)
+        manifest = job_copy / "label" / name / "manifest.json"
+        manifest.write_text(manifest.read_text().replace("label/rules", f"label/{name}"))
+        if name == "llm-small":
+            assert complete_name(run, "llm") == name
+            assert call("list", job_copy, "--labels", "llm", "--limit", "3")[0] == 0
+    with pytest.raises(UsageError, match="2 label sets of an LLM: llm-large, llm-small"):
+        complete_name(run, "llm")

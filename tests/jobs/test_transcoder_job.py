@@ -12,7 +12,7 @@ from core.activations.store import open_activations, open_targets
 from core.run import Run
 from core.saes import SAE
 from core.subject.load import load_subject
-from figures.explorer.server import live_calls
+from figures.explorer.live import live_calls
 from tests.support.small_job import done
 from tests.support.tiny import WIDTH, write_documents
 
@@ -91,7 +91,7 @@ def test_every_verb_answers(published, call, tmp_path):
         code, out, err = call(*words)
         assert code == 0, (words, err)
         assert out
-    panel = live_calls(ai_open(published)).why("the cat sat on", 1, 2)
+    panel = live_calls(ai_open(published)).why("the cat sat on", 1, "", 2)
     assert panel["site"] == "mlp_out.1" and len(panel["tokens"]) == 2
     assert "mlp_out.1" in (published / "report" / "report.md").read_text()
 

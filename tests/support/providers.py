@@ -49,6 +49,15 @@ NO_SYSTEM = {
         "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
     ),
     "google": (400, "Developer instruction is not enabled for models/gemma-3-4b-it"),
+    "bedrock": (400, "This model doesn't support system messages. Try again without one"),
+    "lm-studio": (
+        400,
+        'Error rendering prompt with jinja template: "Only user and assistant roles are supported!"',
+    ),
+    "mlx": (404, "Please ensure all messages alternate between user and model."),
+    "pydantic": (422, "Input should be 'user' or 'assistant' [input_value='system']"),
+    "mistral-common": (400, "Expected last role User or Tool but got system"),
+    "alternate-first": (400, "The first message must be from the user"),
 }
 # what filters of providers say: (status, the error's fields)
 FILTERS = {
@@ -79,6 +88,12 @@ FILTERS = {
     ),
     "openrouter": (403, {"message": "google/gemini requires moderation. Your input was flagged"}),
     "legal": (451, {"message": "Unavailable for legal reasons"}),
+    "anthropic": (400, {"message": "Output blocked by content filtering policy"}),
+    "together": (422, {"message": "Input rejected by safety model 'meta-llama/Llama-Guard-4'"}),
+    "moonshot": (400, {"message": "The request was rejected because it was considered high risk"}),
+    "xai": (403, {"message": "Content violates usage guidelines. Failed check: SAFETY_CHECK"}),
+    "zhipu": (400, {"code": "1301", "message": "系统检测到输入内容可能包含不安全或敏感内容"}),
+    "bedrock": (400, {"message": "The generated text has been blocked by our content filters."}),
 }
 
 
@@ -161,6 +176,22 @@ def _events(usual: str) -> str:
     return "\n\n".join([": keep-alive", *lines, "data: [DONE]", ""])
 
 
+def _stream_of_parts(usual: str) -> str:
+    """The usual answer as the arguments of a call, with what else streams hold in between."""
+    half = len(usual) // 2
+    calls = [{"index": 0, "function": {"arguments": text}} for text in (usual[:half], usual[half:])]
+    chunks: list[dict] = [{"choices": []}, {"choices": None}, {"choices": [{"delta": None}]}]
+    chunks += [{"choices": [{"delta": {"tool_calls": [call]}}]} for call in calls]
+    chunks += [{"choices": [{"delta": {}, "logprobs": [], "finish_reason": "tool_calls"}]}]
+    lines = [f"event: message\r\ndata:{json.dumps(chunk)}" for chunk in chunks]
+    return "\ufeff" + "\r\n\r\n".join([*lines, "data:[DONE]", ""])
+
+
+def _stream_of_text(usual: str) -> str:
+    pieces = [{"text": usual[:4]}, {"text": usual[4:], "finish_reason": "stop"}]
+    return "\n\n".join(f"data: {json.dumps({'choices': [piece]})}" for piece in pieces) + "\n\n"
+
+
 def _stream_only(message: str) -> Callable[[dict, str], Served]:
     def serve(body: dict, usual: str) -> Served:
         return (200, _events(usual)) if body.get("stream") else error(400, message)
@@ -186,8 +217,37 @@ READ = {
     "text instead of a message": _answer(
         lambda usual: {"choices": [{"text": usual, "finish_reason": "eos_token"}]}
     ),
+    "finish as an object": _answer(lambda usual: completion(usual, {"type": "stop"})),
+    "finish of anthropic": _answer(lambda usual: completion(usual, "end_turn")),
+    "content beside thoughts": _answer(
+        lambda usual: completion(
+            [
+                {"type": "thinking", "thinking": [{"type": "text", "text": '{"label": "dogs"}'}]},
+                None,
+                {"type": "text", "text": usual},
+            ]
+        )
+    ),
+    "reasoning beside an answer": _answer(
+        lambda usual: completion(usual, reasoning_content='{"label": "dogs"}')
+    ),
+    "log-probabilities odd": _answer(lambda usual: completion(usual, choice={"logprobs": [1]})),
+    "a text as the message": _answer(
+        lambda usual: {"choices": [{"message": usual, "finish_reason": "stop"}]}
+    ),
+    "blank lines in front": lambda body, usual: (200, "\n\n \n" + json.dumps(completion(usual))),
+    "comments in front": lambda body, usual: (
+        200,
+        ": OPENROUTER PROCESSING\n\n" * 2 + json.dumps(completion(usual)),
+    ),
+    "a mark in front": lambda body, usual: (200, "\ufeff" + json.dumps(completion(usual))),
+    "a stream of a call": lambda body, usual: (200, _stream_of_parts(usual)),
+    "a stream of text": lambda body, usual: (200, _stream_of_text(usual)),
     "a stream unasked": lambda body, usual: (200, _events(usual)),
     "streams only": _stream_only("This model only support stream mode, please enable it."),
+    "streams only, dashscope": _stream_only(
+        "parameter.enable_thinking must be set to false for non-streaming calls"
+    ),
     "streams only, others": _stream_only("The stream parameter must be true for this model."),
 }
 # errors with status 200, in the forms of several programs
@@ -199,6 +259,16 @@ ERRORS = {
     "error 200 no choices": {"choices": [], "message": "no instance is free"},
     "error 200 stream": 'data: {"error": {"message": "no instance is free"}}\n\n',
     "error 200 cut stream": 'data: {"choices": [{"delta": {"content": "half an ans"}}]}\n\n',
+    "error 200 broken off": completion("half an ans", "insufficient_system_resource"),
+    "error 200 aborted": completion("half an ans", "abort"),
+    "error 200 null choice": {"choices": [None]},
+    "error 200 choices as an object": {"choices": {"0": completion("a")["choices"][0]}},
+    "error 200 another protocol": {"message": {"role": "assistant", "content": "a"}, "done": True},
+    "error 200 wrong path": {"error": "Unexpected endpoint or method. Returning 200 anyway"},
+    "error 200 rate": {"error": {"code": 429, "message": "Please retry in 2ms"}},
+    "error 200 event": 'data: {"choices": [{"delta": {"content": "a"}}]}\n\nevent: error\ndata: {}',
+    "error 200 empty": "",
+    "error 200 null": "null",
     "error 200 page": "<html><body>502 Bad Gateway</body></html>",
 }
 PROVIDERS: dict[str, Callable[[dict, str], Served]] = {

@@ -13,7 +13,6 @@ import pytest
 
 import main
 from tests.support.shared import build_once
-from tests.support.tiny import write_documents
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +39,8 @@ def job(tmp_path_factory, subject_folder, call):
     """
 
     def make(folder):
+        from tests.support.tiny import write_documents  # imports torch: not in every process
+
         corpus = write_documents(folder / "texts", n=120, words=60)
         new = [
             "--site",
@@ -58,13 +59,16 @@ def job(tmp_path_factory, subject_folder, call):
         done(call("run", folder / "run", "--no-controls"))
 
     path = build_once(tmp_path_factory, "job", make) / "run"
-    before = _commit_times(path)
+    before = _file_times(path)
     yield path
-    assert _commit_times(path) == before, "a test wrote into the shared job"
+    after = _file_times(path)
+    changed = sorted(str(name) for name in set(before.items()) ^ set(after.items()))
+    assert not changed, f"a test wrote into the shared job: {changed[:4]}"
 
 
-def _commit_times(run: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
+def _file_times(run: Path) -> dict[str, int]:
+    files = (path for path in run.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(run)): path.stat().st_mtime_ns for path in files}
 
 
 def done(result):

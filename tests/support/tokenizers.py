@@ -1,16 +1,21 @@
 """Tiny tokenizers of every family of the field, made by their own library classes.
 
-byte-level BPE        GPT-2 (with and without a prefix space), Llama 3, Qwen
+byte-level BPE        GPT-2 (with and without a prefix space), RoBERTa, Llama 3, Qwen, Mistral's
+                      tekken.json
 BPE, byte fallback    Llama 2 (with and without a prefix space, and as its older files say it),
                       Mistral, Gemma
-Unigram               T5, XLM-R (with and without a prefix space), one with byte fallback
+BPE without fallback  one with an unknown token
+Unigram               T5, XLM-R (with and without a prefix space), ALBERT, one with byte fallback
 WordPiece             BERT, in lower case and not
 variants              added tokens; truncation and padding saved in tokenizer.json
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,7 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
+    processors,
     trainers,
 )
 from transformers import (
@@ -36,6 +42,9 @@ from transformers import (
     T5Tokenizer,
     XLMRobertaTokenizer,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from core.subject.tokenizer import load_tokenizer
 
 SAMPLE = [
     "the cat sat on the mat and the dog ran",
@@ -51,8 +60,6 @@ BYTES = [f"<0x{i:02X}>" for i in range(256)]
 
 
 def _merges(model: Any) -> list[tuple[str, str]]:
-    import json
-
     return [tuple(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
 
 
@@ -189,6 +196,88 @@ def _unigram_bytes() -> Any:
     )
 
 
+def _roberta() -> Any:
+    """Byte-level BPE whose offsets leave the space in front of a word out."""
+    vocab, merges = _byte_level("")
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    end = ("<|endoftext|>", 0)
+    inner.post_processor = processors.RobertaProcessing(end, end, add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=end[0], eos_token=end[0])
+
+
+def _bpe_unknown() -> Any:
+    """BPE over characters without byte fallback: what it does not know is one unknown token."""
+    vocab, merges = _pieces(("<unk>", "<s>", "</s>"))
+    kept = [piece for piece in vocab if piece not in BYTES]
+    ids = {piece: i for i, piece in enumerate(sorted(kept, key=lambda p: vocab[p]))}
+    inner = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token="<unk>", fuse_unk=True))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    inner.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def _albert() -> Any:
+    """Unigram behind a normaliser that drops accents, cases and runs of spaces."""
+    vocab = _unigram(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
+    inner = Tokenizer(models.Unigram(vocab, unk_id=1))
+    inner.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace("``", '"'),
+            normalizers.NFKD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    inner.decoder = decoders.Metaspace(prepend_scheme="always")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="[CLS]", eos_token="[SEP]"
+    )
+
+
+def write_tekken(folder: Path, marks: bool = True) -> int:
+    """Write a `tekken.json` as Mistral's checkpoints have it; returns the size of its vocabulary.
+
+    Without `marks`, it is of the old form that does not name its special tokens.
+    """
+    vocab, merges = _byte_level(LLAMA_3)
+    byte_of = {c: b for b, c in bytes_to_unicode().items()}
+    merged = [bytes(byte_of[c] for c in left + right) for left, right in merges]
+    pieces = list(dict.fromkeys([*(bytes([b]) for b in range(256)), *merged]))
+    specials = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<pad>"]
+    size = len(pieces) + 10
+    table: dict[str, Any] = {
+        "config": {
+            "pattern": LLAMA_3,
+            "num_vocab_tokens": len(pieces),
+            "default_vocab_size": size,
+            "default_num_special_tokens": 10,
+            "version": "v7",
+        },
+        "vocab": [
+            {"rank": i, "token_bytes": base64.b64encode(piece).decode(), "token_str": None}
+            for i, piece in enumerate(pieces)
+        ],
+    }
+    if marks:
+        table["special_tokens"] = [
+            {"rank": i, "token_str": token, "is_control": True} for i, token in enumerate(specials)
+        ]
+    (folder / "tekken.json").write_text(json.dumps(table), encoding="utf-8")
+    return size
+
+
+def _tekken() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        write_tekken(Path(folder))
+        return load_tokenizer(folder)
+
+
 def _bert(do_lower_case: bool = True) -> Any:
     words = sorted({word for line in SAMPLE for word in line.replace(",", "").split()})
     letters = sorted(set("".join(SAMPLE) + "0123456789()=;:._-|<>!?'\"") - {" "})
@@ -211,6 +300,10 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "xlm-r": _xlm_r,
     "xlm-r without a prefix space": functools.partial(_xlm_r, False),
     "unigram with bytes": _unigram_bytes,
+    "roberta": _roberta,
+    "bpe without fallback": _bpe_unknown,
+    "albert": _albert,
+    "mistral, tekken": _tekken,
     "bert": _bert,
     "bert, cased": functools.partial(_bert, False),
 }

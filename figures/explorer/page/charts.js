@@ -32,7 +32,7 @@ function scorePlot(score) {
 }
 
 /* Promoted and suppressed tokens as two lists of bars on one scale. `pairs` is [token, logit, token, logit, ...]. */
-function logitList(title, pairs, top, side) {
+function logitList(title, pairs, top, side, about = null) {
   const rows = [];
   for (let i = 0; i < Math.min(pairs.length, 20); i += 2) {
     const share = Math.abs(pairs[i + 1]) / top;
@@ -40,7 +40,7 @@ function logitList(title, pairs, top, side) {
     const leading = text.startsWith(" ") ? el("span.space", { "aria-hidden": "true" }, "·") : "";
     rows.push(el("li", {}, el("code.token", { title: text }, leading, text.replace(/^ /, "")), el("span.bar-slot", { "aria-hidden": "true" }, el(`span.bar-fill.${side}`, { style: { width: `${100 * share}%` } })), el("span.number", {}, short(pairs[i + 1]))));
   }
-  return el("div", {}, el("h4", {}, title), el("ol.logits", {}, rows));
+  return el("div", {}, el("h4", { title: about }, title), el("ol.logits", {}, rows));
 }
 
 /* ---------------------------------------------------------------- dose and response */

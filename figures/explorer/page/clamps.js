@@ -32,17 +32,26 @@ function markedText(all, differs) {
   return nodes.length ? nodes : [el("span.faint", {}, "(it wrote nothing)")];
 }
 
-const sideText = (title, prompt, nodes, kind) => el(`div.text.${kind}`, {}, el("h4", {}, title), el("div.whole", {}, el("span.prompt", {}, visibleLines(prompt)), nodes));
+/* What was continued: the user's message of a chat, or the end of a prompt; `message` is "" where it was no chat. */
+function promptNodes(prompt, message) {
+  if (message) return [el("span.speaker", {}, "User"), el("span.prompt", {}, visibleLines(message)), el("span.speaker", {}, "Assistant")];
+  const long = prompt.length > MOST_PROMPT;
+  return el("span.prompt", { title: long ? visible(prompt) : null }, long ? `… ${visibleLines(prompt.slice(-MOST_PROMPT))}` : visibleLines(prompt));
+}
 
-function pairNode(prompt, baseline, clamped, note) {
+const MOST_PROMPT = 300; // characters; a longer prompt is shown by its end
+
+const sideText = (title, prompt, nodes, kind, message = "") => el(`div.text.${kind}`, {}, el("h4", {}, title), el("div.whole", {}, promptNodes(prompt, message), nodes));
+
+function pairNode(prompt, baseline, clamped, note, message) {
   const [a, b] = [pieces(baseline).slice(0, 400), pieces(clamped).slice(0, 400)];
   const [inA, inB] = differences(a, b);
-  return el("article.pair", {}, sideText("Unclamped", prompt, markedText(a, inA), "baseline"), sideText("Clamped", prompt, markedText(b, inB), "clamped"), note ? el("p.source", {}, note) : null);
+  return el("article.pair", {}, sideText("Unclamped", prompt, markedText(a, inA), "baseline", message), sideText("Clamped", prompt, markedText(b, inB), "clamped", message), note ? el("p.source", {}, note) : null);
 }
 
 function experimentNodes(record, most = Infinity) {
-  const pairs = record.prompts.map((prompt, i) => pairNode(prompt, record.baseline[i], record.clamped[i], `seed ${record.seeds?.[i] ?? 0}, temperature ${record.temperature}`)).slice(0, most);
-  return [changedNode(record), USEFUL.map(([entry, key, what]) => (record[entry] ? usefulNode(record[entry], key, what) : null)), doseSlider(record, most), el("div.pairs", {}, pairs), record.doses ? doseCharts(record.doses, confirmedDose(record)) : null];
+  const pairs = record.prompts.map((prompt, i) => pairNode(prompt, record.baseline[i], record.clamped[i], `seed ${record.seeds?.[i] ?? 0}, temperature ${record.temperature}`, record.message)).slice(0, most);
+  return [changedNode(record), USEFUL.map(([entry, ...of]) => (record[entry] ? usefulNode(record[entry], ...of) : null)), doseSlider(record, most), el("div.pairs", {}, pairs), most === Infinity ? nextTokensNode(record) : null, record.doses ? doseCharts(record.doses, confirmedDose(record)) : null];
 }
 
 /* ---------------------------------------------------------------- what changed */
@@ -78,13 +87,13 @@ function changedNode(record) {
 
 const span = (row, key) => (typeof row[`${key}_low`] === "number" ? ` [${percent(Math.max(0, row[`${key}_low`]))}, ${percent(Math.min(1, row[`${key}_high`]))}]` : "");
 
-const USEFUL = [["useful", "own", "of the tokens it writes are its own"], ["useful_found", "found", "of its maximum is found again in the text"]];
+const USEFUL = [["useful", "own", "by its own tokens", "of the tokens it writes are its own"], ["useful_found", "found", "by what is found again", "of its maximum is found again in the text"]];
 
-function usefulNode(useful, key, what) {
-  if (useful.dose === null) return el("p.useful", {}, `No useful dose (share ${what}): on ${useful.sought_on} prompts none beat its controls in readable text.`);
+function usefulNode(useful, key, by, what) {
+  if (useful.dose === null) return el("p.useful", {}, `No useful dose ${by}: on ${useful.sought_on} prompts none beat its controls in readable text.`);
   const report = [`on the ${useful.reported_on} others ${percent(useful[key] ?? 0)}`, span(useful, key), ` ${what}`, `; ${percent(useful[`random_${key}`] ?? 0)} along a random direction of equal length, ${percent(useful[`unclamped_${key}`] ?? 0)} unclamped.`];
-  if (!isConfirmed(useful, key)) return el("p.useful", {}, `No useful dose (share ${what}): ${short(useful.dose)}× looked best on ${useful.sought_on} prompts and is not confirmed, `, report);
-  return el("p.useful", {}, "Useful dose ", el("strong", {}, `${short(useful.dose)}×`), `, found on ${useful.sought_on} prompts and confirmed: `, report);
+  if (!isConfirmed(useful, key)) return el("p.useful", {}, `No useful dose ${by}: ${short(useful.dose)}× looked best on ${useful.sought_on} prompts and is not confirmed, `, report);
+  return el("p.useful", {}, `Useful dose ${by}: `, el("strong", {}, `${short(useful.dose)}×`), `, found on ${useful.sought_on} prompts and confirmed: `, report);
 }
 
 /* ---------------------------------------------------------------- the slider */
@@ -119,7 +128,7 @@ function doseSlider(record, most) {
 
 async function drawClampView(panel) {
   const number = state.get("x");
-  const kept = run.start.clamps.map((c) => el("li", { "aria-current": String(c.number) === number ? "true" : null }, el("a", { href: state.link({ x: c.number }) }, visible(c.clamps.join(", "))), " ", labelNode(labelOf(c.features[0])), el("span.faint", {}, c.works ? " works" : "")));
+  const kept = run.start.clamps.map((c) => el("li", { "aria-current": String(c.number) === number ? "true" : null }, el("a", { href: clampLink(c) }, visible(c.clamps.join(", "))), " ", labelNode(labelOf(c.features[0])), el("span.faint", {}, c.works ? " works" : "")));
   if (!panel.querySelector(".clamp-page")) {
     const form = run.start.live ? clampForm() : el("p.hint", {}, "To clamp features from this page, serve it: ", el("code", {}, `python main.py explore ${run.start.run.name}`));
     replace(panel, el("div.clamp-page", {}, el("h2", {}, "Clamp"), form, el("div.kept", {}), el("div.experiment", {})));
@@ -143,9 +152,12 @@ async function drawClampView(panel) {
   }
 }
 
+/* A kept experiment; where there is room its feature stands beside it. */
+const clampLink = (c) => state.link({ v: "clamp", x: c.number, ...(narrow.matches ? { f: "" } : { f: c.features[0] }) });
+
 /* Names of the clamped features, each a link to its page. */
 function clampNames(record) {
-  return record.features.map((f, i) => [i ? ", " : "", visible(record.clamps[i]), " ", featureLink(f, visible(record.labels[f] || "no label"))]).flat();
+  return record.features.map((f, i) => [i ? ", " : "", visible(record.clamps[i]), " ", el("a.feature-link", { href: state.link({ f }) }, labelNode(record.labels[f] || ""))]).flat();
 }
 
 function experimentHead(record) {

@@ -146,7 +146,7 @@ let runsDrawn = "";
 async function drawRunsView(panel) {
   const others = run.start.runs.map((_, i) => i).filter((i) => i !== run.number);
   const wanted = others.includes(Number(state.get("o", others[0]))) ? Number(state.get("o", others[0])) : others[0];
-  const key = `${wanted} ${state.get("s")} ${themeName()}`;
+  const key = `${wanted} ${themeName()} ${Boolean(run.text)}`; // drawn anew when the labels have come
   if (runsDrawn === key && panel.querySelector(".matches")) return;
   runsDrawn = key;
   replace(panel, el("h2", {}, "Runs of this page"), runsTable(), el("p.faint", {}, "Loading …"));
@@ -163,6 +163,7 @@ function runsTable() {
   return el("table.relations", {}, el("thead", {}, el("tr", {}, ["Run", "Subject", "Site", "Corpus"].map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, rows));
 }
 
+const MOST_ROWS = 20;
 const CLOSE = 700; // thousandths of a cosine from which a feature counts as found again
 
 function matchesOf(match, number, theirs, others) {
@@ -171,14 +172,15 @@ function matchesOf(match, number, theirs, others) {
   if (match.refused) return [pick, el("p", {}, match.refused)];
   const known = match.cosine.map((c, f) => [f, c]).filter(([, c]) => c !== null);
   const close = known.filter(([, c]) => c >= CLOSE).length;
-  const best = [...known].sort((a, b) => b[1] - a[1]);
-  const named = (rows) => rows.filter(([f]) => run.start.status[f] !== "dead").slice(0, 20);
+  const alive = known.filter(([f]) => run.start.status[f] !== "dead");
+  const [again, lost] = [alive.filter(([, c]) => c >= CLOSE), alive.filter(([, c]) => c < CLOSE)].map((rows, i) => rows.sort((a, b) => (i ? a[1] - b[1] : b[1] - a[1])));
+  const section = (title, rows, none) => [el("h3", {}, title), rows.length ? table(rows.slice(0, MOST_ROWS)) : el("p.faint", {}, none), rows.length > MOST_ROWS ? el("p.hint", {}, `and ${thousands(rows.length - MOST_ROWS)} more`) : null];
   const proven = run.start.units[`compare/${run.start.runs[number].name}`]?.summary.there?.null;
   const chance = typeof proven?.mean === "number" ? `random directions of equal covariance reach ${fixed(proven.mean)} on average` : `by chance ${fixed(match.chance)}`;
   const table = (rows) => el("table.relations", {}, el("thead", {}, el("tr", {}, ["Feature", "Label", "Cosine", `Nearest in ${name}`, "Its label"].map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, rows.map(([f, c]) => {
     const there = match.feature[f];
-    return el("tr", {}, el("td", {}, featureLink(f)), el("td", {}, labelNode(shortName(f))), el("td.number", {}, fixed(c / 1000)), el("td", {}, el("a.feature-link", { href: state.link({ v: "compare", f, vs: `${number}.${there}` }) }, `${there}`)), el("td", {}, inRun(theirs, () => labelNode(shortName(there)))));
+    return el("tr", {}, el("td", {}, featureLink(f)), el("td", {}, labelNode(labelOf(f))), el("td.number", {}, fixed(c / 1000)), el("td", {}, el("a.feature-link", { href: state.link({ v: "compare", f, vs: `${number}.${there}` }) }, `${there}`)), el("td", {}, inRun(theirs, () => labelNode(labelOf(there)))));
   })));
   return [pick, el("p", {}, `${percent(close / Math.max(1, known.length))} of ${thousands(known.length)} features have a direction in ${name} at a cosine of 0.7 or more; ${chance}.${match.same_site ? "" : " The sites differ, so a cosine says less."}`),
-    el("h3", {}, "Found again"), table(named(best)), el("h3", {}, "Not found there"), table(named([...best].reverse()))];
+    section("Found again", again, "None."), section("Not found there", lost, "Every feature is found again.")];
 }

@@ -30,7 +30,7 @@ function featurePage(card) {
   return [
     featureHead(card),
     verdict(card),
-    el("div.columns", {}, el("section", {}, el("h3", {}, "Activations"), histogramChart(card)), tokensSection(card)),
+    el(card.measured?.length ? "div.columns.output-wide" : "div.columns", {}, el("section", {}, el("h3", {}, "Activations"), histogramChart(card)), tokensSection(card)),
     snippetSection(card),
     nearSection(card),
     groupSection(card),
@@ -86,7 +86,7 @@ function titleOf(card, label) {
   if (!label) return el("h2", { tabindex: "-1", id: "feature-title" }, number, el("span.faint", {}, "no label"));
   const [name, rest] = splitLabel(label.text);
   const long = name.length > 80 ? ".long" : "";
-  return [el(`h2${long}`, { tabindex: "-1", id: "feature-title" }, number, el(isUnclear(name) && rest ? "em.faint" : "span", {}, visibleLabel(name))), rest ? el("p.rule", { title: visible(rest) }, visibleLabel(rest)) : null];
+  return [el(`h2${long}`, { tabindex: "-1", id: "feature-title" }, number, el(isUnclear(name) && rest ? "em.faint" : "span", {}, ruleNodes(name))), rest ? el("p.rule", { title: visible(rest) }, ruleNodes(rest)) : null];
 }
 
 /* Why something has no value, in words; what is already said below a label is not said twice. */
@@ -135,15 +135,19 @@ function coverageText(score) {
 }
 
 function scoreLine(score) {
-  const span = score.low === null || score.low === undefined ? el("span.faint", { title: "An interval needs 30 documents of the test split in which it fires." }, "no interval") : el("span", {}, `[${fixed(score.low)}, ${fixed(score.high)}]`);
+  const few = score.n_documents > 0 && score.n_documents < 30;
+  const span = score.low === null || score.low === undefined ? el("span.faint", { title: few ? `It fires in ${score.n_documents} documents of the test split; an interval needs 30.` : "No interval is estimated for this kind of score." }, few ? "needs 30 docs" : "no interval") : el("span", {}, `[${fixed(score.low)}, ${fixed(score.high)}]`);
   const nothing = score.null === null || score.null === undefined ? "" : el("span.faint", {}, el("span.null-mark", { "aria-hidden": "true" }), `null ${fixed(score.null)}`);
   return el("p.score", {}, el("span", {}, visible(score.kind)), scorePlot(score), el("strong", {}, fixed(score.value)), span, nothing, score.n_documents ? el("span.faint", {}, `${score.n_documents} documents`) : "");
 }
 
 function tokensSection(card) {
   if (!card.promoted.length) return el("section", {}, el("h3", {}, "Output"), el("p.faint", {}, "Not known: this run has no effects."));
-  const top = Math.max(...[...card.promoted, ...card.suppressed].filter((v, i) => i % 2).map(Math.abs));
-  return el("section.output", {}, el("h3", {}, "Output tokens"), el("div.two", {}, logitList("Promotes", card.promoted, top, "up"), logitList("Suppresses", card.suppressed, top, "down")));
+  const largest = (...lists) => Math.max(...lists.flat().filter((v, i) => i % 2).map(Math.abs));
+  const top = largest(card.promoted, card.suppressed);
+  const clamped = card.measured?.length ? logitList("Under a clamp", card.measured, largest(card.measured), "own", "Measured: log-probability under a clamp at a multiple of its maximum, beyond what clamps of other features do; nats") : null;
+  const lists = [clamped, logitList("Promotes", card.promoted, top, "up", "By its direction alone: logits, beyond what directions have in common"), logitList("Suppresses", card.suppressed, top, "down", "By its direction alone")];
+  return el("section.output", {}, el("h3", {}, "Output tokens"), el(clamped ? "div.two.three" : "div.two", {}, lists));
 }
 
 /* ---------------------------------------------------------------- what is near */

@@ -46,18 +46,27 @@ function verdictSection() {
   if (first) parts.push(headline(...first));
   else parts.push(el("p", {}, "Too few features could be scored on unseen text: the labels are not proven."));
   if (all.length) parts.push(scoreTable(all));
-  if (structure) parts.push(el("p.structure", {}, el("strong", {}, "Clusters. "), visible(structure)));
+  if (structure) parts.push(el("p.structure", {}, familySentence() ? [el("strong", {}, "Families. "), familySentence()] : null, el("strong", {}, "Clusters. "), visible(structure)));
   return el("section.verdict-home", {}, el("h3", {}, "How far to trust the labels"), parts);
 }
 
 const controlMedians = (set, kind) => run.start.controls.map((c) => [c.what, c.medians[`score/${set}/${kind}`]]).filter(([, median]) => typeof median === "number");
 
+/* What labels gain over each control: at like density where that is known, else the difference of the medians. */
+function gainsOf(set, kind, median) {
+  const known = run.start.controls.map((c) => [c.what, kind === "coverage" ? c.gains?.[set] : undefined]).filter(([, gain]) => typeof gain === "number");
+  return known.length ? known.map(([what, gain]) => [what, gain, true]) : controlMedians(set, kind).map(([what, value]) => [what, median - value, false]);
+}
+
 function headline(set, kind, s) {
-  const control = controlMedians(set, kind)[0];
+  const form = kind === "coverage" ? percent : fixed; // a share, or a correlation or an area
   const against = [];
-  if (typeof s.null_median === "number") against.push(el("span", {}, el("span.null-mark", { "aria-hidden": "true" }), `${fixed(s.null_median)} for another feature's label`));
-  if (control) against.push(el("span", {}, el("span.control-mark", { "aria-hidden": "true" }), `${fixed(control[1])} for ${visible(control[0])}`), el("strong", {}, `gain ${signed(s.median - control[1])}`));
-  return el("div.headline", {}, el("strong.big", {}, fixed(s.median)), el("div", {}, el("p", {}, `${SAYS[kind] || kind} (${visible(set)} labels, median of ${thousands(s.n)} features${typeof s.low === "number" ? `, ${fixed(s.low)} to ${fixed(s.high)}` : ""}).`), el("p.against", {}, against), control ? null : el("p.hint", {}, "No control stands beside it: run the same on an untrained subject, then ", el("code", {}, `report ${run.start.run.name} --control NAME`), ".")));
+  if (typeof s.null_median === "number") against.push(el("span", {}, el("span.null-mark", { "aria-hidden": "true" }), `${form(s.null_median)} for another feature's label`));
+  for (const [what, median] of controlMedians(set, kind)) against.push(el("span", {}, el("span.control-mark", { "aria-hidden": "true" }), `${form(median)} for the ${visible(what)}`));
+  for (const [what, gain, like] of gainsOf(set, kind, s.median)) against.push(el("strong", {}, `gain ${gain >= 0 ? "+" : ""}${form(gain)}${run.start.controls.length > 1 ? ` over the ${visible(what)}` : ""}${like ? " at like density" : ""}`));
+  const interval = typeof s.low === "number" ? `, ${form(s.low)} to ${form(s.high)}` : "";
+  const none = run.start.controls.length ? null : el("p.hint", {}, "No control stands beside it. Make one: ", el("code", {}, visible(`python main.py control ${run.start.run.name}`)));
+  return el("div.headline", {}, el("strong.big", {}, form(s.median)), el("div", {}, el("p", {}, `${SAYS[kind] || kind} (${visible(set)} labels, median of ${thousands(s.n)} features${interval}).`), el("p.against", {}, against), none));
 }
 
 const signed = (value) => (value >= 0 ? "+" : "") + fixed(value);
@@ -90,20 +99,28 @@ function figures() {
 
 /* ---------------------------------------------------------------- where to start */
 
-/* Labels that say more than one token: with a name, or of a kind that is no list of tokens. */
+/* Whether a label is of a kind that is no list of tokens. */
 function saysMore(feature) {
   const set = run.start.sets.find((s) => s.kind[feature] >= 0);
   const kind = set ? set.kinds[set.kind[feature]] : "";
-  return splitLabel(labelOf(feature))[1] || (kind && !["token", "unclear"].includes(kind));
+  return kind && !["token", "unclear"].includes(kind);
 }
 
-/* The best labelled features, one of each cluster, so that the first look is not ten of a kind; labels that say more than a token first. */
+/* How much a label tells: the score times the bits that a firing is worth, so that what is rare and well described leads and not what fires
+   everywhere; labels with a name before others, and those before lists of tokens. */
+function worthOf(feature, column) {
+  const bits = -Math.log2(Math.max(densityOf(feature), 1e-4));
+  const named = splitLabel(labelOf(feature))[1] ? 200 : saysMore(feature) ? 100 : 0;
+  return scoreOf(feature, column) * bits + named;
+}
+
+/* The features to begin with, one of each cluster, so that the first look is not ten of a kind. */
 function bestFeatures() {
   const column = scoreColumn();
   if (!column || !run.text) return null;
   const seen = new Set();
-  const good = [...column.value.keys()].filter((f) => scoreOf(f, column) > 0.3 && run.start.status[f] !== "dead" && !isUnclear(labelOf(f)) && shortName(f).length <= 70);
-  const order = new Map(good.map((f) => [f, scoreOf(f, column) + (saysMore(f) ? 1 : 0)]));
+  const good = [...column.value.keys()].filter((f) => scoreOf(f, column) > 0.3 && ["alive", "isolated"].includes(run.start.status[f]) && !isUnclear(labelOf(f)) && shortName(f).length <= 70);
+  const order = new Map(good.map((f) => [f, worthOf(f, column)]));
   const best = good.sort((a, b) => order.get(b) - order.get(a)).filter((f) => {
     const group = groupsOf(f).at(-1)?.group ?? -f - 1;
     const name = shortName(f);
@@ -111,7 +128,7 @@ function bestFeatures() {
   }).slice(0, 10);
   if (!best.length) return null;
   const rows = best.map((f) => el("li", {}, featureLink(f), " ", labelNode(labelOf(f)), el("span.faint.number", {}, ` ${fixed(scoreOf(f, column))}`)));
-  return el("section", {}, el("h3", {}, "Start with these"), el("p.hint", {}, `Labels that say more than one token first, by ${columnName(column)}.`), el("ul.members.clipped", {}, rows));
+  return el("section", {}, el("h3", {}, "Start with these"), el("p.hint", {}, `Names first; the number is ${columnName(column)}. Rare features that are well described lead.`), el("ul.members.clipped", {}, rows));
 }
 
 function ownSection() {
@@ -130,7 +147,7 @@ function biggestFamilies() {
   for (const n of known.family) if (n >= 0) sizes.set(n, (sizes.get(n) || 0) + 1);
   const named = [...sizes].filter(([n]) => known.titles[n]).sort((a, b) => known.solid[b[0]] - known.solid[a[0]] || b[1] - a[1]).slice(0, 16);
   if (!named.length) return null;
-  const rows = named.map(([n, size]) => el("li", {}, el(known.solid[n] ? "a" : "a.faint", { href: state.link({ v: "list", family: n, p: "" }), title: visible(known.titles[n]) }, visible(splitLabel(known.titles[n])[0])), el("span.faint", {}, ` ${size}${known.kinds[n] ? `, ${known.kinds[n]}` : ""}`)));
+  const rows = named.map(([n, size]) => el("li", {}, el(known.solid[n] ? "a" : "a.faint", { href: state.link({ v: "list", family: n, p: "" }), title: visible(known.titles[n]) }, visible(known.titles[n])), el("span.faint", {}, ` ${size}${known.kinds[n] ? `, ${known.kinds[n]}` : ""}`)));
   return el("section", {}, el("h3", {}, "Families of near directions"), el("ul.members.groups.clipped", {}, rows));
 }
 
@@ -145,14 +162,14 @@ function biggestGroups() {
   const largest = found.sort((a, b) => b.n - a.n).filter((c) => !seen.has(c.title) && seen.add(c.title)).slice(0, 12);
   if (!largest.length) return null;
   const palette = run.start.palette[themeName()];
-  const rows = largest.map((c) => el("li", {}, el("span.pip", { style: { background: palette[c.hue % palette.length] }, "aria-hidden": "true" }), el("a", { href: state.link({ v: "list", group: `${c.i}.${c.g}`, p: "" }) }, visible(c.title)), el("span.faint", {}, ` ${c.n}`)));
+  const rows = largest.map((c) => el("li", {}, el("span.pip", { style: { background: c.hue === undefined ? css("--noise") : palette[c.hue % palette.length] }, "aria-hidden": "true" }), el("a", { href: state.link({ v: "list", group: `${c.i}.${c.g}`, p: "" }) }, visible(c.title)), el("span.faint", {}, ` ${c.n}`)));
   return el("section", {}, el("h3", {}, "Clusters that come back"), el("ul.members.groups.clipped", {}, rows));
 }
 
 /* Kept clamps; those whose useful dose was confirmed on other prompts first. */
 function clampList() {
   if (!run.start.clamps.length) return null;
-  const rows = [...run.start.clamps].sort((a, b) => b.works - a.works || b.number - a.number).slice(0, 6).map((c) => el("li", {}, el("a", { href: state.link({ v: "clamp", x: c.number }) }, visible(c.clamps.join(", "))), " ", labelNode(labelOf(c.features[0])), el("span.faint", {}, c.works ? " works" : "")));
+  const rows = [...run.start.clamps].sort((a, b) => b.works - a.works || b.number - a.number).slice(0, 6).map((c) => el("li", {}, el("a", { href: clampLink(c) }, visible(c.clamps.join(", "))), " ", labelNode(labelOf(c.features[0])), el("span.faint", {}, c.works ? " works" : "")));
   return el("section", {}, el("h3", {}, "Clamps"), el("ul.members.clipped", {}, rows));
 }
 

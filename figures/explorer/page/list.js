@@ -7,8 +7,13 @@ const COLUMNS = [
   { id: "label", name: () => "Label", value: (f) => labelOf(f) || "\uffff" },
   { id: "score", name: scoreHead, value: (f) => scoreOf(f, scoreColumn()), falling: true },
   { id: "density", name: () => "Density", value: densityOf, falling: true },
-  { id: "group", name: () => "Cluster", value: (f) => namedGroup(f)?.title || "\uffff" },
+  { id: "group", name: () => (showsFamilies() ? "Family" : "Cluster"), value: (f) => nearTitle(f) || "\uffff" },
 ];
+const WORTH = { id: "worth", value: (f) => (isUnclear(labelOf(f)) || scoreOf(f, scoreColumn()) === null ? null : worthOf(f, scoreColumn())) };
+
+/* Families stand in the last column where clusters do not come back. */
+const showsFamilies = () => Boolean(run.start.families) && !areClustersProven();
+const nearTitle = (f) => (showsFamilies() ? familyTitle(f) : namedGroup(f)?.title) || "";
 
 /* What the column of scores shows: the kind, and the label set where there are several. */
 function scoreHead() {
@@ -22,14 +27,14 @@ function listRows() {
   return sorted(shown ? [...shown] : [...run.start.firings.keys()]);
 }
 
-/* Without a choice: what a search ranks, else the best labelled first. */
+/* Without a choice: what a search ranks, else what its label tells most about. */
 function sortName() {
-  return state.get("s", state.get("q") ? "" : scoreColumn() ? "-score" : "feature");
+  return state.get("s", state.get("q") ? "" : scoreColumn() ? "-worth" : "feature");
 }
 
 function sorted(rows) {
   const name = sortName();
-  const column = COLUMNS.find((c) => c.id === name.replace("-", ""));
+  const column = [...COLUMNS, WORTH].find((c) => c.id === name.replace("-", ""));
   if (!column) return search.order(rows);
   const sign = name.startsWith("-") ? -1 : 1;
   const keys = new Map(rows.map((f) => [f, column.value(f)]));
@@ -48,7 +53,7 @@ function drawList(panel) {
   const visibleRows = rows.slice(page * PAGE, (page + 1) * PAGE);
   const turn = (to, text) => el("button", { disabled: to < 0 || to >= pages, onclick: () => state.set({ p: to ? to + 1 : "" }) }, text);
   const pager = el("nav.pager", { "aria-label": "Pages of the list" }, turn(page - 1, "Previous"), el("span", {}, `${page + 1} of ${pages}`), turn(page + 1, "Next"));
-  const count = el("div.count-row", {}, el("p.count", { role: "status" }, `${thousands(rows.length)} of ${thousands(run.start.features)} features`), filterChips(), copyButton("Copy link", () => location.href, "A link to this list"));
+  const count = el("div.count-row", {}, el("p.count", { role: "status" }, `${thousands(rows.length)} of ${thousands(run.start.features)} features`), filterChips(), copyButton("Copy link", () => location.href, "A link to this list"), sortName() === "-worth" ? el("span.hint", {}, "Rare features with a name and a good score first; a head sorts.") : null);
   const none = el("p.faint.nothing", {}, state.get("mine") ? "Your list is empty. Open a feature and choose ☆." : "No feature is all of this. Take a filter away.");
   replace(panel, el("h2.unseen", {}, "List of features"), filters(), count, rows.length ? table(visibleRows) : none, fallbackNote(visibleRows), pages > 1 ? pager : null);
 }
@@ -65,14 +70,14 @@ function table(rows) {
   const current = state.feature();
   const mine = new Set(own.list());
   const body = rows.map((f) => {
-    const group = namedGroup(f);
+    const near = nearTitle(f);
     const score = scoreOf(f, column);
     return el("tr", { "aria-current": f === current ? "true" : null },
       el("td.number", {}, featureLink(f), mine.has(f) ? el("span.starred", { title: "on my list" }, "★") : null),
-      el("td.label", {}, el("a.feature-link", { href: state.link({ f }) }, labelParts(labelOf(f))), run.start.status[f] === "alive" ? null : el(`span.chip.${run.start.status[f]}`, { title: CHIPS[run.start.status[f]] || null }, run.start.status[f])),
+      el("td.label", {}, el("a.feature-link", { href: state.link({ f }) }, labelNode(labelOf(f))), run.start.status[f] === "alive" ? null : [" ", el(`span.chip.${run.start.status[f]}`, { title: CHIPS[run.start.status[f]] || null }, run.start.status[f])]),
       el("td.number", {}, score === null ? "–" : fixed(score), scoreFrom(f, column) === column ? null : "*"),
       el("td.number", {}, percent(densityOf(f))),
-      el("td.group", {}, group ? visible(group.title) : el("span.faint", {}, "–")));
+      el("td.group", {}, near ? visible(near) : el("span.faint", {}, "–")));
   });
   return el("div.table-holder", {}, el("table.features", {}, el("thead", {}, el("tr", {}, COLUMNS.map(headCell))), el("tbody", {}, body)));
 }

@@ -39,12 +39,12 @@ function field(title, control, hint) {
 /* Texts to begin with, from the corpus; a click puts one into the field. */
 function exampleChips(area) {
   const texts = run.start.live.examples || [];
-  return texts.length ? el("div.examples", {}, el("span.hint", {}, "Try:"), texts.map((text) => el("button.chip", { type: "button", title: visible(text), onclick: () => ((area.value = text), area.focus()) }, visible(text.trim()).replace(/ {2,}/g, " ").slice(0, 36)))) : null;
+  return texts.length ? el("div.examples", {}, el("span.hint", {}, "Try:"), texts.map((text) => el("button.chip", { type: "button", title: visible(text), onclick: () => ((area.value = text), area.focus()) }, cutTo(visible(text.trim()).replace(/ {2,}/g, " "), 36)))) : null;
 }
 
-/* A box for subjects with a chat template; null for others. */
+/* A box for subjects with a chat template, ticked where the corpus was read in it; null for others. */
 function chatBox(hint) {
-  return run.start.live.chat ? el("label.check", {}, el("input", { type: "checkbox", name: "chat", checked: true }), el("span", {}, hint)) : null;
+  return run.start.live.chat ? el("label.check", {}, el("input", { type: "checkbox", name: "chat", checked: run.start.units.capture?.settings.chat === true }), el("span", {}, hint)) : null;
 }
 
 /* ---------------------------------------------------------------- your text */
@@ -62,22 +62,28 @@ function drawTextView(panel) {
   const text = el("textarea", { name: "text", rows: 4, maxlength: run.start.live.characters, placeholder: "Paste or type a text, then Read", spellcheck: "false" }, state.get("text"));
   const against = el("textarea", { name: "against", rows: 2, maxlength: run.start.live.characters, spellcheck: "false" });
   const fields = [field("Text", text), exampleChips(text), field("Against (optional)", against, "Features that fire on this one too are left out."), chatBox("as a user's message, in the chat template")];
-  const made = liveForm("text-form", fields, "Read", (data) => post("api/text", { text: data.get("text"), against: data.get("against"), chat: data.get("chat") === "on" }), readingNodes);
+  const read = async (data) => {
+    const asked = { text: data.get("text"), chat: data.get("chat") === "on" };
+    return { asked, ...(await post("api/text", { ...asked, against: data.get("against") })) };
+  };
+  const made = liveForm("text-form", fields, "Read", read, readingNodes);
   replace(panel, el("h2", {}, "Your text"), made);
   made.querySelector("form").dataset.text = state.get("text");
 }
 
 function readingNodes(reading) {
   const list = el("ul.snippets", {});
+  const why = el("div", {});
   let only = null;
   const draw = () => {
     const rows = reading.features.filter((f) => only === null || f.activations[only]).slice(0, 80);
     replace(list, rows.map((f) => readingRow(f, reading.tokens)));
     buttons.forEach((b, i) => b.setAttribute("aria-pressed", i === only));
+    replace(why, only !== null && run.start.live.why ? whyPanel(reading.asked, reading.tokens, only) : null);
   };
   const buttons = reading.tokens.map((token, i) => el("button.token-button", { title: "Only features that fire here", onclick: () => { only = only === i ? null : i; draw(); } }, visible(token)));
   draw();
-  return [el("h3", {}, `${reading.features.length} features fire`), el("p.hint", {}, "Strongest first, as a share of each one's own maximum. Choose a token to see only what fires on it."), el("div.token-row", {}, buttons), list];
+  return [el("h3", {}, `${reading.features.length} features fire`), el("p.hint", {}, `Strongest first, as a share of each one's own maximum. Choose a token to see only what fires on it${run.start.live.why ? ", and to ask why the next one follows" : ""}.`), el("div.token-row.reading-tokens", {}, buttons), why, list];
 }
 
 function readingRow(f, tokens) {
@@ -99,10 +105,12 @@ function clampForm() {
     field(live.chat ? "Message or prompt" : "Prompt", prompt), exampleChips(prompt), chatBox("as a user's message; the assistant answers"),
     el("div.row", {}, field("Tokens", el("input", { name: "tokens", type: "number", min: 1, max: live.tokens, value: 40 })), field("Samples", el("input", { name: "samples", type: "number", min: 1, max: live.samples, value: 2 })),
       field("Temperature", el("input", { name: "temperature", type: "number", min: 0, max: 2, step: 0.1, value: 0.7 })), field("Positions", el("select", { name: "positions" }, ["all", "prompt", "generated"].map((p) => el("option", {}, p))))),
+    el("label.check", {}, el("input", { type: "checkbox", name: "next", checked: true }), el("span", {}, "compare the next tokens at each place too")),
   ];
   const send = (data) => post("api/clamp", {
     clamps: [...rows.children].map((row) => row.spoken()).filter(Boolean), prompt: data.get("prompt"), tokens: Number(data.get("tokens")), chat: data.get("chat") === "on",
     samples: Number(data.get("samples")), temperature: Number(data.get("temperature")), positions: data.get("positions"),
+    logprobs: data.get("next") === "on" ? Math.min(8, live.logprobs) : 0,
   });
   let followed = state.get("w");
   clampForm.follow = (feature) => { // "Clamp it yourself" on another feature: the first row becomes that one
@@ -158,6 +166,7 @@ function keepButton(record) {
       button.disabled = true;
       try {
         const { number } = await post("api/keep", { made: record.made });
+        keepShard(`clamp-${String(number).padStart(4, "0")}`, { ...record, number });
         run.start.clamps.push({ number, clamps: record.clamps, features: record.features, prompts: record.prompts.length, doses: false, works: false });
         replace(said, `Kept as experiment ${number}.`);
         drawClampView(document.getElementById("view-clamp"));

@@ -35,6 +35,11 @@ async function shard(name, packed) {
   }
 }
 
+/* Remember a shard that the page holds already, so that it is not asked for. */
+function keepShard(name, value) {
+  shards.set(prefixOf(run.number) + name, { promise: Promise.resolve(value) });
+}
+
 /* ---------------------------------------------------------------- data of the run, filled by main.js */
 
 const run = { number: 0, start: null, text: null, words: null };

@@ -36,6 +36,7 @@ function drawView() {
     if (view === name) tab.setAttribute("aria-current", "page");
   }
   document.getElementById("go-compare").hidden = name !== "compare";
+  document.body.classList.toggle("elsewhere", name !== "map");
   document.body.classList.toggle("wide", name === "compare" || name === "runs");
   const panel = document.getElementById(`view-${name}`);
   if (name === "list") drawList(panel);
@@ -80,7 +81,7 @@ function drawLegend() {
   const legend = document.getElementById("legend");
   const ends = { density: ["0.01 % of tokens", "30 %"], score: [`${scoreColumn()?.kind ?? "score"} 0`, "1"] }[how];
   const steps = RAMPS[themeName()].map((colour) => el("span", { style: { background: colour } }));
-  replace(legend, ends ? [el("span", {}, ends[0]), el("span.ramp-steps", { "aria-hidden": "true" }, steps), el("span", {}, ends[1])] : el("span", {}, "grey: in no cluster"));
+  replace(legend, ends ? [el("span", {}, ends[0]), el("span.ramp-steps", { "aria-hidden": "true" }, steps), el("span", {}, ends[1])] : el("span", {}, how === "family" ? "grey: in no family" : "grey: in no cluster"));
 }
 
 /* Below the map: what is filtered, what the places mean, and how far the clusters can be trusted. */
@@ -88,10 +89,22 @@ function drawMapFoot() {
   const shown = map.matches;
   const chips = filterChips();
   replace(document.getElementById("map-filters"), chips ? [el("span", {}, `${thousands(shown ? shown.size : run.start.features)} shown`), el("a", { href: state.link({ v: "list", p: "" }) }, "List them"), chips] : null);
-  const { verdict, verdict_kind: kind } = summaryOf("cluster");
-  const first = verdict ? `${visible(verdict.split(/[:;]/)[0])}. ` : "";
-  const rest = kind === "none" || kind === "unstable" ? "Positions say little; colours show what is chosen above." : "Distances between far clusters mean nothing.";
-  replace(document.getElementById("caption"), first ? el("strong", { title: visible(verdict) }, first) : null, rest);
+  const { verdict } = summaryOf("cluster");
+  replace(document.getElementById("caption"), el("strong", { title: visible(verdict || "") }, familySentence(), clusterSentence()), areClustersProven() ? "Distances between far clusters mean nothing." : "So places on the map say little.");
+}
+
+/* How far the families and the clusters of the map can be trusted, a sentence each. */
+function familySentence() {
+  const { families, families_null: none, families_come_back: back } = summaryOf("cluster");
+  if (!families) return "";
+  const cloud = none ? `${thousands(none)} in a matched random cloud` : "none in a matched random cloud";
+  return `${thousands(families)} families of near directions, ${cloud}${typeof back === "number" ? `; ${percent(back)} come back in subsamples` : ""}. `;
+}
+
+function clusterSentence() {
+  const { verdict, verdict_kind: kind, kept } = summaryOf("cluster");
+  if (kind === "unstable" && typeof kept === "number") return `Of the clusters only ${percent(kept)} come back. `;
+  return verdict ? `${visible(verdict.split(/[:;(]/)[0].trim())}. ` : "";
 }
 
 function initMapControls() {
@@ -99,6 +112,7 @@ function initMapControls() {
   document.getElementById("lasso").addEventListener("click", toggleLasso);
   const act = { nearer: () => map.zoomAt(1.5), farther: () => map.zoomAt(1 / 1.5), everything: () => map.showAll() };
   for (const [id, action] of Object.entries(act)) document.getElementById(id).addEventListener("click", action);
+  if (!run.start.families) document.querySelector("#colour option[value=family]").remove();
   if (!run.start.scores.length) document.querySelector("#colour option[value=score]").remove();
 }
 

@@ -198,20 +198,27 @@ function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-/* Named clusters far away, families near, or everywhere when no cluster has a name. */
+/* Whether the clusters of the map come back; families are proved apart from them. */
+function areClustersProven() {
+  const kind = summaryOf("cluster").verdict_kind;
+  return kind === undefined || !["none", "unstable"].includes(kind);
+}
+
+/* Clusters that come back while the map is far, families near, and everywhere when clusters do not come back or have no name. */
 function titleAnchors() {
   const suits = Math.min(map.layers.length - 1, map.zoom < 2 ? 0 : map.zoom < 5 ? 1 : 2);
   const named = map.layers.findIndex((anchors, i) => i >= suits && anchors.some((a) => isNamed(a.title)));
   const clusters = named < 0 ? [] : map.layers[named];
   const families = map.families.filter((a) => a.title);
-  return (families.length && (map.zoom >= 2 || !clusters.length) ? families : clusters).filter((a) => isNamed(a.title));
+  return (families.length && (map.zoom >= 2 || !clusters.length || !areClustersProven()) ? families : clusters).filter((a) => isNamed(a.title));
 }
 
-/* What the colours mean where the URL does not say: the clusters when they come back, else the score. */
+const FEW = 5; // named families from which on they colour the map
+
+/* What the colours mean where the URL does not say: the clusters when they come back, else families with names, else the score. */
 function colouring() {
-  const kind = summaryOf("cluster").verdict_kind;
-  const proven = kind === undefined || !["none", "unstable"].includes(kind);
-  return state.get("c", proven || !run.start.scores.length ? "group" : "score");
+  const families = map.families.filter((a) => a.title).length >= FEW ? "family" : "";
+  return state.get("c", (areClustersProven() ? "group" : families) || (run.start.scores.length ? "score" : "group"));
 }
 
 /* A colour for every feature, null for one without a value. */
@@ -221,6 +228,11 @@ function mapColours() {
     const layer = run.start.layers[0];
     const palette = run.start.palette[themeName()];
     return (f) => (layer && layer.group[f] >= 0 ? palette[layer.hues[layer.group[f]] % palette.length] : null);
+  }
+  if (how === "family") {
+    const palette = run.start.palette[themeName()];
+    const family = run.start.families?.family;
+    return (f) => (family && family[f] >= 0 ? palette[family[f] % palette.length] : null);
   }
   const ramp = RAMPS[themeName()];
   const column = scoreColumn();
@@ -353,7 +365,7 @@ function drawFeatureLabels(context, taken) {
   let written = 0;
   for (const f of shown.slice(0, DENSE_VIEW)) {
     const [x, y] = map.toScreen(map.x[f], map.y[f]);
-    const name = visibleLabel(shortName(f)).trim();
+    const name = visibleLabel(clausesOf(shortName(f))[0].replace(/ \(weak\)$/, "")).trim();
     written += writeTitle(context, [name.length > 30 ? `${name.slice(0, 29)}…` : name], x, y + map.radius() + 9, 11, taken, "--ink", 400);
     if (written >= 70) break;
   }

@@ -50,10 +50,12 @@ function replace(node, ...children) {
   node.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== ""));
 }
 
+const cutTo = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
 /* ---------------------------------------------------------------- numbers */
 
 const thousands = (n) => Math.round(n).toLocaleString("en-US");
-const minus = (text) => text.replace("-", "−");
+const minus = (text) => text.replace(/^-(?=[0.]*( %)?$)/, "").replace("-", "−"); // what rounds to 0 has no sign
 
 function fixed(value, digits = 2) {
   return value === null || value === undefined ? "–" : minus(value.toFixed(digits));
@@ -66,8 +68,8 @@ function short(value) {
 }
 
 function percent(share) {
-  const value = 100 * share;
-  return (value === 0 ? "0" : value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value >= 0.01 ? value.toFixed(2) : value.toPrecision(1)) + " %";
+  const value = 100 * Math.abs(share);
+  return (share < 0 ? "−" : "") + (value === 0 ? "0" : value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value >= 0.01 ? value.toFixed(2) : value.toPrecision(1)) + " %";
 }
 
 /* ---------------------------------------------------------------- pieces used by several views */
@@ -87,8 +89,18 @@ const isUnclear = (text) => /^unclear\b/.test(text);
 function labelParts(text) {
   if (!text) return el("span.faint", {}, "no label");
   const [name, rest] = splitLabel(text);
-  if (!rest) return visibleLabel(text);
-  return [el(isUnclear(name) ? "em.faint" : "span.label-name", {}, visibleLabel(name)), el("span.faint", {}, `: ${visibleLabel(rest)}`)];
+  if (!rest) return ruleNodes(text);
+  return [el(isUnclear(name) ? "em.faint" : "span.label-name", {}, visibleLabel(name)), el("span.faint", {}, ": ", ruleNodes(rest))];
+}
+
+/* The clauses of a rule; those that say where the feature fires weakly stand behind, in words instead of a mark. */
+function ruleNodes(text) {
+  const weak = (clause) => / \(weak\)$/.test(clause);
+  const clauses = clausesOf(text);
+  const strong = clauses.filter((c) => !weak(c)).map(visibleLabel);
+  const others = clauses.filter(weak).map((c) => visibleLabel(c.replace(/ \(weak\)$/, "")));
+  if (!others.length) return strong.join("; ");
+  return [strong.join("; "), el("span.faint", { title: "Predicted at 0.4 where the rest of the label is at 1" }, `${strong.length ? "; " : ""}weakly ${others.join("; ")}`)];
 }
 
 /* A label by its first clause; how many others there are stands behind it, and they show on hover. */

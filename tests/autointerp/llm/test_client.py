@@ -11,9 +11,11 @@ from email.utils import formatdate
 
 import pytest
 
-from autointerp.llm.client import answer, retry_after
-from autointerp.llm.endpoint import Endpoint, refused_parameter
+from autointerp.llm.client import answer
+from autointerp.llm.endpoint import Endpoint
+from autointerp.llm.refusals import refused_parameter
 from autointerp.llm.replies import ReplyStore, Request, public_url, read_reply
+from autointerp.llm.waits import retry_after
 from core.errors import ProviderError, UsageError
 from core.files import canonical_hash
 from tests.support.fake_llm import Answer, FakeLLM, completion, failure
@@ -196,7 +198,7 @@ def test_three_errors_then_a_reply(store):
         (failure(429, "slow"), "HTTP 429: slow"),
         (
             Answer("<html>\n<h1>Bad gateway</h1>", 502, {"Content-Type": "text/html"}),
-            "HTTP 502: <html> <h1>Bad gateway</h1>",
+            "HTTP 502: Bad gateway",
         ),
         (
             Answer("<html>login</html>", 200, {"Content-Type": "text/html"}),
@@ -251,6 +253,56 @@ def test_retry_after_forms():
     assert retry_after({"retry-after": formatdate(1000, usegmt=True)}, 2000.0) == 0.0
     assert retry_after({"retry-after": "soon"}, 0.0) is None
     assert retry_after({}, 0.0) is None
+
+
+NOW = 1_795_910_400.0  # 29 November 2026, 00:00 UTC
+
+
+@pytest.mark.parametrize(
+    ("headers", "said", "seconds"),
+    [
+        ({"Retry-After": "30s"}, "", 30),
+        ({"retry-after": "1m30s"}, "", 90),
+        ({"retry-after": "2026-11-29T00:00:10Z"}, "", 10),
+        ({"retry-after": "2026-11-29T01:00:10+01:00"}, "", 10),
+        ({"retry-after": "Sun, 29 Nov 2026 00:00:10"}, "", 10),
+        ({"retry-after": "1795910410"}, "", 10),
+        ({"retry-after": "nan"}, "try again in 3s", 3),
+        ({"retry-after": "-5"}, "", 0),
+        ({"retry-after": "2", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, "", 2),
+        (
+            {
+                "x-ratelimit-remaining-requests": "10",
+                "x-ratelimit-reset-requests": "2m59.56s",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "7.66s",
+            },
+            "",
+            7.66,
+        ),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2026-11-29T00:00:10Z",
+            },
+            "",
+            10,
+        ),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1795910410000"}, "", 10),
+        ({"RateLimit": '"minute";r=0;t=30, "day";r=50;t=3000'}, "", 30),
+        ({"ratelimit": "limit=100, remaining=0, reset=50"}, "", 50),
+        ({"x-ratelimit-limit-requests": "100"}, "", None),
+        ({}, "Rate limit reached. Please try again in 7.66s. Visit", 7.66),
+        ({}, "Please retry after 26 seconds.", 26),
+        ({}, "Please try again in 1m30s.", 90),
+        ({}, '[{"error": {"details": [{"retryDelay": "43s"}]}}]', 43),
+        ({}, "Please try again in 6ms", 0.006),
+        ({}, "retry in 2 minutes and 5 seconds", 125),
+        ({}, "try again later", None),
+    ],
+)
+def test_every_form_in_which_servers_ask_to_wait(headers, said, seconds):
+    assert retry_after(headers, NOW, said) == pytest.approx(seconds)
 
 
 # --- faults that end the work ---

@@ -53,6 +53,31 @@ CATS = [
     '**Label:** "cats"\n**Confidence:** 80%',
     "- label: cats\n- confidence: 0.8",
     "<label>cats</label>\n<confidence>0.8</confidence>",
+    "{«label»: «cats», «confidence»: 0.8}",
+    "{„label“: „cats“, „confidence“: 0.8}",
+    "{「label」: 「cats」, 「confidence」: 0.8}",
+    "{‘label’: ‘cats’, ‘confidence’: 0.8}",
+    "{`label`: `cats`, `confidence`: 0.8}",
+    "{``label'': ``cats'', ``confidence'': 0.8}",
+    '｛"label"： "cats"， "confidence"： 0.8｝',
+    '{"label" = "cats", "confidence" = 0.8}',
+    '{"label" => "cats", "confidence" => 0.8}',
+    'label: "cats", confidence: 0.8',
+    "Label: cats (Confidence: 0.8)",
+    "Label： cats\nConfidence： 0.8",
+    "1. Label: cats\n2. Confidence: 0.8",
+    "### Label\ncats\n\n### Confidence\n0.8",
+    "| label | confidence |\n|---|---|\n| cats | 0.8 |",
+    'answer(label="cats", confidence=0.8)',
+    "<function=answer><parameter=label>cats</parameter><parameter=confidence>0.8</parameter>",
+    '<parameter name="label">cats</parameter>\n<parameter name="confidence">0.8</parameter>',
+    '{"label": "cats", "confidence": "~0.8"}',
+    '{"label": "cats", "confidence": "about 80%"}',
+    '{"label": "cats", "confidence": "0.8 (high)"}',
+    '{"label": "cats", "confidence": "High (0.8)"}',
+    '{"label": "cats", "confidence": "0.8/1.0"}',
+    '{"result": "{\\"label\\": \\"cats\\", \\"confidence\\": 0.8}"}',
+    '{\u200b"label": "cats", "confidence": +0.8;}',
 ]
 
 
@@ -76,6 +101,13 @@ def test_a_nearly_json_label_is_read_and_counted(text):
         '{"label": "cats", "confidence": 0.8}',
         '```json\n{"label": "cats",\n "confidence": "0.8"}\n```',
         '<think>{"label": "dogs", "confidence": 1}</think>{"label": "cats", "confidence": 0.8}',
+        '<|im_start|>assistant\n{"label": "cats", "confidence": 0.8}<|im_end|>',
+        '<tool_call>{"arguments": {"label": "cats", "confidence": 0.8}}</tool_call>',
+        "<|channel|>analysis<|message|>dogs?<|end|><|start|>assistant<|channel|>final "
+        '<|constrain|>json<|message|>{"label": "cats", "confidence": 0.8}<|return|>',
+        '<think>a</think> hm <think>b</think>{"label": "cats", "confidence": 0.8}',
+        "Here is my thought process: dogs? Here is my response: "
+        '{"label": "cats", "confidence": 0.8}',
     ],
 )
 def test_json_is_not_counted_as_repaired(text):
@@ -93,15 +125,34 @@ def test_json_is_not_counted_as_repaired(text):
         ('{"label": ["cats", "dogs"], "confidence": 1}', "cats; or: dogs"),
         ('{"label": "caf\\u00e9 1.50",  "confidence": 1,}', "café 1.50"),
         ("{'label': 'None of these', 'confidence': 1}", "None of these"),
+        ('{"label": "cats 「dog」 “x”", "confidence": 1,}', "cats 「dog」 “x”"),
+        ('{"label"： "“snow” in Chinese，雪", "confidence"： 1}', '"snow" in Chinese,雪'),
+        ('{"label": "a = b (c)", "confidence" = 1}', "a = b (c)"),
+        ("Label: words (such as cats)\nConfidence: 1", "words (such as cats)"),
     ],
 )
 def test_no_word_of_a_label_is_lost(text, label):
     assert repaired(parse_label, text) == ((label, 1.0), True)
 
 
+@pytest.mark.parametrize("mark", ["<think>", "</think>", "<|channel>thought", "[THINK]"])
+def test_a_mark_of_thoughts_within_a_label_is_a_word(mark):
+    answer = f'{{"label": "the tag {mark} in a text", "confidence": 1}}'
+    for text in (answer, f"<think>dogs? {{}}</think>{answer}", f"```json\n{answer}\n```"):
+        assert parse_label(text) == (f"the tag {mark} in a text", 1.0)
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
+        ('{"label": "cats", "confidence": NaN}', "unparsable"),
+        ('{"label": "cats", "confidence": null}', "unparsable"),
+        ('{"label": "cats", "confidence": Infinity}', "unparsable"),
+        ('{"label": "dogs", "label": "cats", "confidence": 0.9}', "unparsable"),
+        ('{"label": "cats", "confidence": 0.8, "confidence": 0.9}', "unparsable"),
+        ('<thinking>x {"label": "dogs", "confidence": 0.8}</thinking>', "unparsable"),
+        ('<think>{"label": "dogs", "confidence": 0.8}', "truncated"),
+        ("cats", "unparsable"),
         ('{"label": cats, or "dogs", "confidence": 0.8}', "unparsable"),
         ('{"label": """cats""", "confidence": 0.8}', "unparsable"),
         ("{'confidence': 0.8}", "unparsable"),
@@ -149,12 +200,39 @@ def test_a_confidence_is_read_where_there_is_no_doubt(value, confidence):
         "1: 9\n2: 3",
         "**1**: 9\n**2**: 3",
         "<think>1: 4</think>1. 9\n2. 3",
+        '{"1"： 9， "2"： 3}',
+        "{«1»: 9, «2»: 3}",
+        "1 - 9\n2 - 3",
+        "Text 1: 9\nText 2: 3",
+        "1: 9, 2: 3",
+        "1=9; 2=3",
+        "| text | rating |\n|---|---|\n| 1 | 9 |\n| 2 | 3 |",
+        '{"text_1": 9, "Text 2": 3}',
+        '{"1": {"rating": 9, "why": "it fires"}, "2": {"rating": 3}}',
+        '[{"text": 1, "rating": 9}, {"text": 2, "rating": 3}]',
+        '[{"1": 9}, {"2": 3}]',
+        "[{'1': 9}, {'2': 3,}]",
     ],
 )
 def test_ratings_are_read_by_number_in_every_form(text):
     rated, counted = repaired(lambda t: parse_ratings(t, 2, []), text)
     np.testing.assert_allclose(rated, [1, 1 / 3])
     assert counted
+
+
+def test_words_in_brackets_before_strict_numbers_are_no_repair():
+    text = 'The texts [1] and [2]: {"1": 9, "2": 3}'
+    rated, counted = repaired(lambda t: parse_ratings(t, 2, []), text)
+    np.testing.assert_allclose(rated, [1, 1 / 3])
+    assert not counted
+
+
+@pytest.mark.parametrize(
+    "second", ["10", "-1", "null", "NaN", "true", '"high"', "3.5", '"3/9"', "{}"]
+)
+def test_a_rating_that_is_none_is_missing(second):
+    rated = parse_ratings(f'{{"1": 9, "2": {second}}}', 2, [])
+    assert np.isnan(rated[1])
 
 
 @pytest.mark.parametrize("text", ["{'1': 9, '2':", '{"1": 9, "2":'])
@@ -184,21 +262,31 @@ def test_lists_and_digits_are_read_in_nearly_json():
         (parse_choice, '{"Set": [2]}', 2),
         (parse_texts, "{'texts': ['a b', 'c',]}", ["a b", "c"]),
         (parse_texts, '{"texts": "a b"}', ["a b"]),
+        (parse_texts, '{"texts": {"1": "a b", "2": "c"}}', ["a b", "c"]),
+        (parse_texts, "{“texts”: [“a b”, “c”]}", ["a b", "c"]),
+        (read_outsider, '{"outsider": "Label 3"}', 3),
+        (read_outsider, "Outsider: #3", 3),
+        (parse_choice, '{"set": "Set 2"}', 2),
+        (parse_choice, "{«set»： 2}", 2),
+        (read_title, "Title： Animals", "Animals"),
+        (read_title, "# Title\nAnimals", "Animals"),
     ],
 )
 def test_every_other_reader_repairs(read, text, value):
     assert repaired(read, text) == (value, True)
 
 
-def test_repairs_are_counted_by_reply():
+def test_repairs_are_counted_by_reply_where_it_is_read_in_the_end():
     texts = {"a": '{"label": "x"}', "b": "{'Label': ['x'],}", "c": "{'Label': ['x'],}"}
+    texts["d"] = "{'Label': 7,}"
     keys = set()
 
     def ask(conversations, repetition):
         return [(k, Reply(k, texts[k], raw="{}")) for k in (c[0]["k"] for c in conversations)]
 
     def read(text):
-        return (last_object(text, "label") or {}).get("label")
+        label = (last_object(text, "label") or {}).get("label")
+        return None if label == 7 else label
 
     with keep_repairs(keys):
         ask_until_read({k: [{"k": k}] for k in texts}, read_whole(read), ask)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -600,9 +601,15 @@ def test_prompts_are_kept_with_what_the_subject_says_to_them(
         ids, prompt_ids = tokens.ids[a:b].tolist(), subject.tokenizer.encode(lines[name])
         assert ids[: len(prompt_ids)] == prompt_ids
         assert 1 <= len(ids) - len(prompt_ids) <= 6
-        continuation = subject.tokenizer.decode(ids[len(prompt_ids) :]).rstrip("\ufffd")
+        continuation = tokens.text(number).removeprefix(lines[name])
         continuations.add(continuation)
-        assert tokens.text(number) == lines[name] + continuation
+        assert "\ufffd" not in continuation
+        # where the tokenizer writes U+FFFD, the bytes are told
+        decoded = subject.tokenizer.decode(ids[len(prompt_ids) :])
+        alike = [
+            re.sub("(<0x..>|\ufffd)+", "?", text).rstrip("?") for text in (continuation, decoded)
+        ]
+        assert alike[0] == alike[1]
         starts, ends = tokens.starts[a:b], tokens.ends[a:b]
         assert ends[-1] == len(tokens.text(number))
         assert starts[len(prompt_ids)] == len(lines[name])

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from transformers import PretrainedConfig
 
+from core.activations.tokenize import spell_prompt
 from core.attribution.attribute import (
     Ending,
     Question,
@@ -276,6 +277,9 @@ def test_batches_do_not_change_what_is_measured(planted, monkeypatch):
 def test_a_token_is_found_by_its_text(gpt2):
     for text in (" the", "e", "<|endoftext|>"):
         assert gpt2.token_texts()[find_token(gpt2, "the cat", text)] == text
+    texts = gpt2.token_texts()  # any of them, parts of a character too, where no other prints so
+    for text in {t for t in texts if t and texts.count(t) == 1}:
+        assert texts[find_token(gpt2, "the cat", text)] == text
     with pytest.raises(UsageError, match="is 12 tokens of the subject"):
         find_token(gpt2, "the cat", " zebra zebra")
     likeliest = int(last_logits(gpt2, torch.tensor([gpt2.prompt_tokens(PROMPT)])).argmax())
@@ -291,12 +295,36 @@ def test_a_token_is_found_by_its_text(gpt2):
         (PROMPT, {"token": "e", "against": "e"}, "to itself is 0"),
         (PROMPT, {"top": 0}, "cannot be made"),
         (PROMPT, {"steps": 0}, "cannot be made"),
+        (PROMPT, {"at": 99}, "There is no token 99"),
+        (PROMPT, {"at": -1}, "There is no token -1"),
+        ("", {"at": 0}, "There is no token 0"),
     ],
 )
 def test_bad_questions_are_refused(gpt2, prompt, asked, said):
     sae = sae_of(FORMS[0], WIDTH, 24)
     with pytest.raises(UsageError, match=said):
         attribute(gpt2, Site("resid_post", 1), sae, prompt, Question(**asked))
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_what_follows_a_token_is_asked_of_the_same_tokens(gpt2, bos, monkeypatch):
+    """The text is not cut and split into tokens anew: half a character ends no token elsewhere."""
+    if not bos:
+        monkeypatch.setattr(gpt2, "bos", None)
+    text, sae, site = "the cat sét on", sae_of(FORMS[0], WIDTH, 24), Site("resid_post", 1)
+    ids, texts = gpt2.prompt_tokens(text), gpt2.token_texts()
+    spelt = spell_prompt(gpt2, text)
+    logits = gpt2.logits(torch.tensor([ids]))[0]
+    for at in range(len(ids) - 1):
+        found = attribute(gpt2, site, sae, text, Question(top=2, at=at))
+        assert found.tokens == tuple(spelt[1 : at + 2])
+        next_id = ids[at + 2] if at + 2 < len(ids) else int(logits[-1].argmax())
+        assert found.token == texts[next_id]
+        assert found.logit == pytest.approx(float(logits[at + 1, next_id]), abs=1e-4)
+        assert found.likeliest[0].token == texts[int(logits[at + 1].argmax())]
+        shares = [likely.probability for likely in found.likeliest]
+        assert shares == sorted(shares, reverse=True) and sum(shares) <= 1
+    assert found.prompt == text  # the whole of it, without BOS
 
 
 def test_the_record_is_a_table(planted):

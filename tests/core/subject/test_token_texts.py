@@ -1,11 +1,15 @@
 """Token texts, ids and special tokens, for tokenizers of every family."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from core.activations.capture import describe
-from core.activations.tokenize import Chat
+from core.activations.tokenize import Chat, spell_prompt
+from core.errors import UsageError
 from core.records import Site
 from core.subject.subject import Subject
 from core.subject.token_texts import cut_broken, find_ends, special_ids, token_texts
@@ -13,15 +17,19 @@ from core.text.documents import Document
 from core.text.tokens import Tokens, find_shown
 from tests.support.text import encode, tables_of
 from tests.support.tiny import byte_level_tokenizer, tiny_model
-from tests.support.tokenizers import FAMILIES, make_tokenizer, save_with_state
+from tests.support.tokenizers import FAMILIES, make_tokenizer, save_with_state, write_tekken
 
 TEXTS = [
     "the cat sat on the mat, and the dog ran",
     "(the cat) x=1;\n\n\tdef run(self): return  self.value",
     "снег 雪 and 🎉🎊, naïve café: 👩‍👩‍👧 joined",
     "the cat <|mark|> sat",
+    "the dog ran \n\n\t ",
+    " \u200bzero\u00a0width\u3000wide\r\nof the cat\x0b",
+    "ﬁne ① ½ e\u0301a ``quoted'' का हिन्दी 한국어 𝕳 🇩🇪 \ufeffx",
 ]
 BROKEN = "\ufffd"
+BYTES = re.compile("(<0x[0-9A-F]{2}>)+")
 COUNTING = Chat(special=True)
 SITE = Site.parse("resid_post.1")
 
@@ -45,7 +53,7 @@ def family(request):
 
 @pytest.mark.parametrize("added", [False, True], ids=["plain", "added tokens"])
 def test_joined_token_texts_are_the_document(tmp_path, family, added):
-    """Whatever window is cut; a tokenizer may drop white space at the end of a text alone."""
+    """Whatever window is cut, and whatever the tokenizer drops within or around the text."""
     subject = subject_of(make_tokenizer(family, added))
     tokens, _ = tokens_of(subject, TEXTS, tmp_path)
     offsets = tokens.document_offsets.tolist()
@@ -87,6 +95,55 @@ def test_the_replacement_character_itself_is_shown_where_a_document_has_it(tmp_p
     subject = subject_of(make_tokenizer("gpt2"))
     tokens, _ = tokens_of(subject, [f"a {BROKEN} b the cat"], tmp_path)
     assert "".join(tokens.spell(0, len(tokens))) == f"a {BROKEN} b the cat"
+
+
+@pytest.mark.parametrize(
+    "half", ["a \ud800 b the cat", "the \udc80\udcff cat", "cut in an emoji \ud83d"]
+)
+def test_half_a_character_is_read_as_none_and_counted(tmp_path, family, half):
+    """JSON may hold halves of UTF-16 pairs; no tokenizer reads them."""
+    subject = subject_of(make_tokenizer(family))
+    tokens, left_out = tokens_of(subject, [half, "the cat \ud83c\udf89 sat"], tmp_path)
+    shown = {tokens.text(i) for i in range(2)}
+    assert shown == {
+        "".join(BROKEN if "\ud800" <= c <= "\udfff" else c for c in half),
+        "the cat 🎉 sat",
+    }
+    assert left_out["documents with halves of characters, read as U+FFFD"] == 2
+    subject.prompt_tokens(half)
+
+
+def test_a_prompt_is_spelt_as_it_stands(family):
+    subject = subject_of(make_tokenizer(family))
+    for text in TEXTS:
+        texts = spell_prompt(subject, text)
+        ids = subject.prompt_tokens(text)
+        assert len(texts) == len(ids) and all(texts)
+        if subject.bos is not None:
+            assert texts[0] == subject.token_texts()[subject.bos]
+            texts, ids = texts[1:], ids[1:]
+        inner = "".join("" if BYTES.fullmatch(one) else one for one in texts)
+        assert inner in (text, f" {text}"), "a space that the tokenizer put in front may be a token"
+
+
+def test_a_token_that_the_subject_has_no_row_for_is_refused():
+    tokenizer = make_tokenizer("llama 2", added=True)
+    subject = Subject(tiny_model("gpt2", len(tokenizer) - 2), tokenizer)
+    assert subject.prompt_tokens("the dog")
+    with pytest.raises(UsageError, match="gives the token"):
+        subject.prompt_tokens("the dog <|mark|>")
+
+
+def test_a_checkpoint_with_tekken_json_alone_has_its_marks(tmp_path):
+    tiny_model("mistral", write_tekken(tmp_path)).save_pretrained(tmp_path)
+    subject = Subject.load(str(tmp_path), device="cpu", dtype="float32")
+    text = "the cat 雪 [INST]"
+    assert subject.bos == 1 and subject.ends == {0} and subject.tokenizer.eos_token_id == 2
+    ids = subject.prompt_tokens(text)
+    assert ids[0] == 1 and ids[-1] == 3 and subject.tokenizer.decode(ids[1:]) == text
+    write_tekken(tmp_path, marks=False)
+    with pytest.raises(UsageError, match="old form"):
+        Subject.load(str(tmp_path))
 
 
 def test_parts_of_a_character_are_told_apart_and_shown_as_the_character(tmp_path):
@@ -192,6 +249,48 @@ def test_a_text_that_is_cut_within_a_character_ends_before_it(tmp_path):
         text = cut_broken(tokenizer.decode(ids[:n]))
         assert BROKEN not in text and "a 雪雪".startswith(text)
     assert text == "a 雪雪"
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama 3", "mistral, tekken", "llama 2", "gemma", "unigram with bytes"]
+)
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"the \xe9\x9b cat", "the <0xE9><0x9B> cat"),
+        (b"\xff\xfe the cat", "<0xFF><0xFE> the cat"),
+        (b"a \xe9\xe9\x9b\xaa b", "a <0xE9>雪 b"),
+        (b"a \xf0\x9f\x8e\x89\x80 b", "a 🎉<0x80> b"),
+        (b"a \xef\xbf\xbd b", f"a {BROKEN} b"),
+        (b"a \xe9\x9b", "a "),
+        (b"a \xff\xe9\x9b", "a <0xFF>"),
+    ],
+)
+def test_bytes_that_make_no_character_are_told_within_a_continuation(name, data, told):
+    """For every number of tokens written so far the text only grows, as `capture` needs it."""
+    tokenizer = make_tokenizer(name)
+    subject = subject_of(tokenizer)
+    ids = ids_of_bytes(tokenizer, data)
+    front = tokenizer.encode("the", add_special_tokens=False)
+    said = ""
+    for n in range(1, len(ids) + 1):
+        text = cut_broken(subject.text_after(front, ids[:n]))
+        assert text.startswith(said), (said, text)
+        said = text
+    assert said == told
+
+
+def ids_of_bytes(tokenizer, data):
+    """The tokens of single bytes, of letters where the tokenizer has them as such."""
+    letters = {chr(b): c for b, c in bytes_to_unicode().items()}
+    out = []
+    for byte in data:
+        pieces = [f"<0x{byte:02X}>", letters[chr(byte)]]
+        if byte < 128:
+            pieces = [chr(byte).replace(" ", "▁"), letters[chr(byte)], *pieces]
+        ids = (tokenizer.convert_tokens_to_ids(piece) for piece in pieces)
+        out.append(next(i for i in ids if i is not None and i != tokenizer.unk_token_id))
+    return out
 
 
 @pytest.mark.parametrize("ends", [7, [7, 9], None])

@@ -14,8 +14,9 @@ from core.activations.capture import describe, split_documents
 from core.errors import NotReady, UsageError
 from core.records import SPLITS
 from core.subject.subject import Subject
-from core.text import spools
+from core.text import hub_datasets, spools
 from core.text.documents import Corpus, Document, read_corpus, text_hash
+from core.text.hub_datasets import DatasetName
 from core.text.splits import (
     COMMON,
     LINKS,
@@ -122,6 +123,25 @@ def test_a_stream_is_not_read_past_the_limit(dataset, tmp_path):
 def test_a_dataset_without_that_split_or_column_is_an_error(dataset, suffix, message):
     with pytest.raises(UsageError, match=message):
         list(read_corpus(dataset + suffix))
+
+
+def test_a_colon_within_brackets_parts_no_name():
+    assert DatasetName.parse("hf:a/b@c:train[:100]:body") == DatasetName(
+        "a/b", "c", "train[:100]", "body"
+    )
+    assert DatasetName.parse("hf:a/b:test:body") == DatasetName("a/b", "", "test", "body")
+
+
+def test_a_stream_without_documents_ends(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    lines = [json.dumps({"text": text}) for text in ["one", *[""] * 30, "two"]]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(hub_datasets, "IDLE", 20)
+    corpus = read_corpus(f"hf:{folder}")
+    assert [d.text for d in corpus] == ["one"]
+    assert corpus.left_out.counts == {"records without a word": 20}
+    assert "read no further" in capsys.readouterr().err
 
 
 def test_a_dataset_that_is_nowhere_is_an_error(tmp_path):
@@ -323,6 +343,34 @@ def test_a_large_family_of_near_copies_is_one_group():
     base = tokens_of(100, 0)
     family = [np.r_[base, tokens_of(20, 10 + i)] for i in range(70)]
     assert len(set(group_near_duplicates(family).tolist())) == 1
+
+
+def test_a_chain_of_near_copies_is_cut_where_it_is_long():
+    """Each shares over half with the next alone: a diary that is copied on, a log that rolls."""
+    stream = tokens_of(40 * 300 + 200, 0)
+    chain = [stream[40 * i : 40 * i + 200] for i in range(300)]
+    others = [tokens_of(200, 10 + i) for i in range(100)]
+    groups = group_near_duplicates(chain + others)
+    assert np.bincount(groups).max() <= 5, "a document and those beside it that it shares half with"
+    assert len(set(groups[300:].tolist())) == 100
+    short = group_near_duplicates(chain[:15])
+    assert len(set(short.tolist())) == 1, "a short chain stays whole"
+
+
+def test_a_short_text_within_many_long_ones_makes_them_no_group():
+    quoted = tokens_of(40, 0)
+    quoting = [np.r_[tokens_of(150, 10 + i), quoted, tokens_of(150, 500 + i)] for i in range(90)]
+    others = [tokens_of(200, 1000 + i) for i in range(310)]
+    groups = group_near_duplicates([quoted, *quoting, *others])
+    assert np.bincount(groups).max() == 2
+
+
+def test_a_large_family_within_a_corpus_stays_one_group():
+    base = tokens_of(200, 0)
+    family = [np.r_[base, tokens_of(20 + i % 7, 10 + i)] for i in range(70)]
+    others = [tokens_of(200, 1000 + i) for i in range(300)]
+    groups = group_near_duplicates([*family, *others])
+    assert len(set(groups[:70].tolist())) == 1 and np.bincount(groups).max() == 70
 
 
 def test_a_licence_that_all_carry_makes_no_group():

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 
 from core.errors import UsageError
-from core.text.documents import read_corpus
+from core.text.documents import check_corpus, read_corpus
 from core.text.forms import Unusable, make_document
 from core.text.splits import group_near_duplicates
 from core.text.text_files import PIECE, cut_pieces, form_of
@@ -128,6 +128,8 @@ VARIANTS = {  # of one form: what else programs write under the same suffix
     "commas.tsv": "id,text\n1,one\n2,two\n",
     "spaces in the header.csv": "id, text\n1,one\n2,two\n",
     "one column.csv": "review\none\ntwo\n",
+    "capitals.csv": "ID,Text\n1,one\n2,two\n",
+    "capitals.jsonl": '{"ID": 1, "TEXT": "one"}\n{"ID": 2, "TEXT": "two"}\n',
     "CRLF.jsonl": '{"text": "one"}\r\n{"text": "two"}\r\n',
     "one value.jsonl": '[\n  {"text": "one"},\n  {"text": "two"}\n]\n',
     "strings.jsonl": '"one"\n"two"\n',
@@ -145,6 +147,46 @@ VARIANTS = {  # of one form: what else programs write under the same suffix
 def test_what_programs_write_under_one_suffix_is_read(tmp_path, name, how):
     (tmp_path / (name + how)).write_bytes(compress(VARIANTS[name].encode(), how))
     assert texts(tmp_path) == ["one", "two"]
+
+
+SENTENCE = "The first row is a sentence of the corpus and names nothing."
+
+
+@pytest.mark.parametrize("form", [".csv", ".tsv"])
+def test_the_first_row_of_a_table_without_names_is_read(tmp_path, form):
+    (tmp_path / f"a{form}").write_text(f"{SENTENCE}\none\ntwo\n")
+    corpus = read_corpus(str(tmp_path))
+    assert sorted(d.text for d in corpus) == sorted([SENTENCE, "one", "two"])
+    assert not corpus.left_out.counts
+
+
+def test_a_first_row_that_may_be_a_name_is_counted(tmp_path):
+    (tmp_path / "a.csv").write_text("Hello world\none\ntwo\n")
+    corpus = read_corpus(str(tmp_path))
+    assert sorted(d.text for d in corpus) == ["one", "two"]
+    reason = "first rows of tables, taken for the name of their column"
+    assert corpus.left_out.counts == {reason: 1}
+    assert "Hello world" in corpus.left_out.line()
+
+
+@pytest.mark.parametrize("form", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+def test_a_column_of_a_local_file_can_be_named(tmp_path, form):
+    table = pd.DataFrame({"text": ["x", "y"], "body": ["one", "two"], "id": [1, 2]})
+    path = tmp_path / f"a{form}"
+    if form == ".parquet":
+        table.to_parquet(path)
+    elif form in (".csv", ".tsv"):
+        table.to_csv(path, index=False, sep="\t" if form == ".tsv" else ";")
+    else:
+        table.to_json(path, orient="records", lines=form == ".jsonl")
+    for spec in (path, tmp_path):
+        assert texts(f"{spec}:body") == ["one", "two"]
+        assert texts(spec) == ["x", "y"]
+    check_corpus(f"{path}:body")
+    with pytest.raises(UsageError, match="'text', 'body', 'id'|text, body, id"):
+        read_corpus(f"{path}:title")
+    with pytest.raises(UsageError, match="no corpus"):
+        check_corpus(f"{path}x:body")
 
 
 def test_parquet_with_lists_bytes_and_large_strings(tmp_path):
@@ -222,6 +264,21 @@ def test_a_bad_file_is_counted_and_the_commonest_reason_comes_first(tmp_path):
 
 
 # ---------------------------------------------------------------- conversations
+
+
+def test_parts_of_a_turn_that_are_no_text_are_counted():
+    parts = [{"type": "image", "url": "x"}, {"type": "text", "text": "what is this?"}]
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA"}}
+    nested = {"type": "tool_result", "content": [{"type": "text", "text": "2"}]}
+    turns = [
+        {"role": "user", "content": [*parts, sound]},
+        {"role": "assistant", "content": "a cat"},
+        {"role": "user", "content": [nested]},
+    ]
+    document = make_document("a", {"messages": turns})
+    assert document.unread == 2
+    assert [text for _, text in document.turns] == ["what is this?", "a cat", "2"]
+
 
 TURNS = (("user", "who?"), ("assistant", "me"))
 FORMS_OF_CHATS = {

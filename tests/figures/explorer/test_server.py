@@ -14,7 +14,8 @@ from autointerp.labels.notes import read_notes
 from core.errors import UsageError
 from core.run import Run
 from figures.explorer.asking import Limits
-from figures.explorer.server import MOST_MADE, LiveCalls, Server, serve
+from figures.explorer.live import LiveCalls
+from figures.explorer.server import MOST_MADE, Server, serve
 
 HOST = "127.0.0.1:8765"
 JSON = {"content-type": "application/json"}
@@ -44,10 +45,8 @@ class Subject:
         firings = [(0, 3, 1.0), (1, 5, 0.5)] if "cat" in text else [(0, 5, 1.0)]
         return {"tokens": text.split(), "firings": firings}
 
-    def clamp(self, clamps, maxima, prompt, tokens, samples, temperature, positions, seconds):
-        self.asked.append(
-            (clamps, maxima, prompt, tokens, samples, temperature, positions, seconds)
-        )
+    def clamp(self, clamps, maxima, prompt, *asked):
+        self.asked.append((clamps, maxima, prompt, *asked))
         if prompt == "slow":
             raise UsageError("It took longer than 60 seconds.", "Ask for fewer tokens or samples.")
         return {"clamps": [str(c) for c in clamps], "baseline": ["a"], "clamped": ["b"]}
@@ -194,7 +193,9 @@ def test_a_clamp_reaches_the_subject_as_it_was_asked(client, subject):
     assert str(clamps[0]) == "set 3=2x" and maxima[3] == pytest.approx(
         Features(Run.open(str(client.folder))).evidence.stats(3).max
     )
-    assert rest == ["the cat", 4, 1, 0.0, "generated", 5.0] and set(reply.json()["labels"]) == {"3"}
+    assert rest == ["the cat", 4, 1, 0.0, "generated", 0, 5.0] and set(reply.json()["labels"]) == {
+        "3"
+    }
     assert not (client.folder / "clamps").exists()  # kept only when the person asks for it
 
 
@@ -211,10 +212,13 @@ def test_a_clamp_is_kept_when_it_is_asked_for(client, subject):
 
 
 def test_a_chat_goes_through_the_template_and_a_subject_without_one_says_so(client, subject):
-    client.post("/api/clamp", json=CLAMP | {"chat": True})
+    reply = client.post("/api/clamp", json=CLAMP | {"chat": True}).json()
+    assert reply["message"] == "the cat"  # what the page shows instead of the template
+    assert client.post("/api/keep", json={"made": reply["made"]}).status_code == 200
+    assert "message" not in subject.asked.pop()  # no part of an experiment
     assert subject.asked[-1][2] == "<user>the cat</user><assistant>"
     client.post("/api/text", json={"text": "cat", "chat": True, "against": " "})
-    assert subject.asked[-1] == "<user>cat</user>"
+    assert subject.asked[-1] == "<user>cat</user><assistant>"
     reply = client.post("/api/clamp", json=CLAMP | {"chat": True, "run": 1})
     assert reply.status_code == 400 and "chat template" in reply.json()["error"]
 
@@ -304,7 +308,7 @@ def test_the_calls_of_a_study_reach_its_model_and_give_plain_values():
     from core.clamps.experiments import Experiment
     from core.clamps.live import Reading
     from core.records import Clamp
-    from figures.explorer.server import live_calls
+    from figures.explorer.live import live_calls
 
     class Model:
         has_chat_template = False
@@ -316,14 +320,20 @@ def test_the_calls_of_a_study_reach_its_model_and_give_plain_values():
             self.asked = clamps, maxima, sampling, places, seconds
             return Experiment(("set 3=2x",), (3,), tuple(sampling.prompts), ("a",), ("b",))
 
+        def next_tokens(self, clamps, maxima, sampling, places, n):
+            return ({"prompt": sampling.prompts[0], "tokens": [], "written": [], "n": n},)
+
     model = Model()
     calls = live_calls(SimpleNamespace(model=model))
     assert calls.read("cat") == {"tokens": ["cat"], "firings": [(0, 3, 1.5)]}
     clamp = Clamp(3, "set", 2.0, relative=True)
-    record = calls.clamp([clamp], {3: 1.0}, "the cat", 4, 2, 0.5, "generated", 9.0)
+    record = calls.clamp([clamp], {3: 1.0}, "the cat", 4, 2, 0.5, "generated", 0, 9.0)
+    assert "next_tokens" not in record
     assert record["prompts"] == ["the cat"]
     assert record["clamped"] == ["b"]
     clamps, maxima, sampling, places, seconds = model.asked
     assert (clamps, maxima, seconds) == ([clamp], {3: 1.0}, 9.0)
     assert (sampling.tokens, sampling.temperature, sampling.seeds) == (4, 0.5, (0, 1))
     assert places.positions == "generated"
+    record = calls.clamp([clamp], {3: 1.0}, "the cat", 4, 2, 0.5, "generated", 7, 9.0)
+    assert record["next_tokens"][0]["n"] == 7

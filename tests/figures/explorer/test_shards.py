@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,9 @@ from autointerp.labels.notes import add_note
 from core.errors import UsageError
 from core.files import read_json, write_json
 from core.run import Run
+from figures.explorer.about import median_gains, shorten
 from figures.explorer.runs import Runs, find_nearest
-from figures.explorer.shards import FIRST, OTHERS, PAGE, SIZE, SNIPPETS, Shards, shorten
+from figures.explorer.shards import FIRST, OTHERS, PAGE, SIZE, SNIPPETS, Shards
 from figures.explorer.site import MARK, export_site
 from figures.style import DARK, LIGHT, contrast
 
@@ -77,6 +79,10 @@ def test_a_card_comes_back_as_it_was(shards):
             values[packed["a"][::2]] = packed["a"][1::2]
             assert values == pytest.approx(snippet["activations"], rel=5e-3)
         assert [words[n] for n in kept["promoted"][::2]] == [t["token"] for t in card.promoted]
+        assert [words[n] for n in kept["measured"][::2]] == [t["token"] for t in card.measured]
+        assert kept["measured"][1::2] == pytest.approx(
+            [t["change"] for t in card.measured], rel=1e-3
+        )
         assert kept["promoted"][1::2] == pytest.approx(
             [t["logit"] for t in card.promoted], rel=1e-3
         )
@@ -194,6 +200,25 @@ def test_the_site_is_written_whole_and_over_nothing_else(job, tmp_path):
     with pytest.raises(UsageError, match="no export"):
         export_site(features, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists() and not (tmp_path / "mine" / MARK).exists()
+
+
+def test_a_small_site_has_few_snippets_and_only_the_strongest_of_what_is_unclear(job):
+    features = Features(Run.open(str(job)))
+    small = Shards(features, small=True)
+    cards = [
+        card
+        for name in small.names()
+        if name.startswith("f-")
+        for card in unpack(small.script(name))
+    ]
+    assert len(cards) == features.postings.n_features
+    strata = {card["feature"]: [s["s"] for s in card["snippets"]] for card in cards}
+    unclear = {c["feature"] for c in cards if c["labels"][0]["text"].startswith("unclear")}
+    assert unclear and all(set(strata[f]) <= {"top"} and len(strata[f]) <= 3 for f in unclear)
+    assert any("near_miss" in strata[f] or len(set(strata[f])) > 2 for f in set(strata) - unclear)
+    assert max(map(len, strata.values())) < max(
+        len(card["snippets"]) for card in unpack(Shards(features).script("f-00000"))
+    )
 
 
 def test_the_same_run_gives_the_same_bytes(shards):
@@ -329,3 +354,23 @@ def test_the_page_and_the_figures_share_their_colours():
             assert found.lower() == theme[name].lower(), name
         for name in ("score", "null", "own", "direction", "other"):
             assert contrast(theme[name], theme["page"]) >= 3, name
+
+
+def test_gains_are_over_features_of_like_density_and_by_label_set():
+    rows = [  # feature, set, kind, value
+        (0, "rules", "coverage", 0.9), (1, "rules", "coverage", 0.5), (2, "rules", "coverage", None),
+        (1, "hand", "coverage", 0.25), (0, "rules", "simulation", 0.1),
+    ]  # fmt: skip
+    scores = pd.DataFrame(rows, columns=["feature", "set", "kind", "value"])
+    references = {
+        "random directions": np.array([0.4, 0.3, 0.2]),
+        "untrained subject": np.full(3, np.nan),  # nothing of it was scored
+    }
+    known = SimpleNamespace(scores=scores, references=references)
+    gains = median_gains(known)
+    assert {name: list(found) for name, found in gains.items()} == {
+        name: ["random directions"] for name in ("rules", "hand")
+    }
+    assert gains["rules"]["random directions"] == pytest.approx((0.5 + 0.2) / 2)
+    assert gains["hand"]["random directions"] == pytest.approx(-0.05)
+    assert median_gains(SimpleNamespace(scores=scores, references={})) == {}
