@@ -101,7 +101,8 @@ def tell_broken(tokenizer: Any, ids: list[int], text: str, skip_special: bool = 
     if BROKEN not in text:
         return text
     skipped = set(tokenizer.all_special_ids) if skip_special else set()
-    pieces = tokenizer.convert_ids_to_tokens([i for i in ids if i not in skipped])
+    named = tokenizer.convert_ids_to_tokens([i for i in ids if i not in skipped])
+    pieces = [piece for piece in named if piece is not None]  # rows that only pad the vocabulary
     if _is_byte_level(tokenizer):
         known = _byte_alphabet()
         data = b"".join(

@@ -455,14 +455,13 @@ def test_unknown_subject(tmp_path, subject_folder, call, monkeypatch):
 
 
 def test_gated_repository_names_the_variable(tmp_path, subject_folder, call, monkeypatch):
+    import transformers
     from huggingface_hub.errors import GatedRepoError
-
-    import core.subject.subject
 
     def refuse(*_, **__):
         raise OSError("403 Client Error.") from GatedRepoError.__new__(GatedRepoError)
 
-    monkeypatch.setattr(core.subject.subject.AutoTokenizer, "from_pretrained", refuse)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
     code, _, err = call("capture", made(tmp_path, subject_folder))
     assert code == 3 and "gated" in two_lines(err)[0] and "HF_TOKEN" in two_lines(err)[1]
 

@@ -134,6 +134,16 @@ def test_a_token_that_the_subject_has_no_row_for_is_refused():
         subject.prompt_tokens("the dog <|mark|>")
 
 
+def test_a_row_that_only_pads_the_vocabulary_is_no_text(family):
+    tokenizer = make_tokenizer(family)
+    subject = Subject(tiny_model("gpt2", len(tokenizer) + 8), tokenizer)
+    front, beyond = subject.prompt_tokens("the"), len(tokenizer) + 3
+    ids = tokenizer.encode("snow 雪", add_special_tokens=False)
+    for cut_at in range(len(ids) + 1):
+        said = subject.text_after(front, [*ids[:cut_at], beyond])
+        assert said.startswith(cut_broken(subject.text_after(front, ids[:cut_at])))
+
+
 def test_a_checkpoint_with_tekken_json_alone_has_its_marks(tmp_path):
     tiny_model("mistral", write_tekken(tmp_path)).save_pretrained(tmp_path)
     subject = Subject.load(str(tmp_path), device="cpu", dtype="float32")
