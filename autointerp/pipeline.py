@@ -28,7 +28,7 @@ from autointerp.settings import (
 )
 from core.errors import Stop
 from core.malloc import give_back_memory
-from core.progress import say
+from core.progress import say, working
 from core.records import Manifest
 from core.settings import (
     CaptureSettings,
@@ -241,7 +241,7 @@ def make(run: Run, name: str, settings: Any = None, redo: bool = False, **more: 
     """
     stage = STAGES[name]
     settings = settings if settings is not None else stage.settings()
-    with run.locked(name):
+    with run.locked(name), working(name):
         before = {unit: run.find(unit) for unit in run.committed()}
         if stage.grows:
             manifest: Manifest = stage.function()(run, settings, redo, **more)

@@ -5,6 +5,7 @@ Standard output holds nothing but results.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 REDRAW = 1.0  # seconds between two pictures of a bar in a terminal
 LINE = 30.0  # seconds between two lines where standard error is no terminal
+QUIET = 2.0  # seconds without a bar, after which a terminal is told that work goes on
 LEAST_SHARE = 0.05  # of a job's time, before an estimate of the rest is told
 
 
@@ -29,6 +31,8 @@ class Bar(tqdm):
     def __init__(self, iterable: Iterable[Any] | None, terminal: bool, **settings: Any):
         self._terminal = terminal
         self._ended = threading.Event()
+        _open.add(self)
+        _wipe()
         super().__init__(iterable, **settings)
         every = REDRAW if terminal else LINE
         threading.Thread(
@@ -62,6 +66,7 @@ class Bar(tqdm):
     def close(self) -> None:
         """End the bar and its clock."""
         self._ended.set()
+        _open.discard(self)
         super().close()
 
 
@@ -103,6 +108,55 @@ def progress(
     )
 
 
+# ---------------------------------------------------------------- where no bar is
+
+
+_open: weakref.WeakSet[Bar] = weakref.WeakSet()  # the bars that are shown
+_shown: list[int] = []  # the length of the line of `working` that stands in the terminal
+
+
+@contextlib.contextmanager
+def working(label: str) -> Iterator[None]:
+    """Context manager: shows that work goes on, and how long it has taken, while no bar does.
+
+    In a terminal it is a line that moves every REDRAW seconds, from QUIET seconds on, else a line
+    every LINE seconds.
+    """
+    ended, terminal = threading.Event(), sys.stderr.isatty()
+    clock = threading.Thread(target=_tell, args=(label, ended, terminal), daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        clock.join()
+        _wipe()
+
+
+def _tell(label: str, ended: threading.Event, terminal: bool) -> None:
+    began = still = time.monotonic()
+    while not ended.wait(REDRAW if terminal else LINE):
+        now = time.monotonic()
+        if len(_open):
+            still = now
+        elif now - still >= QUIET or not terminal:
+            line = f"{label:9}: at work for {now - began:.0f} s"
+            _wipe()
+            with Bar.get_lock():
+                print(line, file=sys.stderr, end="" if terminal else "\n", flush=True)
+                _shown[:] = [len(line)] if terminal else []
+
+
+def _wipe() -> None:
+    """Take the line of `working` out of the terminal."""
+    with Bar.get_lock():
+        if _shown:
+            print("\r" + " " * _shown.pop() + "\r", file=sys.stderr, end="", flush=True)
+
+
+# ---------------------------------------------------------------- steps and lines
+
+
 class Steps:
     """Say which step of a job begins, `[3/9] index`, and about how long the rest will take.
 
@@ -132,4 +186,5 @@ class Steps:
 
 def say(line: str) -> None:
     """Print one line on standard error."""
+    _wipe()
     print(line, file=sys.stderr, flush=True)

@@ -30,6 +30,7 @@ from core.clamps.next_tokens import compare_next_tokens, compare_written
 from core.effects.effects import generate_clamped
 from core.errors import NotReady, UsageError
 from core.firings.postings import maxima
+from core.progress import working
 from core.records import Clamp, Site
 from core.run import Run
 from core.saes import SAE
@@ -76,8 +77,9 @@ class LoadedModel:
 
     def __init__(self, run: Run, subject: Subject | None = None) -> None:
         self.run = run
-        self.sae = SAE.load(run.folder("train"))
-        self.subject = subject or load_subject(run)
+        with working("load"):
+            self.sae = SAE.load(run.folder("train"))
+            self.subject = subject or load_subject(run)
         self.site = Site.parse(run.settings.site)  # that is read
         self.place = Site.parse(run.settings.site_out or run.settings.site)  # that is written
         self.tap = Tap(self.subject, self.site) if self.sae.config.transcoder else None

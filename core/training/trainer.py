@@ -96,6 +96,11 @@ class Target:
     of: Tensor  # (n, D) vectors that are read there, scaled
 
 
+def choose_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return pick_device("auto") if torch.cuda.is_available() else torch.device("cpu")
+
+
 class Trainer:
     """The state of one training.
 
@@ -106,7 +111,7 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, data: Data, seed: int, folder: Path) -> None:
         self.settings, self.data, self.seed, self.folder = settings, data, seed, folder
-        self.device = pick_device("auto") if torch.cuda.is_available() else torch.device("cpu")
+        self.device = choose_device()
         self.sae = make_sae(settings, data.val.shape[1])
         shape = (self.sae.d_in, self.sae.n_features)
         self.dtype = pick_dtype("auto", self.device, shape)

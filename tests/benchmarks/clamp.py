@@ -1,5 +1,5 @@
-"""Generation with one feature clamped against generation without, in turns: 64 new tokens after
-prompts of 32, batches of 1 and 8.
+"""Generation with one feature clamped against generation without, and generation without against
+`generate` of transformers, in turns: 64 new tokens after prompts of 32, batches of 1 and 8.
 
     python tests/benchmarks/clamp.py RUN [--rounds 7] [--threads 2]
 
@@ -38,7 +38,17 @@ def main():
             for name, edit in direct.items()
         }
         with torch.inference_mode():
-            compare(f"batch {rows}", "tok", rows * NEW, turns["clamp"], turns["none"], rounds)
+            compare(f"clamped {rows}", "tok", rows * NEW, turns["clamp"], turns["none"], rounds)
+            tokens = torch.tensor([live.subject.prompt_tokens(prompt)] * rows)
+            theirs = lambda t=tokens: live.subject.model.generate(
+                t,
+                attention_mask=torch.ones_like(t),
+                do_sample=False,
+                min_new_tokens=NEW,
+                max_new_tokens=NEW,
+                pad_token_id=0,
+            )
+            compare(f"plain {rows}", "tok", rows * NEW, turns["none"], theirs, rounds)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, nargs="+", default=[500_000, 10_000_000])
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--capture-only", action="store_true")
     parser.add_argument("--features", type=int, default=24_576)
     parser.add_argument("--activation", choices=("jumprelu", "topk"), default="jumprelu")
     asked = parser.parse_args()
@@ -175,7 +176,7 @@ def main() -> None:
                 "resid_post.0" if asked.tiny else "resid_post.3",
                 *about,
             )
-            for verb in ("capture", "train", "index"):
+            for verb in ("capture", "train", "index")[: 1 if asked.capture_only else 3]:
                 seconds, processor, peak, said = measured(verb, run)
                 manifest = json.loads((pathlib.Path(run) / verb / "manifest.json").read_text())
                 n, size = (

@@ -2,13 +2,14 @@
 
 import gc
 import io
+import re
 import threading
 import time
 
 import pytest
 
 from core import progress as module
-from core.progress import Steps, progress
+from core.progress import Steps, progress, say, working
 
 
 class Screen(io.StringIO):
@@ -106,6 +107,38 @@ def test_the_clock_ends_with_the_bar(screen, ending):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_work_without_a_bar_is_told_and_a_bar_takes_its_place(screen, monkeypatch, terminal):
+    seen = screen(terminal, 0.01)
+    monkeypatch.setattr(module, "QUIET", 0.0)
+    with working("cluster"):
+        assert seen.moves() and seen.moves()
+        with progress(total=10, label="proof"):
+            time.sleep(0.05)
+            assert seen.moves()
+            told = seen.getvalue().count("cluster")
+            time.sleep(0.1)
+            assert seen.getvalue().count("cluster") == told
+        assert seen.moves() and seen.moves()
+        say("a line")
+    assert told and seen.getvalue().count("cluster") > told
+    if terminal:
+        assert re.search(r"\r +\ra line\n", seen.getvalue()), "the line stands alone"
+        assert seen.getvalue().endswith("\r") or seen.getvalue().endswith("a line\n")
+    else:
+        assert "\r" not in seen.getvalue() and seen.getvalue().endswith("\n")
+    ended = seen.getvalue()
+    time.sleep(0.05)
+    assert seen.getvalue() == ended
+
+
+def test_short_work_says_nothing(screen):
+    seen = screen(True, 0.01)
+    with working("index"):
+        time.sleep(0.1)
+    assert seen.getvalue() == ""
 
 
 def test_steps_are_numbered_and_tell_the_rest_from_what_the_first_ones_took(capsys):
