@@ -78,12 +78,12 @@ QUICK = replace(
     PYTHON,
     name="demo-quick",
     stages={
-        "capture": CaptureSettings(max_tokens=40_000, cut="yes"),  # many short documents
-        "train": TrainSettings(expansion=1.0, k=16, epochs=4.0, batch_size=1024, check_every=50),
+        "capture": CaptureSettings(max_tokens=60_000, cut="yes"),  # many short documents
+        "train": TrainSettings(expansion=1.0, k=16, epochs=8.0, batch_size=512, check_every=50),
         "evaluate": EvaluateSettings(tokens=10_000, loss_tokens=2_000),
         "cluster": ClusterSettings(nulls=3, seeds=0, subsamples=2),
     },
-    needs="about two minutes and 100 MB",
+    needs="about a minute and 100 MB",
     candidates=1,
     doses=(1.0, 2.0),
     clamp_prompts=4,
@@ -102,7 +102,7 @@ PLANS = {"smollm2": SMOLLM2, "python-7m": PYTHON}
 @click.option(
     "--quick",
     is_flag=True,
-    help="two minutes: 256 features of the small model of Python, to see every part of the program",
+    help="a minute: 256 features of the small model of Python, to see every part of the program",
 )
 def demo(subject: str, train: bool, quick: bool) -> None:
     """The whole job on a subject that comes with the program, then what to try next."""

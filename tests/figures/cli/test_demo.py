@@ -74,5 +74,5 @@ def test_quick_makes_a_small_run_of_its_own_without_controls(monkeypatch, capsys
     assert stages["capture"].max_tokens < 100_000
     assert run not in {plan.name for plan in demo.PLANS.values()}
     said = capsys.readouterr()
-    assert "two minutes" in said.err
+    assert "about a minute" in said.err
     assert "explore demo-quick" in said.out.splitlines()[2]
