@@ -20,7 +20,15 @@ from core.progress import progress, say
 from core.text.forms import Document, LeftOut, text_hash
 from core.text.hub_datasets import SPEC, read_dataset
 from core.text.spools import DocumentSpool
-from core.text.text_files import COMPRESSIONS, FORMS, TEXTS, form_of, list_files, read_file
+from core.text.text_files import (
+    COMPRESSIONS,
+    FORMS,
+    TEXTS,
+    cut_pieces,
+    form_of,
+    list_files,
+    read_file,
+)
 
 __all__ = ["Corpus", "Document", "check_corpus", "read_corpus", "text_hash"]
 
@@ -85,13 +93,17 @@ def read_corpus(spec: str, cut: str = "auto", folder: Path | None = None) -> Cor
     first digits of its hash, so a limit on the tokens keeps the shares of the splits. Where it is
     large it waits in a temporary file of `folder`. A dataset on the hub is a stream in its own
     order. `cut` says which text files are cut at their blank lines: yes, no, or auto for long ones
-    and one that is the whole corpus. Raises UsageError when there is no document.
+    and one that is the whole corpus; the standard library's for yes alone. Raises UsageError when
+    there is no document.
     """
     check_corpus(spec)
     left_out = LeftOut()
     if spec.startswith("hf:"):
         return Corpus(read_dataset(spec, left_out), left_out, streamed=True)
-    found = _read_stdlib() if spec == "stdlib" else _read_path(*_split_column(spec), left_out, cut)
+    if spec == "stdlib":
+        found = _cut_each(_read_stdlib()) if cut == "yes" else _read_stdlib()
+    else:
+        found = _read_path(*_split_column(spec), left_out, cut)
     documents = DocumentSpool(folder)
     for document in progress(found, "find", unit="doc"):
         documents.add(document)
@@ -120,6 +132,16 @@ def _read_path(path: Path, column: str, left_out: LeftOut, cut: str) -> Iterator
             f"{n_cut:,} text file{'s are' if n_cut > 1 else ' is'} cut at blank lines into "
             f"{made:,} documents; --cut no keeps each whole."
         )
+
+
+def _cut_each(documents: Iterable[Document]) -> Iterator[Document]:
+    """The pieces of each document, numbered from 1 behind its name; itself where it has but one."""
+    for whole in documents:
+        pieces = list(cut_pieces((whole.text,)))
+        if len(pieces) < 2:
+            yield whole
+        else:
+            yield from (Document(f"{whole.name}:{i}", p) for i, p in enumerate(pieces, 1))
 
 
 def _read_stdlib() -> Iterator[Document]:

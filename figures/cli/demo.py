@@ -78,8 +78,8 @@ QUICK = replace(
     PYTHON,
     name="demo-quick",
     stages={
-        "capture": CaptureSettings(max_tokens=40_000),
-        "train": TrainSettings(expansion=1.0, k=16, epochs=6.0),
+        "capture": CaptureSettings(max_tokens=60_000, cut="yes"),  # many short documents
+        "train": TrainSettings(expansion=1.0, k=16, epochs=8.0, batch_size=512, check_every=50),
         "evaluate": EvaluateSettings(tokens=10_000, loss_tokens=2_000),
         "cluster": ClusterSettings(nulls=3, seeds=0, subsamples=2),
     },

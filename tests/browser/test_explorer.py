@@ -382,6 +382,58 @@ def test_the_home_page_shows_no_median_of_few_and_no_cluster_without_a_name(page
     assert "7.77" not in page.locator(".home").inner_text()
 
 
+def test_the_map_says_how_far_it_can_be_trusted_and_shows_what_is_proved(page, site):
+    """Families colour and name it where clusters do not come back; a caption says so."""
+    open_site(page, site)
+    page.evaluate(
+        """() => {
+          run.start.units.cluster = { key: '', settings: {}, summary: { verdict: 'Some are near (0.1), but few come back', verdict_kind: 'unstable', kept: 0.1, families: 9, families_null: 0, families_come_back: 0.9 } };
+          run.start.families = { family: [...run.start.firings.keys()].map((f) => (f < 60 ? Math.floor(f / 6) : -1)), titles: [...Array(10).keys()].map((n) => `family ${n}`), solid: Array(10).fill(true), kinds: Array(10).fill('') };
+          map.families = anchorsOf({ ...run.start.families, group: run.start.families.family });
+          drawMapFoot(); drawLegend(); map.draw();
+        }"""
+    )
+    caption = page.locator("#caption").inner_text()
+    assert (
+        "9 families of near directions, none in a matched random cloud; 90 % come back" in caption
+    )
+    assert "Of the clusters only 10 % come back." in caption and "say little" in caption
+    assert page.evaluate("[colouring(), titleAnchors().map((a) => a.title).sort()[0]]") == [
+        "family",
+        "family 0",
+    ]
+    assert page.evaluate("[mapColours()(0) !== null, mapColours()(100)]") == [True, None]
+    page.evaluate("state.set({v: 'list', s: 'feature'})")
+    assert page.locator("table.features th").last.inner_text() == "Family"
+    assert page.locator("table.features td.group").first.inner_text() == "family 0"
+    page.evaluate("run.start.units.cluster.summary.verdict_kind = 'structure'; drawMapFoot()")
+    assert page.evaluate("colouring()") == "group"
+    assert "Distances between far clusters mean nothing." in page.locator("#caption").inner_text()
+
+
+def test_what_leads_is_rare_named_and_well_described(page, site):
+    open_site(page, site)
+    page.evaluate(
+        """() => {
+          const column = scoreColumn();
+          run.start.status.fill('alive');
+          run.start.layers = [];
+          run.text.labels.rules.fill('unclear: "x"');
+          for (const [f, text, score, firings] of [[1, 'anything', 990, 0.5], [2, 'months: "May"', 800, 0.001], [3, 'months: "June"', 700, 0.001], [4, 'numbers: "1"', 900, 0.2], [5, 'anything after "of"', 950, 0.001]]) {
+            run.text.labels.rules[f] = text;
+            column.value[f] = score;
+            run.start.firings[f] = firings * run.start.tokens;
+          }
+          drawHome(panes.feature);
+          state.set({v: 'list'});
+        }"""
+    )
+    starts = page.locator(".home section", has_text="Start with these").locator("li .feature-link")
+    assert starts.all_inner_texts()[:2] == ["2", "4"]  # one of each name
+    assert page.evaluate("listRows().slice(0, 3)") == [2, 3, 4]
+    assert page.evaluate("[1, 5].map((f) => listRows().indexOf(f)).sort().join()") == "3,4"
+
+
 def test_the_lead_is_a_score_beside_its_null_its_control_and_the_gain(page, site):
     open_site(page, site)
     page.evaluate(

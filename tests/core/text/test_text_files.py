@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import UsageError
 from core.text.documents import check_corpus, read_corpus
-from core.text.forms import Unusable, make_document
+from core.text.forms import Document, Unusable, make_document
 from core.text.splits import group_near_duplicates
 from core.text.text_files import PIECE, cut_pieces, form_of
 
@@ -414,3 +414,13 @@ def test_common_text_links_no_documents_that_have_text_of_their_own():
     assert groups[300] == groups[1]
     assert groups[301] == groups[2]
     assert len(set(groups.tolist())) == 300
+
+
+def test_the_standard_library_is_cut_where_that_is_asked_for(monkeypatch):
+    from core.text import documents
+
+    whole = [Document("a.py", "\n\n".join(["x" * 3000, "y" * 3000])), Document("b.py", "z")]
+    monkeypatch.setattr(documents, "_read_stdlib", lambda: iter(whole))
+    named = {cut: {d.name: d.text for d in documents.read_corpus("stdlib", cut).documents} for cut in ("yes", "auto", "no")}  # fmt: skip
+    assert named["yes"] == {"a.py:1": "x" * 3000, "a.py:2": "y" * 3000, "b.py": "z"}
+    assert named["auto"] == named["no"] == {d.name: d.text for d in whole}

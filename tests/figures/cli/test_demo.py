@@ -1,5 +1,6 @@
 """The demo: which one is run, what stands in for a subject that cannot be had, what it says last."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -52,3 +53,26 @@ def test_a_folder_of_the_same_name_comes_before_what_is_embedded(tmp_path, monke
     assert find_embedded(SUBJECTS, "python-7m") == str(data_folder() / SUBJECTS["python-7m"])
     (tmp_path / "python-7m").mkdir()
     assert find_embedded(SUBJECTS, "python-7m") == "python-7m"
+
+
+def test_quick_makes_a_small_run_of_its_own_without_controls(monkeypatch, capsys):
+    made = {}
+
+    def new(name, **about):
+        return SimpleNamespace(run_directory=name, name=name, path=Path("runs") / name)
+
+    monkeypatch.setattr("autointerp.study.new", new)
+    monkeypatch.setattr(
+        "core.subject.smollm2.check_smollm2", lambda: pytest.fail("not its subject")
+    )
+    monkeypatch.setattr(demo, "make_run", lambda *given, **more: made.update(given=given))
+    monkeypatch.setattr(demo, "clamp_some", lambda study, plan: [])
+    monkeypatch.setattr(demo, "make_pending", lambda *given: None)
+    demo.demo.callback("smollm2", False, True)
+    run, stages, controls = made["given"]
+    assert (run, controls) == ("demo-quick", False)
+    assert stages["capture"].max_tokens < 100_000
+    assert run not in {plan.name for plan in demo.PLANS.values()}
+    said = capsys.readouterr()
+    assert "about a minute" in said.err
+    assert "explore demo-quick" in said.out.splitlines()[2]
