@@ -313,7 +313,7 @@ def test_what_follows_a_token_is_asked_of_the_same_tokens(gpt2, bos, monkeypatch
         monkeypatch.setattr(gpt2, "bos", None)
     text, sae, site = "the cat sét on", sae_of(FORMS[0], WIDTH, 24), Site("resid_post", 1)
     ids, texts = gpt2.prompt_tokens(text), gpt2.token_texts()
-    spelt, _ = spell_prompt(gpt2, text)
+    spelt = spell_prompt(gpt2, text)
     logits = gpt2.logits(torch.tensor([ids]))[0]
     for at in range(len(ids) - 1):
         found = attribute(gpt2, site, sae, text, Question(top=2, at=at))
