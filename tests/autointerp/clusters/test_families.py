@@ -16,6 +16,8 @@ from autointerp.clusters.families import (
 )
 from autointerp.clusters.geometry import covariance_twin, decorrelate, shuffle_columns
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 
 def unit(x):
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)

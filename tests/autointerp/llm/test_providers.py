@@ -14,6 +14,8 @@ from tests.support.fake_llm import Answer, FakeLLM, completion
 from tests.support.providers import FILTERS, NO_SYSTEM, PROVIDERS, READ, judge
 from tests.support.providers import completion as provider_completion
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 TALK = [{"role": "system", "content": "You label."}, {"role": "user", "content": "texts"}]
 
 

@@ -46,6 +46,8 @@ from tests.support.tiny import (
     tiny_model,
 )
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 
 @pytest.fixture(autouse=True)
 def several_shards(monkeypatch):

@@ -19,6 +19,8 @@ from tests.support.tiny import (
     tiny_model,
 )
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 RELU, TOPK = SAEConfig("l1", "relu"), SAEConfig("topk", "topk", k=4)
 FEATURES, VALUES = torch.tensor([3, 0, 17]), torch.tensor([5.0, 0.5, 40.0])
 ANYWHERE = ("resid_pre.0", "resid_pre.1", "attn_z.1", "attn_out.0", "mlp_out.1", "resid_post.1")

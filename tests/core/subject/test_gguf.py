@@ -13,6 +13,8 @@ from core.subject import gguf as loader
 from core.subject import smollm2
 from core.subject.embedded import find_subject
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 TEXTS = ("12345 words", "it's naïve — 雪 🙂", "a\n\n  b", "<|end|>x")
 
 

@@ -31,6 +31,8 @@ from tests.support.tiny import (
     token_rows,
 )
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 ROWS = token_rows(2, 9)
 LONG, SHORT = "the cat sat on the mat and the dog ran", "snow"
 

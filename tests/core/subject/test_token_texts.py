@@ -19,6 +19,8 @@ from tests.support.text import encode, tables_of
 from tests.support.tiny import byte_level_tokenizer, tiny_model
 from tests.support.tokenizers import FAMILIES, make_tokenizer, save_with_state, write_tekken
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 TEXTS = [
     "the cat sat on the mat, and the dog ran",
     "(the cat) x=1;\n\n\tdef run(self): return  self.value",

@@ -31,6 +31,8 @@ from figures.style import (
     use_theme,
 )
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 TEXT = MapText("330 features", ("5 families come back.", "Grey names do not."), "30 isolated")
 
 
